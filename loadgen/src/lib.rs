@@ -1,0 +1,1 @@
+//! Native and served benchmark runs, and their reports.

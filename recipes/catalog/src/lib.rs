@@ -1,0 +1,59 @@
+//! The one list of all recipes, which the server and the benchmark both read. Nothing else names concrete recipes.
+
+use galley_core::{AnyRecipe, Entry, LoadError, LoadOptions};
+
+const CRATES: [&[Entry]; 5] = [
+    galley_efficientnet::ENTRIES,
+    galley_deepsegment::ENTRIES,
+    galley_transformers_ner::ENTRIES,
+    galley_distilbert_sst2::ENTRIES,
+    galley_echo::ENTRIES,
+];
+
+/// The recipes that `galley serve` serves when none are named: those with real bundled weights.
+pub const DEFAULT_RECIPES: [&str; 3] = ["efficientnet_lite0", "deepsegment_en", "transformers_ner"];
+
+/// Every recipe.
+pub fn entries() -> impl Iterator<Item = &'static Entry> {
+    CRATES.into_iter().flatten()
+}
+
+/// The recipe of this name.
+///
+/// # Errors
+/// There is none; the message lists the names that exist.
+pub fn find(name: &str) -> Result<&'static Entry, LoadError> {
+    entries()
+        .find(|entry| entry.name == name)
+        .ok_or_else(|| LoadError::UnknownRecipe {
+            name: name.into(),
+            known: entries()
+                .map(|entry| entry.name)
+                .collect::<Vec<_>>()
+                .join(", "),
+        })
+}
+
+/// Loads the recipe of this name.
+///
+/// # Errors
+/// There is no such recipe, its weights are missing or wrong, or the device cannot run it.
+pub fn load(name: &str, options: &LoadOptions) -> Result<AnyRecipe, LoadError> {
+    let entry = find(name)?;
+    if let Some(unknown) = options
+        .options
+        .keys()
+        .find(|key| !entry.options.iter().any(|(known, _)| known == key))
+    {
+        let known: Vec<_> = entry.options.iter().map(|(key, _)| *key).collect();
+        return Err(LoadError::invalid(
+            format!("option {name}.{unknown}"),
+            if known.is_empty() {
+                format!("{name} has no options")
+            } else {
+                format!("expected one of {}", known.join(", "))
+            },
+        ));
+    }
+    (entry.load)(entry, options)
+}

@@ -1,0 +1,32 @@
+//! What a recipe is, and nothing about how it is served.
+//!
+//! A *recipe* is a model together with its pre- and post-processing. It has three stages, because they want three
+//! different places to run: [`Recipe::prepare`] (one input, CPU, parallel), [`Recipe::forward`] (a batch, the device's
+//! own thread) and [`Recipe::finish`] (one answer, CPU again). Server and benchmark call the same three functions.
+//!
+//! This crate knows neither an async runtime nor HTTP, so a recipe also runs in a plain program:
+//!
+//! ```no_run
+//! # use galley_core::{AnyRecipe, Input, RunError};
+//! # fn run(recipe: AnyRecipe) -> Result<(), RunError> {
+//! let answers = galley_core::run_batch(recipe.as_ref(), vec![Input::text("galley serves recipes")])?;
+//! println!("{}", serde_json::json!(answers[0].as_ref().ok()));
+//! # Ok(()) }
+//! ```
+
+mod entry;
+mod error;
+pub mod hub;
+mod input;
+mod output;
+mod recipe;
+pub mod synthetic;
+pub mod weights;
+
+pub use entry::{BundledWeights, Entry, HubWeights, LoadOptions, Source, WeightSource};
+pub use error::{ForwardError, InputError, LoadError, RunError};
+pub use input::{Input, InputKind, InputLimits};
+pub use output::{Entity, ImageClass, Output, TextLabel};
+pub use recipe::{
+    AnyRecipe, ErasedRecipe, Prepared, RawOutput, RawTensors, Recipe, RecipeInfo, run_batch,
+};

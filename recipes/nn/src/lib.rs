@@ -1,0 +1,1 @@
+//! Fused neural-network operators for candle.

@@ -1,0 +1,1 @@
+//! HTTP model-serving server with a built-in benchmark client.
