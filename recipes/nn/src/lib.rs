@@ -1,1 +1,4 @@
 //! Fused neural-network operators for candle.
+
+pub mod bench;
+pub mod image;
