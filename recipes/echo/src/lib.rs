@@ -7,7 +7,7 @@ use galley_core::{
     AnyRecipe, Entry, ForwardError, Input, InputError, InputKind, LoadError, LoadOptions, Output,
     RawTensors, Recipe, RecipeInfo,
 };
-use serde_json::{Value, json};
+use serde_json::Value;
 
 /// The catalog's entries.
 pub const ENTRIES: &[Entry] = &[Entry {
@@ -97,6 +97,8 @@ impl Recipe for Echo {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]

@@ -1,0 +1,208 @@
+//! The thread that owns a device: it warms up its recipes, then pulls batches and runs them, one at a time.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use galley_core::{ErasedRecipe, ForwardError, Prepared, RawOutput};
+
+use super::{
+    EngineConfig, StateSender,
+    halving::run_halving,
+    pending::{Job, Loss},
+    right_fit::{Fit, right_fit},
+    served::Served,
+};
+use crate::batching::{Policy, Queued};
+
+/// How many times a batch size is measured; the fastest counts, for noise only ever adds.
+const WARMUP_RUNS: usize = 2;
+/// What a batch may cost, in units of a typical item times the batch size: room for items of twice that size.
+const COST_HEADROOM: u64 = 2;
+
+/// One device with its own copy of every recipe.
+pub(super) struct DeviceThread {
+    pub(super) name: String,
+    pub(super) recipes: Vec<(galley_core::AnyRecipe, Arc<Served>)>,
+    pub(super) config: EngineConfig,
+    pub(super) state: StateSender,
+}
+
+impl DeviceThread {
+    /// Warms up and serves until the queues are closed and empty.
+    pub(super) fn run(self) {
+        if let Err(error) = self.warm_up() {
+            tracing::error!(device = self.name, %error, "warm-up failed");
+            self.state.fail(format!("warm-up failed: {error}"));
+        } else {
+            self.state.device_ready();
+        }
+        let Some((_, first)) = self.recipes.first() else {
+            return;
+        };
+        let dispatcher = Arc::clone(&first.dispatcher);
+        while let Some(due) = dispatcher.next() {
+            for (_, queued) in due.expired {
+                queued.item.lost(Loss::Expired);
+            }
+            if !due.batch.is_empty() {
+                let (recipe, served) = &self.recipes[due.queue.0];
+                self.run_batch(recipe.as_ref(), served, due.batch);
+            }
+        }
+    }
+
+    fn warm_up(&self) -> Result<(), ForwardError> {
+        for (recipe, served) in &self.recipes {
+            let start = Instant::now();
+            let fit = self.fit(recipe.as_ref())?;
+            let policy = self.policy(recipe.as_ref(), fit.batch_size);
+            served.dispatcher.set_policy(served.queue, policy);
+            tracing::info!(
+                recipe = recipe.info().name, device = self.name, max_batch_size = policy.max_batch_size,
+                max_batch_cost = policy.max_batch_cost, measured = ?fit.measured, took = ?start.elapsed(), "warmed up"
+            );
+        }
+        Ok(())
+    }
+
+    fn fit(&self, recipe: &dyn ErasedRecipe) -> Result<Fit, ForwardError> {
+        let start = Instant::now();
+        let largest = recipe
+            .info()
+            .max_batch_size
+            .unwrap_or(usize::MAX)
+            .min(self.config.largest_batch_size);
+        let fixed = self.config.max_batch_size.map(|size| size.min(largest));
+        let mut samples: Vec<Prepared> = Vec::new();
+        let mut measure = |size: usize| {
+            samples.extend((samples.len()..size).map(|seed| recipe.sample(None, seed as u64)));
+            let batch: Vec<&Prepared> = samples[..size].iter().collect();
+            let mut fastest = Duration::MAX;
+            for _ in 0..WARMUP_RUNS {
+                let start = Instant::now();
+                guarded_forward(recipe, &batch)?;
+                fastest = fastest.min(start.elapsed());
+            }
+            Ok(fastest)
+        };
+        match fixed {
+            // A size that was asked for is not second-guessed, only stepped down from where memory is short.
+            Some(mut size) => loop {
+                match measure(size) {
+                    Err(ForwardError::OutOfMemory) if size > 1 => size /= 2,
+                    Err(error) => return Err(error),
+                    Ok(_) => {
+                        return Ok(Fit {
+                            batch_size: size,
+                            measured: Vec::new(),
+                        });
+                    }
+                }
+            },
+            None => right_fit(largest, measure, || {
+                start.elapsed() >= self.config.warmup_budget
+            }),
+        }
+    }
+
+    fn policy(&self, recipe: &dyn ErasedRecipe, max_batch_size: usize) -> Policy {
+        let typical = u64::from(recipe.sample(None, 0).cost());
+        Policy {
+            max_batch_size,
+            max_batch_cost: typical * max_batch_size as u64 * COST_HEADROOM,
+            max_queue_delay: self.config.max_queue_delay,
+        }
+    }
+
+    fn run_batch(&self, recipe: &dyn ErasedRecipe, served: &Served, batch: Vec<Queued<Job>>) {
+        let start = Instant::now();
+        let mut jobs = Vec::with_capacity(batch.len());
+        for queued in batch {
+            let mut job = queued.item;
+            drop(job.permit.take());
+            served.metrics.queue_duration.record(start - queued.since);
+            if !job.pending.is_abandoned() {
+                jobs.push(job);
+            }
+        }
+        if jobs.is_empty() {
+            return;
+        }
+        let result = self.forward(recipe, served, &jobs);
+        served.metrics.forward_duration.record(start.elapsed());
+        served.metrics.batch_size.record(jobs.len() as f64);
+        match result {
+            Ok(raw) => {
+                served.metrics.items.increment(jobs.len() as u64);
+                for (job, raw) in jobs.into_iter().zip(raw) {
+                    job.done(raw);
+                }
+            }
+            Err(error) => {
+                tracing::error!(recipe = recipe.info().name, device = self.name, batch_size = jobs.len(), %error, "a batch failed");
+                let reason = match error {
+                    ForwardError::OutOfMemory => "the device has too little memory for this input",
+                    _ => "the device failed to run the batch",
+                };
+                for job in jobs {
+                    job.lost(Loss::Failed(reason.into()));
+                }
+                self.check_device(recipe);
+            }
+        }
+    }
+
+    fn forward(
+        &self,
+        recipe: &dyn ErasedRecipe,
+        served: &Served,
+        jobs: &[Job],
+    ) -> Result<Vec<RawOutput>, ForwardError> {
+        let items: Vec<&Prepared> = jobs.iter().map(|job| &job.prepared).collect();
+        run_halving(
+            &items,
+            &mut |batch| guarded_forward(recipe, batch),
+            &mut |size| {
+                served.metrics.oom_retries.increment(1);
+                let policy = served.policy();
+                if size < policy.max_batch_size {
+                    tracing::warn!(
+                        recipe = recipe.info().name,
+                        device = self.name,
+                        max_batch_size = size,
+                        "out of memory, smaller batches from now on"
+                    );
+                    served
+                        .dispatcher
+                        .set_policy(served.queue, self.policy(recipe, size));
+                }
+            },
+        )
+    }
+
+    /// After a failure: a device that cannot run a sample either is out of service.
+    fn check_device(&self, recipe: &dyn ErasedRecipe) {
+        let sample = recipe.sample(None, 0);
+        match guarded_forward(recipe, &[&sample]) {
+            Ok(_) => self.state.recover(),
+            Err(error) => self
+                .state
+                .fail(format!("device {} fails: {error}", self.name)),
+        }
+    }
+}
+
+/// A forward pass in which a panic is an error like any other.
+fn guarded_forward(
+    recipe: &dyn ErasedRecipe,
+    batch: &[&Prepared],
+) -> Result<Vec<RawOutput>, ForwardError> {
+    catch_unwind(AssertUnwindSafe(|| recipe.forward(batch))).unwrap_or_else(|_| {
+        Err(ForwardError::Failed(candle_core::Error::Msg(
+            "the forward pass panicked".into(),
+        )))
+    })
+}

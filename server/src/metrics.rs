@@ -1,0 +1,303 @@
+//! Every metric that Galley exports, registered in this one place.
+//!
+//! Names carry base units; labels are bounded: recipe names, protocols and outcomes, never a client's string. The
+//! recorder belongs to a server and not to the process, so that tests can run several servers side by side.
+
+use std::time::Duration;
+
+use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder as _, Unit};
+use metrics_exporter_prometheus::{
+    BuildError, Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
+};
+
+/// Buckets of durations in seconds: 100 us to 60 s.
+const DURATION_BUCKETS: [f64; 18] = [
+    1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+    30.0, 60.0,
+];
+const BATCH_BUCKETS: [f64; 11] = [
+    1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0,
+];
+
+/// Which family of clients a request speaks for; the label `protocol`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// `/infer` and its kin.
+    FastDeploy,
+    /// The server's own probes.
+    Probe,
+}
+
+/// How a request ended; the label `outcome`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Answered, every item.
+    Ok,
+    /// Answered, with an error in place of some items.
+    Partial,
+    /// Refused: malformed, or no item could be read.
+    BadRequest,
+    /// Refused: larger than a limit.
+    TooLarge,
+    /// Refused: the queue was full.
+    QueueFull,
+    /// Refused: warming up or draining.
+    Unavailable,
+    /// The deadline passed.
+    Timeout,
+    /// The device or the recipe failed.
+    Failed,
+    /// The caller went away.
+    Cancelled,
+}
+
+const PROTOCOLS: [(Protocol, &str); 2] = [
+    (Protocol::FastDeploy, "fastdeploy"),
+    (Protocol::Probe, "probe"),
+];
+const OUTCOMES: [(Outcome, &str); 9] = [
+    (Outcome::Ok, "ok"),
+    (Outcome::Partial, "partial"),
+    (Outcome::BadRequest, "bad_request"),
+    (Outcome::TooLarge, "too_large"),
+    (Outcome::QueueFull, "queue_full"),
+    (Outcome::Unavailable, "unavailable"),
+    (Outcome::Timeout, "timeout"),
+    (Outcome::Failed, "failed"),
+    (Outcome::Cancelled, "cancelled"),
+];
+
+/// The recorder of one server.
+pub struct Registry {
+    recorder: PrometheusRecorder,
+    handle: PrometheusHandle,
+}
+
+impl std::fmt::Debug for Registry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Registry").finish_non_exhaustive()
+    }
+}
+
+impl Registry {
+    /// An empty registry with `galley_build_info` in it.
+    ///
+    /// # Errors
+    /// The exporter refuses the buckets.
+    pub fn new() -> Result<Self, BuildError> {
+        let recorder = PrometheusBuilder::new()
+            .set_buckets_for_metric(
+                Matcher::Suffix("_duration_seconds".into()),
+                &DURATION_BUCKETS,
+            )?
+            .set_buckets_for_metric(Matcher::Full("galley_batch_size".into()), &BATCH_BUCKETS)?
+            .build_recorder();
+        let registry = Self {
+            handle: recorder.handle(),
+            recorder,
+        };
+        registry.describe();
+        registry
+            .gauge(
+                "galley_build_info",
+                vec![Label::new("version", env!("CARGO_PKG_VERSION"))],
+            )
+            .set(1.0);
+        Ok(registry)
+    }
+
+    /// The Prometheus text.
+    pub fn render(&self) -> String {
+        self.handle.render()
+    }
+
+    /// Folds recorded samples into their buckets. To be called every second or so: until then each sample is kept.
+    pub fn upkeep(&self) {
+        self.handle.run_upkeep();
+    }
+
+    /// The metrics of one recipe.
+    pub fn recipe(&self, recipe: &'static str) -> RecipeMetrics {
+        let label = || Label::new("recipe", recipe);
+        let histogram = |name| self.histogram(name, vec![label()]);
+        let requests = PROTOCOLS.map(|(_, protocol)| {
+            OUTCOMES.map(|(_, outcome)| {
+                let labels = vec![
+                    label(),
+                    Label::new("protocol", protocol),
+                    Label::new("outcome", outcome),
+                ];
+                self.counter("galley_requests_total", labels)
+            })
+        });
+        RecipeMetrics {
+            requests,
+            request_duration: histogram("galley_request_duration_seconds"),
+            queue_duration: histogram("galley_queue_duration_seconds"),
+            prepare_duration: histogram("galley_prepare_duration_seconds"),
+            forward_duration: histogram("galley_forward_duration_seconds"),
+            finish_duration: histogram("galley_finish_duration_seconds"),
+            batch_size: histogram("galley_batch_size"),
+            queue_depth: self.gauge("galley_queue_depth", vec![label()]),
+            in_flight: self.gauge("galley_in_flight", vec![label()]),
+            items: self.counter("galley_items_total", vec![label()]),
+            oom_retries: self.counter("galley_oom_retries_total", vec![label()]),
+        }
+    }
+
+    /// `galley_device_memory_bytes` of one device; `kind` is `used` or `total`.
+    pub fn device_memory(&self, device: String, kind: &'static str) -> Gauge {
+        self.gauge(
+            "galley_device_memory_bytes",
+            vec![Label::new("device", device), Label::new("kind", kind)],
+        )
+    }
+
+    fn describe(&self) {
+        let counters = [
+            ("galley_requests_total", "Requests by how they ended."),
+            ("galley_items_total", "Items answered by a forward pass."),
+            (
+                "galley_oom_retries_total",
+                "Batches halved because the device ran out of memory.",
+            ),
+        ];
+        for (name, text) in counters {
+            self.recorder
+                .describe_counter(name.into(), Some(Unit::Count), text.into());
+        }
+        let gauges = [
+            (
+                "galley_queue_depth",
+                "Items admitted that no batch has taken yet.",
+            ),
+            ("galley_in_flight", "Requests being answered."),
+            ("galley_device_memory_bytes", "Memory of a device, by kind."),
+            ("galley_build_info", "The version that runs; always 1."),
+        ];
+        for (name, text) in gauges {
+            self.recorder.describe_gauge(name.into(), None, text.into());
+        }
+        let durations = [
+            (
+                "galley_request_duration_seconds",
+                "From a request's admission to its answer.",
+            ),
+            (
+                "galley_queue_duration_seconds",
+                "From an item's entry into the queue to its batch.",
+            ),
+            ("galley_prepare_duration_seconds", "Preparing one item."),
+            (
+                "galley_forward_duration_seconds",
+                "One batch on the device.",
+            ),
+            (
+                "galley_finish_duration_seconds",
+                "Finishing the items of one request.",
+            ),
+        ];
+        for (name, text) in durations {
+            self.recorder
+                .describe_histogram(name.into(), Some(Unit::Seconds), text.into());
+        }
+        self.recorder.describe_histogram(
+            "galley_batch_size".into(),
+            Some(Unit::Count),
+            "Items of a batch.".into(),
+        );
+    }
+
+    fn counter(&self, name: &'static str, labels: Vec<Label>) -> Counter {
+        self.recorder
+            .register_counter(&Key::from_parts(name, labels), &METADATA)
+    }
+
+    fn gauge(&self, name: &'static str, labels: Vec<Label>) -> Gauge {
+        self.recorder
+            .register_gauge(&Key::from_parts(name, labels), &METADATA)
+    }
+
+    fn histogram(&self, name: &'static str, labels: Vec<Label>) -> Histogram {
+        self.recorder
+            .register_histogram(&Key::from_parts(name, labels), &METADATA)
+    }
+}
+
+static METADATA: Metadata<'static> =
+    Metadata::new(module_path!(), Level::INFO, Some(module_path!()));
+
+/// The metrics of one recipe, registered once so that recording costs no look-up.
+pub struct RecipeMetrics {
+    requests: [[Counter; OUTCOMES.len()]; PROTOCOLS.len()],
+    request_duration: Histogram,
+    /// From the queue's end to a batch.
+    pub queue_duration: Histogram,
+    /// Preparing one item.
+    pub prepare_duration: Histogram,
+    /// One batch on the device.
+    pub forward_duration: Histogram,
+    /// Finishing the items of one request.
+    pub finish_duration: Histogram,
+    /// Items of a batch.
+    pub batch_size: Histogram,
+    /// Items admitted that no batch has taken yet.
+    pub queue_depth: Gauge,
+    /// Requests being answered.
+    pub in_flight: Gauge,
+    /// Items answered by a forward pass.
+    pub items: Counter,
+    /// Batches halved for want of memory.
+    pub oom_retries: Counter,
+}
+
+impl std::fmt::Debug for RecipeMetrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RecipeMetrics").finish_non_exhaustive()
+    }
+}
+
+impl RecipeMetrics {
+    /// Counts a request that has ended.
+    pub fn request(&self, protocol: Protocol, outcome: Outcome, duration: Duration) {
+        self.requests[protocol as usize][outcome as usize].increment(1);
+        self.request_duration.record(duration);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_stand_at_the_place_of_their_variant() {
+        for (place, (protocol, _)) in PROTOCOLS.iter().enumerate() {
+            assert_eq!(*protocol as usize, place);
+        }
+        for (place, (outcome, _)) in OUTCOMES.iter().enumerate() {
+            assert_eq!(*outcome as usize, place);
+        }
+    }
+
+    #[test]
+    fn what_is_recorded_is_rendered_with_its_labels() {
+        let registry = Registry::new().unwrap();
+        let metrics = registry.recipe("echo");
+        metrics.request(
+            Protocol::FastDeploy,
+            Outcome::QueueFull,
+            Duration::from_millis(3),
+        );
+        metrics.batch_size.record(32.0);
+        let text = registry.render();
+        for line in [
+            r#"galley_requests_total{recipe="echo",protocol="fastdeploy",outcome="queue_full"} 1"#,
+            r#"galley_request_duration_seconds_bucket{recipe="echo",le="0.005"} 1"#,
+            r#"galley_batch_size_bucket{recipe="echo",le="16"} 0"#,
+            r#"galley_batch_size_bucket{recipe="echo",le="32"} 1"#,
+            "# HELP galley_queue_depth",
+        ] {
+            assert!(text.contains(line), "{line} is missing in\n{text}");
+        }
+    }
+}
