@@ -1,6 +1,87 @@
-//! BERT token classification recipe: text in, entities out.
+//! Token classification with BERT: text in, entities out, as the transformers library's pipeline gives them.
+//!
+//! [`config`] reads what a Hugging Face folder says of the model, [`model`] computes logits, [`aggregation`] makes
+//! entities of them, [`recipe`] puts the three stages together.
 
-use galley_core::Entry;
+mod aggregation;
+mod code_points;
+mod config;
+mod model;
+mod recipe;
+
+use std::sync::Arc;
+
+use galley_core::{
+    AnyRecipe, BundledWeights, Entry, HubWeights, InputKind, LoadError, LoadOptions, Source,
+};
+use galley_text::ModelFiles;
+
+use crate::{aggregation::Aggregation, recipe::TokenClassification};
 
 /// The catalog's entries.
-pub const ENTRIES: &[Entry] = &[];
+pub const ENTRIES: &[Entry] = &[Entry {
+    name: "transformers_ner",
+    summary: "text in, entities out: BERT token classification",
+    input_kind: InputKind::Json,
+    bundled: Some(BundledWeights {
+        name: "rampart",
+        licence: "CC-BY-4.0",
+    }),
+    hub: Some(HubWeights {
+        repo: "dslim/bert-base-NER",
+        files: &[
+            "config.json",
+            "model.safetensors",
+            "tokenizer_config.json",
+            "vocab.txt",
+        ],
+        optional_files: &["tokenizer.json"],
+        licence: "MIT",
+    }),
+    synthetic_seed: Some(2001),
+    options: &[(
+        "aggregation",
+        "how tokens become entities: none, simple, first, average or max, as in transformers (default: first for the \
+         bundled weights, otherwise simple)",
+    )],
+    load,
+}];
+
+/// The bundled model tags most pieces of a word B-, so that `simple` would break words into fragments. Of the
+/// strategies that keep words whole, `first` is the one that its publisher recommends.
+const BUNDLED_AGGREGATION: Aggregation = Aggregation::First;
+
+fn load(entry: &Entry, options: &LoadOptions) -> Result<AnyRecipe, LoadError> {
+    let source = entry.source(&options.weights)?;
+    let (files, default) = match &source {
+        Source::Bundled(_) => (bundled(options)?, BUNDLED_AGGREGATION),
+        Source::Dir { path, .. } => (ModelFiles::from_dir(path, options)?, Aggregation::Simple),
+        Source::Synthetic(seed) => (synthetic(*seed, options)?, Aggregation::Simple),
+    };
+    let aggregation = match options.options.get("aggregation") {
+        Some(name) => name.parse().map_err(|reason: String| {
+            LoadError::invalid(format!("option {}.aggregation", entry.name), reason)
+        })?,
+        None => default,
+    };
+    let recipe = TokenClassification::new(entry, options, source.to_string(), files, aggregation)?;
+    Ok(Arc::new(recipe))
+}
+
+fn bundled(options: &LoadOptions) -> Result<ModelFiles, LoadError> {
+    ModelFiles::from_gguf(
+        include_bytes!("../weights/rampart/config.json"),
+        include_bytes!("../weights/rampart/tokenizer.json"),
+        include_bytes!("../weights/rampart/model.gguf"),
+        options,
+    )
+}
+
+fn synthetic(seed: u64, options: &LoadOptions) -> Result<ModelFiles, LoadError> {
+    ModelFiles::synthetic(
+        include_bytes!("../weights/bert_base_cased/config.json"),
+        include_bytes!("../weights/bert_base_cased/tokenizer.json"),
+        seed,
+        options,
+    )
+}

@@ -1,0 +1,179 @@
+//! The whole encoder against candle's own BERT, and what the operators' tests share.
+
+use std::{collections::HashMap, sync::Arc};
+
+use candle_core::{DType, Device, Tensor};
+use candle_nn::{VarBuilder, VarMap};
+use candle_transformers::models::bert;
+
+use super::*;
+
+/// The largest difference of two tensors of one shape.
+pub(super) fn max_error(got: &Tensor, expected: &Tensor) -> f64 {
+    assert_eq!(got.dims(), expected.dims());
+    let [got, expected] = [got, expected].map(|t| t.to_dtype(DType::F64).unwrap());
+    let error = (got - expected).unwrap().abs().unwrap();
+    error.max_all().unwrap().to_scalar().unwrap()
+}
+
+/// Offsets of sequences of these lengths.
+pub(super) fn offsets(lengths: &[usize]) -> Arc<[usize]> {
+    let packed = Packed::new(lengths.iter().map(|&length| vec![0; length]));
+    Arc::clone(packed.offsets())
+}
+
+const LENGTHS: [usize; 4] = [9, 33, 1, 20];
+
+fn config() -> bert::Config {
+    bert::Config {
+        vocab_size: 100,
+        hidden_size: 48,
+        num_hidden_layers: 3,
+        num_attention_heads: 4,
+        intermediate_size: 80,
+        max_position_embeddings: 40,
+        layer_norm_eps: 1e-5,
+        ..bert::Config::default()
+    }
+}
+
+fn encoder_config(config: &bert::Config) -> EncoderConfig {
+    EncoderConfig {
+        vocabulary: config.vocab_size,
+        max_positions: config.max_position_embeddings,
+        token_types: config.type_vocab_size,
+        hidden: config.hidden_size,
+        intermediate: config.intermediate_size,
+        layers: config.num_hidden_layers,
+        heads: config.num_attention_heads,
+        layer_norm_eps: config.layer_norm_eps as f32,
+    }
+}
+
+/// Random weights under the names that candle's BERT asks for, none of them at a telling default (a LayerNorm's 1 and 0).
+fn weights(config: &bert::Config) -> HashMap<String, Tensor> {
+    let map = VarMap::new();
+    let vb = VarBuilder::from_varmap(&map, DType::F32, &Device::Cpu);
+    bert::BertModel::load(vb, config).unwrap();
+    let map = map.data().lock().unwrap();
+    map.iter()
+        .map(|(name, var)| {
+            let noise = var.randn_like(0.0, 0.3).unwrap();
+            (name.clone(), (var.as_tensor() + noise).unwrap())
+        })
+        .collect()
+}
+
+fn builder(weights: HashMap<String, Tensor>) -> VarBuilder<'static> {
+    VarBuilder::from_tensors(weights, DType::F32, &Device::Cpu)
+}
+
+fn sequences() -> Vec<Vec<u32>> {
+    let id = |row: usize, i: usize| ((row * 31 + i * 17) % 100) as u32;
+    (LENGTHS.iter().enumerate())
+        .map(|(row, &length)| (0..length).map(|i| id(row, i)).collect())
+        .collect()
+}
+
+/// candle's output of a padded and masked batch, its padding taken out.
+fn candle_output(config: &bert::Config, weights: HashMap<String, Tensor>) -> Tensor {
+    let longest = LENGTHS.into_iter().max().unwrap();
+    let (mut ids, mut mask) = (Vec::new(), Vec::new());
+    for mut row in sequences() {
+        mask.push((0..longest).map(|i| u32::from(i < row.len())).collect::<Vec<_>>());
+        row.resize(longest, 0);
+        ids.push(row);
+    }
+    let [ids, mask] = [ids, mask].map(|rows| Tensor::new(rows, &Device::Cpu).unwrap());
+    let model = bert::BertModel::load(builder(weights), config).unwrap();
+    let output = model
+        .forward(&ids, &ids.zeros_like().unwrap(), Some(&mask))
+        .unwrap();
+    let rows: Vec<Tensor> = (LENGTHS.iter().enumerate())
+        .map(|(row, &length)| output.get(row).unwrap().narrow(0, 0, length).unwrap())
+        .collect();
+    Tensor::cat(&rows, 0).unwrap()
+}
+
+#[test]
+fn a_packed_batch_equals_candles_padded_and_masked_one() {
+    let config = config();
+    let weights = weights(&config);
+    let encoder = Encoder::load(
+        &encoder_config(&config),
+        &TensorNames::BERT,
+        &builder(weights.clone()),
+    )
+    .unwrap();
+    let got = encoder.forward(&Packed::new(sequences())).unwrap();
+    let error = max_error(&got, &candle_output(&config, weights));
+    assert!(error < 1e-4, "{error}");
+}
+
+#[test]
+fn a_batch_equals_its_sequences_alone() {
+    let config = config();
+    let encoder = Encoder::load(
+        &encoder_config(&config),
+        &TensorNames::BERT,
+        &builder(weights(&config)),
+    )
+    .unwrap();
+    let together = encoder.forward(&Packed::new(sequences())).unwrap();
+    let alone: Vec<Tensor> = sequences()
+        .into_iter()
+        .map(|sequence| encoder.forward(&Packed::new([sequence])).unwrap())
+        .collect();
+    let error = max_error(&together, &Tensor::cat(&alone, 0).unwrap());
+    assert!(error < 1e-5, "{error}");
+}
+
+#[test]
+fn old_layer_norm_names_are_understood() {
+    let config = config();
+    let weights = weights(&config);
+    let old: HashMap<String, Tensor> = weights
+        .iter()
+        .map(|(name, tensor)| {
+            let name = name
+                .replace("LayerNorm.weight", "LayerNorm.gamma")
+                .replace("LayerNorm.bias", "LayerNorm.beta");
+            (name, tensor.clone())
+        })
+        .collect();
+    let [new, old] = [weights, old].map(|weights| {
+        let encoder = Encoder::load(
+            &encoder_config(&config),
+            &TensorNames::BERT,
+            &builder(weights),
+        );
+        encoder
+            .unwrap()
+            .forward(&Packed::new(sequences()))
+            .unwrap()
+    });
+    assert_eq!(max_error(&new, &old), 0.0);
+}
+
+#[test]
+fn ids_and_lengths_that_the_tables_do_not_have_are_refused() {
+    let config = config();
+    let encoder = Encoder::load(
+        &encoder_config(&config),
+        &TensorNames::BERT,
+        &builder(weights(&config)),
+    )
+    .unwrap();
+    for sequence in [vec![100], vec![1; 41]] {
+        assert!(encoder.forward(&Packed::new([sequence])).is_err());
+    }
+    let nothing = encoder.forward(&Packed::new([vec![]])).unwrap();
+    assert_eq!(nothing.dims(), [0, 48]);
+}
+
+#[test]
+fn every_bench_case_runs() {
+    for mut case in bench_cases().unwrap() {
+        (case.run)().unwrap_or_else(|error| panic!("{}: {error}", case.operator));
+    }
+}
