@@ -12,6 +12,8 @@ use super::{
 
 /// The longest answer of the hub's API that is read, in bytes.
 pub(super) const MAX_JSON: u64 = 16 << 20;
+/// The largest file that is downloaded, in bytes: far above any recipe's, and still no way to fill every disk.
+const MAX_FILE: u64 = 64 << 30;
 
 /// What the hub's API says of a revision.
 pub(super) struct Info {
@@ -115,7 +117,11 @@ impl Announced {
                 .ok_or_else(|| bad("an etag that is a SHA-256 or a git blob's SHA-1", etag))?,
             size: size
                 .and_then(|size| size.trim().parse().ok())
-                .ok_or_else(|| bad("the file's size in bytes", size))?,
+                .filter(|size| *size <= MAX_FILE)
+                .ok_or_else(|| {
+                    let expected = format!("the file's size, at most {MAX_FILE} bytes");
+                    bad(&expected, size)
+                })?,
         })
     }
 }

@@ -202,3 +202,55 @@ fn is_loopback(url: &Url) -> bool {
         None => false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn follow(from: &str, location: &str) -> Option<String> {
+        let response = Response::builder()
+            .status(302)
+            .header("location", location)
+            .body(Body::builder().data(""))
+            .unwrap();
+        redirect(&Url::parse(from).unwrap(), &response, "a file")
+            .ok()
+            .flatten()
+            .map(String::from)
+    }
+
+    #[test]
+    fn redirects_do_not_give_up_encryption() {
+        let secure = "https://hub.example/a/b";
+        for (location, expected) in [
+            ("/c?d=e", Some("https://hub.example/c?d=e")),
+            ("https://cdn.example/x", Some("https://cdn.example/x")),
+            ("http://cdn.example/x", None),
+            ("http://hub.example/x", None),
+            ("ftp://cdn.example/x", None),
+        ] {
+            assert_eq!(follow(secure, location).as_deref(), expected, "{location}");
+        }
+        let plain = "http://hub.example/";
+        assert!(follow(plain, "http://cdn.example/x").is_some());
+    }
+
+    #[test]
+    fn only_the_very_origin_is_the_hub() {
+        let client = Client::new("https://hub.example/prefix/", Some("token")).unwrap();
+        let url = client.url(["api", "refs/pr/1", "a b"]);
+        assert_eq!(
+            url.as_str(),
+            "https://hub.example/prefix/api/refs%2Fpr%2F1/a%20b"
+        );
+        assert!(client.is_hub(&url));
+        for other in [
+            "http://hub.example/",
+            "https://hub.example:8443/",
+            "https://hub.example.evil/",
+            "https://sub.hub.example/",
+        ] {
+            assert!(!client.is_hub(&Url::parse(other).unwrap()), "{other}");
+        }
+    }
+}

@@ -128,10 +128,10 @@ impl Hub {
             .iter()
             .fold(0, |total: u64, remote| total.saturating_add(remote.size));
         progress.set_length(total);
-        let mut before = 0;
+        let mut before: u64 = 0;
         for remote in remotes {
             fetcher.fetch(remote, before)?;
-            before += remote.size;
+            before = before.saturating_add(remote.size);
             progress.set_position(before);
             tracing::debug!(file = remote.file, bytes = remote.size, "in the cache");
         }

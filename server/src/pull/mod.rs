@@ -30,8 +30,7 @@ pub use retry::Retry;
 ///
 /// The files go into the hub's usual cache (HF_HUB_CACHE, else HF_HOME/hub, else ~/.cache/huggingface/hub), where the
 /// Python libraries find them too. What is there already is checked and not downloaded again; a broken download is
-/// resumed. HF_ENDPOINT names another hub than https://huggingface.co, HF_TOKEN gives access to private and gated
-/// repositories.
+/// resumed. HF_ENDPOINT names another hub than huggingface.co, HF_TOKEN gives access to private and gated repositories.
 #[derive(Args, Clone, Debug)]
 #[command(
     after_help = "Examples:\n  galley pull efficientnet_b2\n  galley pull distilbert_sst2 --revision refs/pr/12"

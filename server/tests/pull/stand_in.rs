@@ -4,7 +4,10 @@ use std::{
     fmt::Write as _,
     io::{BufRead, BufReader, Write},
     net::{SocketAddr, TcpListener, TcpStream},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     thread,
 };
 
@@ -260,4 +263,22 @@ fn read(stream: &TcpStream) -> Option<Request> {
         path,
         headers,
     })
+}
+
+/// Does it for the first `times` requests that match.
+pub(crate) fn first(
+    times: usize,
+    reply: impl Fn(&Request) -> Option<Reply>,
+) -> impl Fn(&Request) -> Option<Reply> {
+    let count = AtomicUsize::new(0);
+    move |request| {
+        let reply = reply(request)?;
+        (count.fetch_add(1, Ordering::SeqCst) < times).then_some(reply)
+    }
+}
+
+pub(crate) fn model_reply(
+    reply: impl Fn(&Request) -> Reply + Send + Sync,
+) -> impl Fn(&Request) -> Option<Reply> + Send + Sync {
+    move |request| request.gets("model.safetensors").then(|| reply(request))
 }
