@@ -22,6 +22,10 @@ pub struct OperatorCase {
 /// # Errors
 /// Making the inputs failed.
 pub fn operator_cases() -> Result<Vec<OperatorCase>> {
-    let cases = vec![crate::image::bench_cases()?];
+    let cases = vec![
+        crate::image::bench_cases()?,
+        crate::lstm::bench_cases()?,
+        crate::text::bench_cases()?,
+    ];
     Ok(cases.into_iter().flatten().collect())
 }

@@ -1,0 +1,233 @@
+//! The two inner loops: rows times a packed matrix, and one step of the recurrence with the gates in registers.
+//!
+//! Both work on tiles of a few rows by a *block* of four vectors. A block of a recurrent matrix holds the four gates of
+//! as many hidden units as a vector has lanes, so that the cell's arithmetic follows the product without a detour
+//! through memory. Each accumulator is summed in the order of the inputs whatever the tile's height: a row's result
+//! does not depend, to the bit, on the rows beside it.
+
+use crate::simd::{Level, Vector, dispatch, exp};
+
+/// `out[r] = bias + x[r] * weight`, where `x` are pointers to rows.
+pub(super) struct Product<'a> {
+    /// A row of `inputs` values each.
+    pub(super) x: &'a [&'a [f32]],
+    /// `[block][input][4 * lanes]`.
+    pub(super) weight: *const f32,
+    /// `[block][4 * lanes]`.
+    pub(super) bias: *const f32,
+    pub(super) inputs: usize,
+    pub(super) blocks: usize,
+    /// `[rows][block][4 * lanes]`.
+    pub(super) out: *mut f32,
+}
+
+/// One step of some sequences: `h', c' = cell(gates + h * weight, c)`.
+pub(super) struct Step<'a> {
+    /// The input's part of the gates of each row, `[block][4 * lanes]`.
+    pub(super) gates: &'a [*const f32],
+    /// The recurrent matrix, `[block][unit][4 * lanes]`.
+    pub(super) weight: *const f32,
+    pub(super) hidden: usize,
+    pub(super) blocks: usize,
+    /// The state before, `[rows][block * lanes]`.
+    pub(super) h: *const f32,
+    /// The state after, of the same shape and apart from `h`.
+    pub(super) next: *mut f32,
+    /// The cell, of the same shape, updated in place.
+    pub(super) c: *mut f32,
+}
+
+dispatch!(fn product_at(product: &Product<'_>) = product_on);
+dispatch!(fn step_at(step: &Step<'_>) = step_on);
+dispatch!(fn tanh_at(values: &mut [f32]) = tanh_on);
+
+impl Product<'_> {
+    /// Runs it.
+    ///
+    /// # Safety
+    /// The processor has the level; the pointers have the shapes that the fields state, with its lanes; and each row
+    /// has `inputs` values.
+    pub(super) unsafe fn run(&self, level: Level) {
+        // SAFETY: as the caller's.
+        unsafe { product_at(level, self) }
+    }
+}
+
+impl Step<'_> {
+    /// Runs it.
+    ///
+    /// # Safety
+    /// The processor has the level, and the pointers have the shapes that the fields state, with its lanes.
+    pub(super) unsafe fn run(&self, level: Level) {
+        // SAFETY: as the caller's.
+        unsafe { step_at(level, self) }
+    }
+}
+
+/// Applies tanh to every value.
+pub(super) fn tanh_all(level: Level, values: &mut [f32]) {
+    let whole = values.len() / lanes(level) * lanes(level);
+    let (vectors, rest) = values.split_at_mut(whole);
+    let mut last = [0.0; 16];
+    last[..rest.len()].copy_from_slice(rest);
+    // SAFETY: the processor has the level, which was detected.
+    unsafe {
+        tanh_at(level, vectors);
+        tanh_at(level, &mut last);
+    }
+    rest.copy_from_slice(&last[..rest.len()]);
+}
+
+#[inline(always)]
+unsafe fn tanh_on<V: Vector>(values: &mut [f32]) {
+    for vector in values.chunks_exact_mut(V::LEN) {
+        // SAFETY: a chunk is a vector, and the processor is the caller's to vouch for.
+        unsafe { tanh(V::load(vector.as_ptr())).store(vector.as_mut_ptr()) }
+    }
+}
+
+/// Calls a tile function for every tile of a block, the tile's height being a constant within it.
+macro_rules! for_each_tile {
+    ($rows:expr, $vector:ty, |$first:ident| $tile:ident($($argument:expr),*)) => {
+        let rows = $rows;
+        let mut $first = 0;
+        while $first < rows {
+            let height = (rows - $first).min(<$vector>::ROWS / 2);
+            match height {
+                1 => $tile::<$vector, 1>($($argument),*),
+                2 => $tile::<$vector, 2>($($argument),*),
+                3 => $tile::<$vector, 3>($($argument),*),
+                4 => $tile::<$vector, 4>($($argument),*),
+                5 => $tile::<$vector, 5>($($argument),*),
+                _ => $tile::<$vector, 6>($($argument),*),
+            }
+            $first += height;
+        }
+    };
+}
+
+#[inline(always)]
+unsafe fn product_on<V: Vector>(product: &Product<'_>) {
+    for block in 0..product.blocks {
+        // SAFETY: the caller's pointers have the stated shapes, and tiles and blocks stay within them.
+        unsafe {
+            for_each_tile!(product.x.len(), V, |first| product_tile(
+                product, block, first
+            ));
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn product_tile<V: Vector, const R: usize>(
+    product: &Product<'_>,
+    block: usize,
+    first: usize,
+) {
+    let width = 4 * V::LEN;
+    // SAFETY: rows `first..first + R` and this block lie within the caller's pointers.
+    unsafe {
+        let bias = product.bias.add(block * width);
+        let mut acc = [four::<V>(bias); R];
+        let x: [*const f32; R] = std::array::from_fn(|r| product.x[first + r].as_ptr());
+        let weight = product.weight.add(block * product.inputs * width);
+        accumulate(&mut acc, &x, weight, product.inputs);
+        for (r, acc) in acc.iter().enumerate() {
+            let out = product
+                .out
+                .add(((first + r) * product.blocks + block) * width);
+            for (g, acc) in acc.iter().enumerate() {
+                acc.store(out.add(g * V::LEN));
+            }
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn step_on<V: Vector>(step: &Step<'_>) {
+    for block in 0..step.blocks {
+        // SAFETY: the caller's pointers have the stated shapes, and tiles and blocks stay within them.
+        unsafe {
+            for_each_tile!(step.gates.len(), V, |first| step_tile(step, block, first));
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn step_tile<V: Vector, const R: usize>(step: &Step<'_>, block: usize, first: usize) {
+    let (width, stride) = (4 * V::LEN, step.blocks * V::LEN);
+    // SAFETY: rows `first..first + R` and this block lie within the caller's pointers.
+    unsafe {
+        let mut acc: [[V; 4]; R] =
+            std::array::from_fn(|r| four(step.gates[first + r].add(block * width)));
+        let h: [*const f32; R] = std::array::from_fn(|r| step.h.add((first + r) * stride));
+        let weight = step.weight.add(block * step.hidden * width);
+        accumulate(&mut acc, &h, weight, step.hidden);
+        for (r, [i, f, g, o]) in acc.into_iter().enumerate() {
+            let unit = (first + r) * stride + block * V::LEN;
+            let c = V::load(step.c.add(unit)).mul(sigmoid(f));
+            let c = sigmoid(i).mul_add(tanh(g), c);
+            c.store(step.c.add(unit));
+            sigmoid(o).mul(tanh(c)).store(step.next.add(unit));
+        }
+    }
+}
+
+/// Adds `x[r][k] * weight[k]` for all `k` to each row's four vectors.
+#[inline(always)]
+unsafe fn accumulate<V: Vector, const R: usize>(
+    acc: &mut [[V; 4]; R],
+    x: &[*const f32; R],
+    weight: *const f32,
+    inputs: usize,
+) {
+    for k in 0..inputs {
+        // SAFETY: the caller's rows have `inputs` values and the weight `inputs` times four vectors.
+        unsafe {
+            let weight = four::<V>(weight.add(k * 4 * V::LEN));
+            for (acc, x) in acc.iter_mut().zip(x) {
+                let x = V::splat(*x.add(k));
+                for (acc, weight) in acc.iter_mut().zip(weight) {
+                    *acc = weight.mul_add(x, *acc);
+                }
+            }
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn four<V: Vector>(from: *const f32) -> [V; 4] {
+    // SAFETY: the caller's pointer has four vectors.
+    std::array::from_fn(|g| unsafe { V::load(from.add(g * V::LEN)) })
+}
+
+/// How many values a vector has.
+pub(super) fn lanes(level: Level) -> usize {
+    match level {
+        Level::Portable => crate::simd::Portable::LEN,
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 => std::arch::x86_64::__m256::LEN,
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 => std::arch::x86_64::__m512::LEN,
+    }
+}
+
+/// `1 / (1 + e^-x)`, exact to about 1e-7.
+#[inline(always)]
+pub(super) unsafe fn sigmoid<V: Vector>(x: V) -> V {
+    // SAFETY: register arithmetic only; the instruction set is the caller's to vouch for.
+    unsafe {
+        let e = exp(x.mul(V::splat(-1.0)));
+        V::splat(1.0).div(e.add(V::splat(1.0)))
+    }
+}
+
+/// `1 - 2 / (e^2x + 1)`, which is tanh, exact to about 1e-7 absolutely (not relatively).
+#[inline(always)]
+pub(super) unsafe fn tanh<V: Vector>(x: V) -> V {
+    // SAFETY: as for `sigmoid`.
+    unsafe {
+        let e = exp(x.add(x));
+        V::splat(1.0).add(V::splat(-2.0).div(e.add(V::splat(1.0))))
+    }
+}

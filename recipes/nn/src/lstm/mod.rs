@@ -1,0 +1,319 @@
+//! A bidirectional LSTM over sequences of unlike lengths, in f32 on the CPU.
+//!
+//! Sequences are *packed*: their rows stand end to end with no padding, and a step runs over those that still have one,
+//! the longest first. The product with the input does not depend on the recurrence, so it is made for many steps at
+//! once; what is left for each step, the product with the state and the cell, is one fused loop. Two things run in
+//! parallel: the directions, and groups of sequences. A sequence's result does not depend, to the bit, on the others.
+//!
+//! Where the same inputs come again and again (characters, the words of a text), [`BiLstm::project`] makes their
+//! part of the gates once, and [`BiLstm::run`] takes it from there.
+//!
+//! Gates, names and shapes are torch's: `i, f, g, o`, both biases added.
+
+mod direction;
+mod kernel;
+mod linear;
+mod matrix;
+#[cfg(test)]
+mod tests;
+
+use std::ops::Range;
+
+use candle_core::{Device, Result, Tensor, bail};
+use candle_nn::VarBuilder;
+use rayon::prelude::*;
+
+pub use direction::DirectionWeights;
+use direction::{Direction, Sequence, Sink, Source};
+pub use linear::Dense;
+use matrix::Aligned;
+
+use crate::simd::Level;
+
+/// More sequences than this make two groups: their states and the matrix's block share the first-level cache.
+const GROUP: usize = 24;
+
+/// A bidirectional LSTM layer.
+pub struct BiLstm {
+    input: usize,
+    hidden: usize,
+    directions: [Direction; 2],
+}
+
+/// The input's part of the gates, for rows that sequences then refer to. Opaque: its layout is that of the kernels.
+#[derive(Default)]
+pub struct Gates {
+    rows: usize,
+    directions: [Aligned; 2],
+}
+
+/// What a BiLSTM gives, on the host.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BiLstmOutput {
+    /// `[rows, 2 * hidden]`, forward then backward, packed as the input was; empty if not asked for.
+    pub output: Vec<f32>,
+    /// The last state of each direction, `[2, sequences, hidden]`.
+    pub hidden: Vec<f32>,
+    /// The last cell of each direction, `[2, sequences, hidden]`.
+    pub cell: Vec<f32>,
+}
+
+/// What a BiLSTM gives, as tensors of the shapes in [`BiLstmOutput`].
+#[derive(Clone, Debug)]
+pub struct BiLstmTensors {
+    /// `[rows, 2 * hidden]`.
+    pub output: Tensor,
+    /// `[2, sequences, hidden]`.
+    pub hidden: Tensor,
+    /// `[2, sequences, hidden]`.
+    pub cell: Tensor,
+}
+
+impl Gates {
+    /// How many rows it has.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Drops all rows, and keeps the memory for those to come.
+    pub fn clear(&mut self) {
+        self.rows = 0;
+    }
+}
+
+impl BiLstm {
+    /// Reads torch's tensors: `weight_ih_l0`, `weight_hh_l0`, `bias_ih_l0`, `bias_hh_l0`, and each with `_reverse`.
+    ///
+    /// # Errors
+    /// A tensor is missing or has another shape.
+    pub fn load(vb: &VarBuilder<'_>, input: usize, hidden: usize) -> Result<Self> {
+        Self::load_at(Level::detect(), vb, input, hidden)
+    }
+
+    fn load_at(level: Level, vb: &VarBuilder<'_>, input: usize, hidden: usize) -> Result<Self> {
+        let gates = 4 * hidden;
+        let direction = |suffix: &str| {
+            let get = |name: &str, shape: &[usize]| {
+                vb.get(shape, &format!("{name}_l0{suffix}"))
+                    .and_then(|tensor| host(&tensor))
+            };
+            let weights = DirectionWeights {
+                weight_ih: &get("weight_ih", &[gates, input])?,
+                weight_hh: &get("weight_hh", &[gates, hidden])?,
+                bias_ih: &get("bias_ih", &[gates])?,
+                bias_hh: &get("bias_hh", &[gates])?,
+            };
+            let shape = (input, hidden);
+            Result::Ok(Direction::pack(level, shape, !suffix.is_empty(), &weights))
+        };
+        Ok(Self {
+            input,
+            hidden,
+            directions: [direction("")?, direction("_reverse")?],
+        })
+    }
+
+    /// Values of an input row.
+    pub fn input(&self) -> usize {
+        self.input
+    }
+
+    /// Values of a direction's output row.
+    pub fn hidden(&self) -> usize {
+        self.hidden
+    }
+
+    /// Runs sequences packed end to end: `x` is `[rows, input]`, and the lengths add up to `rows`.
+    ///
+    /// A sequence of length 0 has no rows, and zeros for final states.
+    ///
+    /// # Errors
+    /// The shapes do not fit, or `x` is not f32 on the CPU.
+    pub fn forward(&self, x: &Tensor, lengths: &[usize]) -> Result<BiLstmTensors> {
+        let (rows, input) = x.dims2()?;
+        if !matches!(x.device(), Device::Cpu) {
+            bail!(
+                "bilstm: expected a tensor on the cpu, got {:?}",
+                x.device().location()
+            )
+        }
+        if input != self.input || lengths.iter().sum::<usize>() != rows {
+            bail!(
+                "bilstm: expected [{}, {}], got {:?}",
+                lengths.iter().sum::<usize>(),
+                self.input,
+                x.dims()
+            )
+        }
+        let x = x.contiguous()?;
+        let (storage, layout) = x.storage_and_layout();
+        let candle_core::Storage::Cpu(storage) = &*storage else {
+            bail!("bilstm: expected a tensor on the cpu")
+        };
+        let x = &storage.as_slice::<f32>()?[layout.start_offset()..][..rows * input];
+        let out = self.run_sources([Source::Input(x); 2], lengths, rows, true);
+        let states = (2, lengths.len(), self.hidden);
+        Ok(BiLstmTensors {
+            output: Tensor::from_vec(out.output, (rows, 2 * self.hidden), &Device::Cpu)?,
+            hidden: Tensor::from_vec(out.hidden, states, &Device::Cpu)?,
+            cell: Tensor::from_vec(out.cell, states, &Device::Cpu)?,
+        })
+    }
+
+    /// Appends the gates' part of each input row, in both directions.
+    ///
+    /// # Panics
+    /// A row does not have [`BiLstm::input`] values, or `gates` was filled by a layer of another size.
+    pub fn project(&self, rows: &[&[f32]], gates: &mut Gates) {
+        let total = gates.rows + rows.len();
+        let start = gates.rows;
+        self.directions
+            .par_iter()
+            .zip(&mut gates.directions)
+            .for_each(|(direction, table)| {
+                let width = direction.input.width();
+                if table.as_slice().len() < total * width {
+                    table.resize(total * width);
+                }
+                let new = &mut table.as_mut_slice()[start * width..total * width];
+                direction.input.product(rows, new);
+            });
+        gates.rows = total;
+    }
+
+    /// Runs sequences packed end to end, whose row `r` has the inputs that row `index[r]` of `gates` was made of.
+    ///
+    /// # Panics
+    /// The lengths do not add up to the rows of `index`, or an index is not in `gates`.
+    pub fn run(
+        &self,
+        gates: &Gates,
+        index: &[u32],
+        lengths: &[usize],
+        with_output: bool,
+    ) -> BiLstmOutput {
+        assert_eq!(lengths.iter().sum::<usize>(), index.len(), "rows");
+        assert!(
+            index.iter().all(|&row| (row as usize) < gates.rows),
+            "index into {} rows",
+            gates.rows
+        );
+        let sources = gates
+            .directions
+            .each_ref()
+            .map(|table| Source::Table(table.as_slice(), index));
+        self.run_sources(sources, lengths, index.len(), with_output)
+    }
+
+    fn run_sources(
+        &self,
+        sources: [Source<'_>; 2],
+        lengths: &[usize],
+        rows: usize,
+        with_output: bool,
+    ) -> BiLstmOutput {
+        let states = lengths.len() * self.hidden;
+        let outputs = if with_output {
+            rows * 2 * self.hidden
+        } else {
+            0
+        };
+        let mut out = BiLstmOutput {
+            output: vec![0.0; outputs],
+            hidden: vec![0.0; 2 * states],
+            cell: vec![0.0; 2 * states],
+        };
+        let output = out.output.as_mut_ptr();
+        let mut states_of = out
+            .hidden
+            .chunks_mut(states.max(1))
+            .zip(out.cell.chunks_mut(states.max(1)));
+        let sinks = std::array::from_fn::<_, 2, _>(|d| {
+            let (hidden, cell) = states_of.next().map_or(
+                (std::ptr::null_mut(), std::ptr::null_mut()),
+                |(hidden, cell)| (hidden.as_mut_ptr(), cell.as_mut_ptr()),
+            );
+            Sink {
+                output: if with_output {
+                    output.wrapping_add(d * self.hidden)
+                } else {
+                    std::ptr::null_mut()
+                },
+                stride: 2 * self.hidden,
+                hidden,
+                cell,
+            }
+        });
+        let sequences = sort(lengths);
+        let tasks: Vec<(usize, Range<usize>)> = groups(sequences.len())
+            .flat_map(|group| [(0, group.clone()), (1, group)])
+            .collect();
+        tasks
+            .into_par_iter()
+            .with_max_len(1)
+            .for_each(|(d, group)| {
+                run_group(&self.directions[d], &sequences[group], sources[d], sinks[d]);
+            });
+        out
+    }
+}
+
+fn run_group(direction: &Direction, group: &[Sequence], source: Source<'_>, sink: Sink) {
+    // SAFETY: the sink's arrays have room for all rows and all sequences; groups share no sequence, so no rows and no
+    // index, and directions share neither columns nor states.
+    unsafe { direction.run(group, source, sink) }
+}
+
+/// The values of a tensor as f32 on the host.
+fn host(tensor: &Tensor) -> Result<Vec<f32>> {
+    tensor
+        .to_dtype(candle_core::DType::F32)?
+        .to_device(&Device::Cpu)?
+        .flatten_all()?
+        .to_vec1()
+}
+
+/// The sequences that have a step, the longest first.
+fn sort(lengths: &[usize]) -> Vec<Sequence> {
+    let mut first = 0;
+    let mut sequences = Vec::with_capacity(lengths.len());
+    for (index, &length) in lengths.iter().enumerate() {
+        if length > 0 {
+            sequences.push(Sequence {
+                index,
+                first,
+                length,
+            });
+        }
+        first += length;
+    }
+    sequences.sort_by_key(|sequence| std::cmp::Reverse(sequence.length));
+    sequences
+}
+
+/// Even groups: enough for every thread with both directions, and none too large.
+fn groups(sequences: usize) -> impl Iterator<Item = Range<usize>> {
+    let wanted = rayon::current_num_threads().div_ceil(2);
+    let count = sequences.div_ceil(GROUP).max(wanted).min(sequences).max(1);
+    (0..count).map(move |g| sequences * g / count..sequences * (g + 1) / count)
+}
+
+/// Cases for [`crate::bench::operator_cases`]: the word layer of the sentence segmenter.
+pub(crate) fn bench_cases() -> Result<Vec<crate::bench::OperatorCase>> {
+    const STEPS: usize = 40;
+    let (input, hidden) = (150, 100);
+    let case = |batch: usize| {
+        let values = candle_nn::VarMap::new();
+        let vb = VarBuilder::from_varmap(&values, candle_core::DType::F32, &Device::Cpu);
+        let lstm = BiLstm::load(&vb, input, hidden)?;
+        let x = Tensor::randn(0.0_f32, 1.0, (batch * STEPS, input), &Device::Cpu)?;
+        let lengths = vec![STEPS; batch];
+        Ok(crate::bench::OperatorCase {
+            operator: "bilstm_150_100",
+            shape: vec![STEPS, input],
+            batch,
+            run: Box::new(move || lstm.forward(&x, &lengths).map(drop)),
+        })
+    };
+    [1, 32, 128].into_iter().map(case).collect()
+}
