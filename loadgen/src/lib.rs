@@ -1,6 +1,31 @@
-//! Native and served benchmark runs, and their reports.
+//! What a recipe costs, and what serving it costs: runs in process and over HTTP, and their reports.
+//!
+//! The server is met over HTTP only; this crate never links it, so that a bug of one cannot hide in the other.
+//!
+//! - [`corpus`]: the inputs, the same distinct examples on every machine.
+//! - `native`: a recipe's three stages in process, and the model alone; `operators`: what models are made of.
+//! - `served`: clients that goose drives, and the server process that they meet.
+//! - `matrix`: both in turn, which gives the table of what serving costs.
+//! - [`report`]: records, tables and a description of the machine.
+//!
+//! A program embeds [`BenchArgs`] in its command line and hands the parsed [`BenchCommand`] to [`run()`].
 
+pub mod args;
 pub mod corpus;
 mod error;
+mod interrupt;
+mod matrix;
+mod native;
+mod operators;
+mod output;
+mod progress;
+pub mod report;
+mod run;
+mod served;
+mod setup;
+pub mod stats;
 
+pub use args::{BenchArgs, BenchCommand};
 pub use error::{Error, Result};
+pub use run::run;
+pub use setup::Context;

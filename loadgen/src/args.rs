@@ -1,0 +1,288 @@
+//! The command line of `galley bench`, as typed.
+
+use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
+
+use clap::{Args, Subcommand, ValueEnum};
+use galley_core::WeightSource;
+
+/// Measure a recipe in process and over HTTP, and what serving it costs.
+#[derive(Clone, Debug, Args)]
+pub struct BenchArgs {
+    /// What to measure.
+    #[command(subcommand)]
+    pub command: BenchCommand,
+}
+
+/// What to measure.
+#[derive(Clone, Debug, Subcommand)]
+#[command(rename_all = "snake_case")]
+pub enum BenchCommand {
+    /// Run a recipe in this process, without a server
+    ///
+    /// The same three stages that the server runs: prepare (on all cores), forward, finish, one batch after another.
+    /// Gives throughput with and without prepare, and the latency of a batch.
+    #[command(after_help = "Examples:
+  galley bench native transformers_ner --batch 1,32 --examples 1024
+  galley bench native efficientnet_b2 --weights synthetic --no-prepare --batch 1,8 --shape 288 --json")]
+    Native(NativeArgs),
+    /// Send a recipe's corpus to a server, a fixed number of requests in flight
+    ///
+    /// A closed loop: each of the concurrent clients sends its next request when it has read the answer to its last.
+    /// Every example is sent once and every answer is checked. Without --url a `galley serve` is started as a process
+    /// of its own, and stopped afterwards.
+    #[command(after_help = "Examples:
+  galley bench served echo --batch 1 --concurrency 64
+  galley bench served deepsegment_en --url http://127.0.0.1:8080 --concurrency 16,64")]
+    Served(ServedArgs),
+    /// Compare native and served runs over batch sizes and concurrencies: the table of what serving costs
+    ///
+    /// Native and served runs alternate, so that a machine that drifts does so for both. Writes a table, the raw
+    /// records and a description of the machine and of the command into a folder of its own.
+    #[command(after_help = "Examples:
+  galley bench matrix transformers_ner
+  galley bench matrix efficientnet_lite0 --seconds 600 --batch 1,32 --concurrency 16,64")]
+    Matrix(MatrixArgs),
+    /// Time the operators that recipes are made of, each at the shapes that recipes meet
+    Operators(OperatorsArgs),
+    /// Write table.md and README.md of earlier runs again, from their results.jsonl
+    Report(ReportArgs),
+}
+
+/// Which recipe, and how it is run.
+#[derive(Clone, Debug, Args)]
+pub struct RecipeArgs {
+    /// The recipe; `galley recipes` lists them
+    #[arg(env = "GALLEY_BENCH_RECIPE")]
+    pub recipe: String,
+    /// Where the weights come from: bundled, hub, synthetic[:SEED] or a folder
+    #[arg(long, default_value = "auto", env = "GALLEY_BENCH_WEIGHTS")]
+    pub weights: WeightSource,
+    /// The device that runs the model
+    #[arg(long, default_value = "cpu", env = "GALLEY_BENCH_DEVICE")]
+    pub device: DeviceArg,
+    /// The dtype of the computation
+    #[arg(long, default_value = "f32", env = "GALLEY_BENCH_DTYPE")]
+    pub dtype: DtypeArg,
+    /// An option of the recipe's own, for instance sleep=5ms; may be repeated
+    #[arg(
+        long = "option",
+        value_name = "KEY=VALUE",
+        value_delimiter = ',',
+        env = "GALLEY_BENCH_OPTION"
+    )]
+    pub options: Vec<String>,
+    /// Threads of the CPU pool, here and in a server that is started [default: all cores]
+    #[arg(long, env = "GALLEY_BENCH_THREADS")]
+    pub threads: Option<NonZeroUsize>,
+}
+
+/// The devices that a benchmark can name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DeviceArg {
+    /// The processor.
+    Cpu,
+}
+
+/// The dtypes that a benchmark can name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DtypeArg {
+    /// 32-bit floating point.
+    F32,
+}
+
+/// How much is run.
+#[derive(Clone, Debug, Args)]
+pub struct SizeArgs {
+    /// Distinct examples in each run
+    #[arg(long, default_value = "8192", env = "GALLEY_BENCH_EXAMPLES")]
+    pub examples: NonZeroUsize,
+    /// How often each run is repeated; tables show the mean
+    #[arg(long, default_value = "3", env = "GALLEY_BENCH_REPEATS")]
+    pub repeats: NonZeroUsize,
+    /// Roughly the seconds that everything may take: with a slow recipe or machine, fewer examples are run, and the
+    /// table says so [default: no limit]
+    #[arg(long, env = "GALLEY_BENCH_SECONDS")]
+    pub seconds: Option<f64>,
+}
+
+/// Where the figures go.
+#[derive(Clone, Debug, Args)]
+pub struct OutputArgs {
+    /// The folder for the results [default: bench-results/<date>-<machine>-<recipe>]
+    #[arg(long, value_name = "DIR", env = "GALLEY_BENCH_OUT")]
+    pub out: Option<PathBuf>,
+    /// The machine's name in reports [default: its processor and number of cores]
+    #[arg(long, value_name = "NAME", env = "GALLEY_BENCH_MACHINE")]
+    pub machine: Option<String>,
+    /// Print one JSON line a figure instead of a table, and write no files unless --out says where
+    #[arg(long, env = "GALLEY_BENCH_JSON")]
+    pub json: bool,
+}
+
+/// The server that is measured.
+#[derive(Clone, Debug, Args)]
+pub struct TargetArgs {
+    /// A server that runs already, for instance http://127.0.0.1:8080 [default: start one]
+    #[arg(long, env = "GALLEY_BENCH_URL")]
+    pub url: Option<String>,
+    /// The program to start as `PROGRAM serve ...` [default: this one]
+    #[arg(
+        long,
+        value_name = "PROGRAM",
+        conflicts_with = "url",
+        env = "GALLEY_BENCH_SERVE_PROGRAM"
+    )]
+    pub serve_program: Option<PathBuf>,
+    /// One more argument for `galley serve`, for instance --serve-arg=--max-batch-size=64; may be repeated
+    #[arg(
+        long = "serve-arg",
+        value_name = "ARG",
+        allow_hyphen_values = true,
+        conflicts_with = "url",
+        env = "GALLEY_BENCH_SERVE_ARG"
+    )]
+    pub serve_args: Vec<String>,
+    /// How long a server that is started may take until it is ready
+    #[arg(long, default_value = "5m", value_parser = duration, env = "GALLEY_BENCH_READY_TIMEOUT")]
+    pub ready_timeout: Duration,
+    /// How long a request may take before it counts as failed
+    #[arg(long, default_value = "60s", value_parser = duration, env = "GALLEY_BENCH_TIMEOUT")]
+    pub timeout: Duration,
+    /// Threads of the load generator [default: a quarter of the cores, at least 1 and at most 8]
+    #[arg(long, env = "GALLEY_BENCH_CLIENT_THREADS")]
+    pub client_threads: Option<NonZeroUsize>,
+}
+
+/// `galley bench native`.
+#[derive(Clone, Debug, Args)]
+pub struct NativeArgs {
+    /// Which recipe.
+    #[command(flatten)]
+    pub recipe: RecipeArgs,
+    /// Batch sizes
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "1,32,128",
+        env = "GALLEY_BENCH_BATCH"
+    )]
+    pub batch: Vec<NonZeroUsize>,
+    /// How much is run.
+    #[command(flatten)]
+    pub size: SizeArgs,
+    /// Time the model alone, on made-up items; --seconds is then the time for each figure [default: 4]
+    #[arg(long, env = "GALLEY_BENCH_NO_PREPARE")]
+    pub no_prepare: bool,
+    /// Sizes of the made-up items: pixels a side, tokens or words [default: the recipe's typical size]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        requires = "no_prepare",
+        env = "GALLEY_BENCH_SHAPE"
+    )]
+    pub shape: Vec<NonZeroUsize>,
+    /// Where the figures go.
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// `galley bench served`.
+#[derive(Clone, Debug, Args)]
+pub struct ServedArgs {
+    /// Which recipe.
+    #[command(flatten)]
+    pub recipe: RecipeArgs,
+    /// Examples in a request
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "1",
+        env = "GALLEY_BENCH_BATCH"
+    )]
+    pub batch: Vec<NonZeroUsize>,
+    /// Requests in flight
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "64",
+        env = "GALLEY_BENCH_CONCURRENCY"
+    )]
+    pub concurrency: Vec<NonZeroUsize>,
+    /// Offer this many requests a second instead of as many as are answered: an open loop, with latencies counted from
+    /// when a request was due; --concurrency is then the most that may be in flight [default: closed loop]
+    #[arg(long, value_name = "REQUESTS_PER_SECOND", env = "GALLEY_BENCH_RATE")]
+    pub rate: Option<f64>,
+    /// How much is run.
+    #[command(flatten)]
+    pub size: SizeArgs,
+    /// The server.
+    #[command(flatten)]
+    pub target: TargetArgs,
+    /// Where the figures go.
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// `galley bench matrix`.
+#[derive(Clone, Debug, Args)]
+pub struct MatrixArgs {
+    /// Which recipe.
+    #[command(flatten)]
+    pub recipe: RecipeArgs,
+    /// Batch sizes: of a native batch, and examples in a request
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "1,32,128",
+        env = "GALLEY_BENCH_BATCH"
+    )]
+    pub batch: Vec<NonZeroUsize>,
+    /// Requests in flight
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "1,16,64,256",
+        env = "GALLEY_BENCH_CONCURRENCY"
+    )]
+    pub concurrency: Vec<NonZeroUsize>,
+    /// How much is run.
+    #[command(flatten)]
+    pub size: SizeArgs,
+    /// The server.
+    #[command(flatten)]
+    pub target: TargetArgs,
+    /// Where the figures go.
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// `galley bench operators`.
+#[derive(Clone, Debug, Args)]
+pub struct OperatorsArgs {
+    /// Only operators whose name contains this
+    #[arg(long, env = "GALLEY_BENCH_ONLY")]
+    pub only: Option<String>,
+    /// Seconds for each figure
+    #[arg(long, default_value = "1", env = "GALLEY_BENCH_SECONDS")]
+    pub seconds: f64,
+    /// Threads of the CPU pool [default: all cores]
+    #[arg(long, env = "GALLEY_BENCH_THREADS")]
+    pub threads: Option<NonZeroUsize>,
+    /// Where the figures go.
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// `galley bench report`.
+#[derive(Clone, Debug, Args)]
+pub struct ReportArgs {
+    /// Folders of earlier runs
+    #[arg(required = true, value_name = "DIR")]
+    pub dirs: Vec<PathBuf>,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|error| {
+        format!("expected a duration with its unit such as 60s or 500ms, got {text:?} ({error})")
+    })
+}

@@ -1,0 +1,259 @@
+//! Runs in process: the recipe's three stages without a server, and the model alone.
+
+use std::time::{Duration, Instant};
+
+use galley_core::{AnyRecipe, ErasedRecipe, Input, Prepared};
+use rayon::prelude::*;
+
+use crate::{
+    corpus::Corpus,
+    error::{Error, Result},
+    interrupt,
+    report::{
+        peak_rss,
+        record::{Model, Native},
+        reset_peak_rss,
+    },
+    stats::{Latency, milliseconds},
+};
+
+/// One pass over a corpus.
+pub(crate) struct Pass<'a> {
+    pub(crate) recipe: &'a AnyRecipe,
+    pub(crate) corpus: &'a Corpus,
+    pub(crate) batch: usize,
+    pub(crate) repeat: usize,
+    pub(crate) examples: usize,
+}
+
+/// What a batch took.
+#[derive(Clone, Copy, Debug)]
+struct BatchTime {
+    prepare: Duration,
+    /// Forward and finish.
+    rest: Duration,
+}
+
+impl Pass<'_> {
+    /// Runs the pass; `done` is told after each batch how many examples have been.
+    ///
+    /// Stages follow each other without overlap. Only the stages are timed: reading the examples is not, as a server's
+    /// clients have theirs at hand too.
+    pub(crate) fn run(&self, done: &dyn Fn(usize)) -> Result<Native> {
+        reset_peak_rss();
+        let mut times = Vec::with_capacity(self.examples.div_ceil(self.batch));
+        for start in (0..self.examples).step_by(self.batch) {
+            interrupt::check()?;
+            let end = self.examples.min(start + self.batch);
+            times.push(self.batch_of(start..end)?);
+            done(end);
+        }
+        let prepare: Duration = times.iter().map(|time| time.prepare).sum();
+        let rest: Duration = times.iter().map(|time| time.rest).sum();
+        let latency = |of: fn(&BatchTime) -> Duration| {
+            Latency::of(times.iter().map(of).collect()).unwrap_or_default()
+        };
+        Ok(Native {
+            batch: self.batch,
+            repeat: self.repeat,
+            examples: self.examples,
+            seconds: (prepare + rest).as_secs_f64(),
+            prepare_seconds: prepare.as_secs_f64(),
+            items_per_s: rate(self.examples, prepare + rest),
+            items_per_s_without_prepare: rate(self.examples, rest),
+            latency_ms: latency(|time| time.prepare + time.rest),
+            latency_without_prepare_ms: latency(|time| time.rest),
+            peak_rss_bytes: peak_rss(None),
+        })
+    }
+
+    /// Runs a few batches of examples that are not measured, and gives the seconds that an example takes.
+    pub(crate) fn warm_up(&self) -> Result<f64> {
+        let spare = self.examples..self.corpus.len();
+        let started = Instant::now();
+        let (mut batches, mut best) = (0, f64::INFINITY);
+        while batches < 3 && (batches == 0 || started.elapsed() < Duration::from_millis(500)) {
+            let first = batches * self.batch;
+            let examples = (first..first + self.batch).map(|i| spare.start + i % spare.len());
+            let time = self.batch_of(examples)?;
+            best = best.min((time.prepare + time.rest).as_secs_f64() / self.batch as f64);
+            batches += 1;
+        }
+        Ok(best)
+    }
+
+    fn batch_of(&self, examples: impl Iterator<Item = usize> + Clone) -> Result<BatchTime> {
+        let inputs: Vec<Input> = examples
+            .clone()
+            .map(|index| self.corpus.input(index))
+            .collect::<Result<_>>()?;
+        let grain = grain(self.recipe.info().inline_bytes, &inputs);
+        let started = Instant::now();
+        let prepared = inputs
+            .into_par_iter()
+            .with_min_len(grain)
+            .map(|input| self.recipe.prepare(input))
+            .collect::<Vec<_>>()
+            .into_iter()
+            .zip(examples)
+            .map(|(item, index)| {
+                item.map_err(|source| Error::Example {
+                    corpus: self.corpus.kind().name(),
+                    index,
+                    source,
+                })
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let prepare = started.elapsed();
+        let raw = forward(self.recipe.as_ref(), &prepared)?;
+        let answers: Vec<_> = prepared
+            .into_par_iter()
+            .zip(raw)
+            .with_min_len(grain)
+            .map(|(item, raw)| self.recipe.finish(item, raw))
+            .collect();
+        let rest = started.elapsed() - prepare;
+        drop(answers);
+        Ok(BatchTime { prepare, rest })
+    }
+}
+
+/// How many inputs one task of the pool takes at least, so that handing it over costs less than it saves.
+fn grain(inline_bytes: usize, inputs: &[Input]) -> usize {
+    let bytes: usize = inputs.iter().map(Input::size).sum();
+    let mean = (bytes / inputs.len().max(1)).max(1);
+    (inline_bytes / mean).max(1)
+}
+
+fn forward(
+    recipe: &dyn ErasedRecipe,
+    prepared: &[Prepared],
+) -> Result<Vec<galley_core::RawOutput>> {
+    let most = recipe.info().max_batch_size.unwrap_or(usize::MAX).max(1);
+    let items: Vec<&Prepared> = prepared.iter().collect();
+    let mut raw = Vec::with_capacity(items.len());
+    for batch in items.chunks(most) {
+        raw.extend(recipe.forward(batch)?);
+    }
+    Ok(raw)
+}
+
+fn rate(examples: usize, time: Duration) -> f64 {
+    examples as f64 / time.as_secs_f64().max(1e-9)
+}
+
+/// Times the model alone on made-up items of `size`, for about `budget`.
+pub(crate) fn model_alone(
+    recipe: &AnyRecipe,
+    batch: usize,
+    size: Option<usize>,
+    budget: Duration,
+) -> Result<Model> {
+    let items: Vec<Prepared> = (0..batch)
+        .map(|seed| recipe.sample(size, seed as u64))
+        .collect();
+    let (median, runs) = median_of(budget, || forward(recipe.as_ref(), &items).map(drop))?;
+    let info = recipe.info();
+    Ok(Model {
+        peer: "galley".into(),
+        model: info.name.into(),
+        batch,
+        shape: shape(info.cost_unit, batch, size),
+        ms: milliseconds(median),
+        items_per_s: rate(batch, median),
+        runs,
+        dtype: info.dtype.into(),
+        weights: info.weights.clone(),
+    })
+}
+
+/// The shape of a batch as other frameworks' figures write it.
+fn shape(cost_unit: &str, batch: usize, size: Option<usize>) -> Vec<usize> {
+    match (cost_unit, size) {
+        (_, None) => vec![batch],
+        ("images", Some(size)) => vec![batch, 3, size, size],
+        (_, Some(size)) => vec![batch, size],
+    }
+}
+
+/// The median time of a function and how often it was run: once unmeasured, once to see how long it takes, then 3 to
+/// 200 times.
+pub(crate) fn median_of(
+    budget: Duration,
+    mut run: impl FnMut() -> Result<()>,
+) -> Result<(Duration, usize)> {
+    let mut timed = || {
+        let started = Instant::now();
+        run().map(|()| started.elapsed())
+    };
+    timed()?;
+    let once = timed()?.as_secs_f64().max(1e-9);
+    let runs = ((budget.as_secs_f64() / once) as usize).clamp(3, 200);
+    let mut times = (0..runs)
+        .map(|_| timed())
+        .collect::<Result<Vec<Duration>>>()?;
+    times.sort_unstable();
+    Ok((times[runs / 2], runs))
+}
+
+#[cfg(test)]
+mod tests {
+    use galley_core::LoadOptions;
+
+    use super::*;
+    use crate::corpus::CorpusKind;
+
+    #[test]
+    fn a_pass_counts_each_example_once_and_splits_its_time() {
+        let options = LoadOptions {
+            options: [("sleep".to_owned(), "4ms".to_owned())].into(),
+            ..LoadOptions::default()
+        };
+        let recipe = galley_catalog::load("echo", &options).unwrap();
+        let corpus = Corpus::open(CorpusKind::Ner, 80, &|_, _| ()).unwrap();
+        let pass = Pass {
+            recipe: &recipe,
+            corpus: &corpus,
+            batch: 32,
+            repeat: 0,
+            examples: 70,
+        };
+        let seen = std::cell::RefCell::new(Vec::new());
+        let native = pass.run(&|done| seen.borrow_mut().push(done)).unwrap();
+        assert_eq!(*seen.borrow(), [32, 64, 70]);
+        assert!(native.seconds >= 0.012, "{native:?}");
+        assert!(
+            native.prepare_seconds < native.seconds - 0.012,
+            "{native:?}"
+        );
+        assert!(native.items_per_s < native.items_per_s_without_prepare);
+        assert!(native.latency_ms.p50 >= 4.0);
+        assert!(pass.warm_up().unwrap() >= 0.004 / 32.0);
+    }
+
+    #[test]
+    fn tasks_are_as_large_as_the_recipe_asks() {
+        let inputs: Vec<_> = (0..10).map(|_| Input::text("x".repeat(100))).collect();
+        assert_eq!(grain(1000, &inputs), 10);
+        assert_eq!(grain(0, &inputs), 1);
+        assert_eq!(grain(usize::MAX, &[Input::text("")]), usize::MAX);
+    }
+
+    #[test]
+    fn shapes_are_those_of_the_model() {
+        assert_eq!(shape("images", 8, Some(288)), [8, 3, 288, 288]);
+        assert_eq!(shape("tokens", 8, Some(64)), [8, 64]);
+        assert_eq!(shape("tokens", 8, None), [8]);
+    }
+
+    #[test]
+    fn the_median_is_of_at_least_three_runs() {
+        let mut runs = 0;
+        let (_, counted) = median_of(Duration::ZERO, || {
+            runs += 1;
+            Ok(())
+        })
+        .unwrap();
+        assert_eq!((runs, counted), (5, 3));
+    }
+}

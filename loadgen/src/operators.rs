@@ -1,0 +1,51 @@
+//! The operators of `galley_nn`, each timed at the shapes that recipes meet.
+
+use std::time::Duration;
+
+use galley_nn::bench::{OperatorCase, operator_cases};
+
+use crate::{
+    error::{Error, Result},
+    interrupt,
+    native::median_of,
+    report::record::Model,
+    stats::milliseconds,
+};
+
+/// Times the operators whose name contains `only`; `each` is given every figure as it comes.
+pub(crate) fn run(
+    only: Option<&str>,
+    budget: Duration,
+    mut each: impl FnMut(Model) -> Result<()>,
+) -> Result<()> {
+    let failed = |operator: &str| {
+        let operator = operator.to_owned();
+        move |source| Error::Operator { operator, source }
+    };
+    let cases = operator_cases().map_err(failed("list"))?;
+    for mut case in cases {
+        if only.is_some_and(|only| !case.operator.contains(only)) {
+            continue;
+        }
+        interrupt::check()?;
+        let (median, runs) = median_of(budget, || (case.run)().map_err(failed(case.operator)))?;
+        each(figure(&case, median, runs))?;
+    }
+    Ok(())
+}
+
+fn figure(case: &OperatorCase, median: Duration, runs: usize) -> Model {
+    let mut shape = vec![case.batch];
+    shape.extend(&case.shape);
+    Model {
+        peer: "galley".into(),
+        model: case.operator.into(),
+        batch: case.batch,
+        shape,
+        ms: milliseconds(median),
+        items_per_s: case.batch as f64 / median.as_secs_f64().max(1e-9),
+        runs,
+        dtype: "f32".into(),
+        weights: "random".into(),
+    }
+}

@@ -1,0 +1,15 @@
+//! What a run leaves behind: records, a table, and a README that says where the figures come from.
+
+mod folder;
+mod machine;
+mod readme;
+pub mod record;
+mod table;
+
+pub use folder::{Folder, rewrite};
+pub use machine::Machine;
+pub(crate) use machine::{cores, peak_rss, reset_peak_rss};
+pub use table::render;
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,0 +1,199 @@
+//! What a run leaves behind: one JSON object a line in `results.jsonl`, from which every table can be written again.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::machine::Machine;
+use crate::stats::Latency;
+
+/// The version of the schema; readers refuse others.
+pub const SCHEMA: u32 = 1;
+
+/// The schema in words, for the README of each run.
+pub(super) const SCHEMA_TEXT: &str = "\
+`results.jsonl` holds one JSON object a line. `kind` says what it is:
+
+- `run`, the first line: how the figures came about (`schema`, `what`, `command`, `date`, `galley`, `commit`, `recipe`, \
+`weights`, `dtype`, `device`, `corpus`, `examples`, `examples_wanted`, `repeats`, `threads`, `client_threads`, `server`, \
+`machine`).
+- `native`: one pass over the examples in process (`batch`, `repeat` from 0, `examples`). `seconds` is the sum over all \
+batches of prepare, forward and finish, `prepare_seconds` the part of it spent in prepare. `latency_ms` is that of a batch \
+with prepare, `latency_without_prepare_ms` without. `peak_rss_bytes` is the process's peak during the pass.
+- `served`: one pass over the examples through HTTP (`batch`, `concurrency`, `repeat`, `examples`, `requests`; `rate` in \
+requests a second where the loop was open). `seconds` runs from the first request to the last byte of the last answer. \
+`latency_ms` is that of a request that was answered well, from before it is sent until its body has been read and \
+checked. `errors` counts failed requests by kind; `items_ok` counts the examples answered well. `server_peak_rss_bytes` is \
+the server's peak since it started, where this program started it.
+- `model`: the model or operator alone (`peer`, `model`, `batch`, `shape`, `ms` the median of `runs` runs, `items_per_s`).
+
+A latency is `mean`, `p50`, `p90`, `p95`, `p99`, `p99_9` and `max` in milliseconds; percentiles are nearest-rank.
+";
+
+/// A line of `results.jsonl`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Record {
+    /// How the figures came about.
+    Run(Box<Run>),
+    /// A pass in process.
+    Native(Native),
+    /// A pass over HTTP.
+    Served(Served),
+    /// The model or an operator alone.
+    Model(Model),
+}
+
+/// How the figures of a folder came about.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Run {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// The subcommand: `native`, `served`, `matrix`, `model`, `operators`.
+    pub what: String,
+    /// The command line, without paths of this machine.
+    pub command: String,
+    /// When it began, in UTC.
+    pub date: String,
+    /// The version of galley.
+    pub galley: String,
+    /// The commit it was built from, where known.
+    pub commit: Option<String>,
+    /// The recipe; absent for operators.
+    pub recipe: Option<String>,
+    /// The weights, as the recipe names them.
+    pub weights: String,
+    /// The dtype.
+    pub dtype: String,
+    /// The device.
+    pub device: String,
+    /// The corpus and what its examples are.
+    pub corpus: Option<String>,
+    /// Examples in each pass.
+    pub examples: usize,
+    /// Examples asked for, before `--seconds` shrank them.
+    pub examples_wanted: usize,
+    /// Passes of each kind.
+    pub repeats: usize,
+    /// Threads of the CPU pool in process.
+    pub threads: usize,
+    /// Threads of the load generator.
+    pub client_threads: Option<usize>,
+    /// What the server said of itself.
+    pub server: Option<ServerInfo>,
+    /// The machine.
+    pub machine: Machine,
+}
+
+/// What a server says of itself in `/meta`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ServerInfo {
+    /// The recipe.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// The kind of input it takes.
+    #[serde(default)]
+    pub input_type: Option<String>,
+    /// Its weights.
+    #[serde(default)]
+    pub weights: Option<String>,
+    /// Its dtype.
+    #[serde(default)]
+    pub dtype: Option<String>,
+    /// Its device.
+    #[serde(default)]
+    pub device: Option<String>,
+    /// Its batch limit.
+    #[serde(default)]
+    pub max_batch_size: Option<u64>,
+    /// Its version.
+    #[serde(default)]
+    pub version: Option<String>,
+}
+
+/// One pass over the examples in process.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Native {
+    /// Examples in a batch.
+    pub batch: usize,
+    /// Which repeat, from 0.
+    pub repeat: usize,
+    /// Examples in the pass.
+    pub examples: usize,
+    /// Time of all batches, prepare, forward and finish.
+    pub seconds: f64,
+    /// The part of `seconds` spent in prepare.
+    pub prepare_seconds: f64,
+    /// Examples a second, with prepare.
+    pub items_per_s: f64,
+    /// Examples a second, without prepare.
+    pub items_per_s_without_prepare: f64,
+    /// Latency of a batch with prepare.
+    pub latency_ms: Latency,
+    /// Latency of a batch without prepare.
+    pub latency_without_prepare_ms: Latency,
+    /// The process's peak memory during the pass, where the system tells.
+    pub peak_rss_bytes: Option<u64>,
+}
+
+/// One pass over the examples through HTTP.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Served {
+    /// Examples in a request.
+    pub batch: usize,
+    /// Requests in flight.
+    pub concurrency: usize,
+    /// Requests a second offered, in an open loop.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate: Option<f64>,
+    /// Which repeat, from 0.
+    pub repeat: usize,
+    /// Examples sent.
+    pub examples: usize,
+    /// Requests sent.
+    pub requests: usize,
+    /// From the first request to the end of the last answer.
+    pub seconds: f64,
+    /// Examples answered well, a second.
+    pub items_per_s: f64,
+    /// Requests answered well, a second.
+    pub requests_per_s: f64,
+    /// Examples answered well.
+    pub items_ok: usize,
+    /// Latency of a request that was answered well; absent if none was.
+    pub latency_ms: Option<Latency>,
+    /// Failed requests by kind.
+    pub errors: BTreeMap<String, u64>,
+    /// The server's peak memory since it started, where this program started it.
+    pub server_peak_rss_bytes: Option<u64>,
+}
+
+impl Served {
+    /// Failed requests of any kind.
+    pub fn error_count(&self) -> u64 {
+        self.errors.values().sum()
+    }
+}
+
+/// The model or an operator alone, in the keys that other frameworks' figures are recorded with.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Model {
+    /// Who ran it: `galley`.
+    pub peer: String,
+    /// The recipe or operator.
+    pub model: String,
+    /// Items in a batch.
+    pub batch: usize,
+    /// The shape of the batch.
+    pub shape: Vec<usize>,
+    /// The median time of a batch, in milliseconds.
+    pub ms: f64,
+    /// Items a second at that time.
+    pub items_per_s: f64,
+    /// Over how many runs.
+    pub runs: usize,
+    /// The dtype.
+    pub dtype: String,
+    /// The weights.
+    pub weights: String,
+}

@@ -1,0 +1,364 @@
+//! Tables in Markdown, written from records alone.
+
+use std::{collections::BTreeSet, fmt::Write};
+
+use super::record::{Model, Native, Record, Run, Served};
+use crate::stats::{Repeats, STEADY_REQUESTS_PER_USER, is_steady};
+
+/// The table of a run, with what must be known to read it.
+pub fn render(run: &Run, records: &[Record]) -> String {
+    let figures = Figures::of(records);
+    let mut text = heading(run);
+    let body = match run.what.as_str() {
+        "matrix" => matrix(run, &figures),
+        "native" => native(run, &figures),
+        "served" => served(run, &figures),
+        _ => model(&figures),
+    };
+    text.push_str(&body);
+    text.push_str(&notes(run, &figures));
+    text
+}
+
+/// Records by kind.
+struct Figures<'a> {
+    native: Vec<&'a Native>,
+    served: Vec<&'a Served>,
+    model: Vec<&'a Model>,
+}
+
+impl<'a> Figures<'a> {
+    fn of(records: &'a [Record]) -> Self {
+        let mut figures = Self {
+            native: Vec::new(),
+            served: Vec::new(),
+            model: Vec::new(),
+        };
+        for record in records {
+            match record {
+                Record::Native(native) => figures.native.push(native),
+                Record::Served(served) => figures.served.push(served),
+                Record::Model(model) => figures.model.push(model),
+                Record::Run(_) => (),
+            }
+        }
+        figures
+    }
+
+    fn native_at(&self, batch: usize) -> Vec<&'a Native> {
+        let mut passes = self.native.clone();
+        passes.retain(|pass| pass.batch == batch);
+        passes
+    }
+
+    /// Seconds of the fastest native batch size, with prepare.
+    fn best_native(&self) -> Option<f64> {
+        let batches: BTreeSet<_> = self.native.iter().map(|pass| pass.batch).collect();
+        batches
+            .into_iter()
+            .filter_map(|batch| Some(native_seconds(&self.native_at(batch))?.mean))
+            .min_by(f64::total_cmp)
+    }
+
+    /// Served passes cell by cell: batch, concurrency, passes.
+    fn cells(&self) -> Vec<(usize, usize, Vec<&'a Served>)> {
+        let keys: BTreeSet<_> = self
+            .served
+            .iter()
+            .map(|pass| (pass.batch, pass.concurrency))
+            .collect();
+        keys.into_iter()
+            .map(|(batch, concurrency)| {
+                let mut passes = self.served.clone();
+                passes.retain(|pass| (pass.batch, pass.concurrency) == (batch, concurrency));
+                (batch, concurrency, passes)
+            })
+            .collect()
+    }
+}
+
+fn native_seconds(passes: &[&Native]) -> Option<Repeats> {
+    Repeats::of(passes.iter().map(|pass| pass.seconds))
+}
+
+fn heading(run: &Run) -> String {
+    let recipe = run.recipe.as_deref().unwrap_or(&run.what);
+    let mut text = format!("# {recipe}: {}\n\n", run.what);
+    if run.corpus.is_some() {
+        let _ = writeln!(
+            text,
+            "Seconds for {} distinct examples{}, mean of {} on {}; weights {}, {} on {}.\n",
+            run.examples,
+            shrunk(run),
+            count(run.repeats, "run"),
+            run.machine.name,
+            run.weights,
+            run.dtype,
+            run.device,
+        );
+    } else {
+        let _ = writeln!(
+            text,
+            "The median of each, on {}; {} on {}.\n",
+            run.machine.name, run.dtype, run.device
+        );
+    }
+    text
+}
+
+fn shrunk(run: &Run) -> String {
+    if run.examples < run.examples_wanted {
+        format!(" ({} wanted, shrunk by --seconds)", run.examples_wanted)
+    } else {
+        String::new()
+    }
+}
+
+fn matrix(run: &Run, figures: &Figures) -> String {
+    let mut text = header(&[
+        "Recipe",
+        "Batch Size",
+        "Native",
+        "Req Concurrency",
+        "served",
+        "served / native",
+        "served / best native",
+        "p50 ms",
+        "p99 ms",
+        "errors",
+        "note",
+    ]);
+    let best = figures.best_native();
+    for (batch, concurrency, passes) in figures.cells() {
+        let native = native_seconds(&figures.native_at(batch));
+        let served = Repeats::of(passes.iter().map(|pass| pass.seconds));
+        let ratio = |to: Option<f64>| match (served, to) {
+            (Some(served), Some(to)) if to > 0.0 => format!("{:.2}", served.mean / to),
+            _ => "-".into(),
+        };
+        row(
+            &mut text,
+            &[
+                run.recipe.clone().unwrap_or_default(),
+                batch.to_string(),
+                seconds(native),
+                concurrency.to_string(),
+                seconds(served),
+                ratio(native.map(|native| native.mean)),
+                ratio(best),
+                latency(&passes, |pass| Some(pass.latency_ms?.p50)),
+                latency(&passes, |pass| Some(pass.latency_ms?.p99)),
+                errors(&passes),
+                mark(&passes),
+            ],
+        );
+    }
+    text.push_str("\nNative, in this process:\n\n");
+    text + &native(run, figures)
+}
+
+fn native(run: &Run, figures: &Figures) -> String {
+    let mut text = header(&[
+        "Recipe",
+        "Batch Size",
+        "Native",
+        "without prepare",
+        "items/s",
+        "items/s without prepare",
+        "p50 ms",
+        "p99 ms",
+        "peak memory",
+    ]);
+    let batches: BTreeSet<_> = figures.native.iter().map(|pass| pass.batch).collect();
+    for batch in batches {
+        let passes = figures.native_at(batch);
+        let mean = |value: fn(&Native) -> f64| {
+            Repeats::of(passes.iter().map(|pass| value(pass))).map_or(0.0, |repeats| repeats.mean)
+        };
+        let without = passes
+            .iter()
+            .map(|pass| pass.seconds - pass.prepare_seconds);
+        let memory = passes.iter().filter_map(|pass| pass.peak_rss_bytes).max();
+        row(
+            &mut text,
+            &[
+                run.recipe.clone().unwrap_or_default(),
+                batch.to_string(),
+                seconds(native_seconds(&passes)),
+                seconds(Repeats::of(without)),
+                number(mean(|pass| pass.items_per_s)),
+                number(mean(|pass| pass.items_per_s_without_prepare)),
+                number(mean(|pass| pass.latency_ms.p50)),
+                number(mean(|pass| pass.latency_ms.p99)),
+                mebibytes(memory),
+            ],
+        );
+    }
+    text
+}
+
+fn served(run: &Run, figures: &Figures) -> String {
+    let mut text = header(&[
+        "Recipe",
+        "Batch Size",
+        "Req Concurrency",
+        "served",
+        "items/s",
+        "requests/s",
+        "p50 ms",
+        "p90 ms",
+        "p99 ms",
+        "p99.9 ms",
+        "errors",
+        "note",
+    ]);
+    for (batch, concurrency, passes) in figures.cells() {
+        let mean = |value: fn(&Served) -> f64| {
+            Repeats::of(passes.iter().map(|pass| value(pass))).map_or(0.0, |repeats| repeats.mean)
+        };
+        row(
+            &mut text,
+            &[
+                run.recipe.clone().unwrap_or_default(),
+                batch.to_string(),
+                concurrency.to_string(),
+                seconds(Repeats::of(passes.iter().map(|pass| pass.seconds))),
+                number(mean(|pass| pass.items_per_s)),
+                number(mean(|pass| pass.requests_per_s)),
+                latency(&passes, |pass| Some(pass.latency_ms?.p50)),
+                latency(&passes, |pass| Some(pass.latency_ms?.p90)),
+                latency(&passes, |pass| Some(pass.latency_ms?.p99)),
+                latency(&passes, |pass| Some(pass.latency_ms?.p99_9)),
+                errors(&passes),
+                mark(&passes),
+            ],
+        );
+    }
+    text
+}
+
+fn model(figures: &Figures) -> String {
+    let mut text = header(&["model", "batch", "shape", "ms", "items/s", "runs"]);
+    for figure in &figures.model {
+        row(
+            &mut text,
+            &[
+                figure.model.clone(),
+                figure.batch.to_string(),
+                format!("{:?}", figure.shape),
+                format!("{:.3}", figure.ms),
+                number(figure.items_per_s),
+                figure.runs.to_string(),
+            ],
+        );
+    }
+    text
+}
+
+fn notes(run: &Run, figures: &Figures) -> String {
+    let mut notes = Vec::new();
+    if run.repeats > 1 && run.corpus.is_some() {
+        notes.push(
+            "±: half the distance between the fastest and the slowest repeat, of the mean."
+                .to_owned(),
+        );
+    }
+    if !figures.native.is_empty() && !figures.served.is_empty() {
+        notes.push(
+            "Ratios compare with native time including prepare; the best native is the fastest of all batch sizes here. \
+             p50 and p99 are those of a request."
+                .to_owned(),
+        );
+    }
+    if figures.served.iter().any(|pass| !steady(pass)) {
+        notes.push(format!(
+            "short: fewer than {STEADY_REQUESTS_PER_USER} requests for each that is in flight. Much of such a run is its \
+             beginning and its end, so that it says little of steady serving."
+        ));
+    }
+    for (batch, concurrency, passes) in figures.cells() {
+        let kinds: BTreeSet<_> = passes.iter().flat_map(|pass| pass.errors.keys()).collect();
+        for kind in kinds {
+            let sum: u64 = passes.iter().filter_map(|pass| pass.errors.get(kind)).sum();
+            notes.push(format!(
+                "errors at batch {batch}, concurrency {concurrency}: {sum} x {kind}"
+            ));
+        }
+    }
+    if let Some(rate) = figures.served.iter().find_map(|pass| pass.rate) {
+        notes.push(format!(
+            "Open loop: {} requests a second were offered; latencies count from when a request was due.",
+            number(rate)
+        ));
+    }
+    notes
+        .into_iter()
+        .fold("\n".to_owned(), |text, note| text + "- " + &note + "\n")
+}
+
+fn steady(pass: &Served) -> bool {
+    pass.rate.is_some() || is_steady(pass.requests, pass.concurrency)
+}
+
+fn mark(passes: &[&Served]) -> String {
+    if passes.iter().all(|pass| steady(pass)) {
+        String::new()
+    } else {
+        "short".into()
+    }
+}
+
+fn errors(passes: &[&Served]) -> String {
+    let errors: u64 = passes.iter().map(|pass| pass.error_count()).sum();
+    errors.to_string()
+}
+
+fn latency(passes: &[&Served], value: fn(&Served) -> Option<f64>) -> String {
+    Repeats::of(passes.iter().filter_map(|pass| value(pass)))
+        .map_or("-".into(), |repeats| number(repeats.mean))
+}
+
+fn seconds(repeats: Option<Repeats>) -> String {
+    match repeats {
+        None => "-".into(),
+        Some(Repeats { mean, spread }) if spread > 0.0 => {
+            format!("{} ±{:.0}%", number(mean), spread * 100.0)
+        }
+        Some(Repeats { mean, .. }) => number(mean),
+    }
+}
+
+/// About four digits, whatever the size.
+fn number(value: f64) -> String {
+    let digits = match value.abs() {
+        size if size >= 1000.0 => 0,
+        size if size >= 100.0 => 1,
+        size if size >= 1.0 => 2,
+        _ => 3,
+    };
+    format!("{value:.digits$}")
+}
+
+fn mebibytes(bytes: Option<u64>) -> String {
+    bytes.map_or("-".into(), |bytes| format!("{} MiB", bytes >> 20))
+}
+
+fn count(number: usize, what: &str) -> String {
+    let s = if number == 1 { "" } else { "s" };
+    format!("{number} {what}{s}")
+}
+
+fn header(columns: &[&str]) -> String {
+    let mut text = String::new();
+    row(&mut text, columns);
+    row(&mut text, &vec!["---"; columns.len()]);
+    text
+}
+
+fn row(text: &mut String, cells: &[impl AsRef<str>]) {
+    text.push('|');
+    for cell in cells {
+        let _ = write!(text, " {} |", cell.as_ref());
+    }
+    text.push('\n');
+}

@@ -1,0 +1,360 @@
+//! The subcommands: each loads what it needs, runs its passes and hands the figures to the output.
+
+use std::{num::NonZeroUsize, sync::Arc, time::Duration};
+
+use galley_core::AnyRecipe;
+
+use crate::{
+    args::{BenchCommand, MatrixArgs, NativeArgs, OperatorsArgs, ReportArgs, ServedArgs, SizeArgs},
+    corpus::Corpus,
+    error::{Error, Result},
+    interrupt,
+    matrix::Matrix,
+    native::{Pass, model_alone},
+    operators,
+    output::Output,
+    progress::Progress,
+    report::{
+        record::{Record, Run, ServerInfo},
+        rewrite,
+    },
+    served::{LoadGenerator, Setting},
+    setup::{
+        Context, Described, client_threads, load, load_options, note_recipe, open_corpus, seconds,
+        set_threads,
+    },
+    stats::{CellCost, examples_within},
+};
+
+/// Time for one figure of the model alone.
+const MODEL_SECONDS: f64 = 4.0;
+
+/// Runs a subcommand: figures go to a folder and to standard output, progress to standard error.
+///
+/// # Errors
+/// See [`Error`]. Failed requests are figures, not errors, as long as any request was answered well.
+pub fn run(command: &BenchCommand, context: &Context) -> anyhow::Result<()> {
+    interrupt::install();
+    match command {
+        BenchCommand::Native(args) if args.no_prepare => model(args, context)?,
+        BenchCommand::Native(args) => native(args, context)?,
+        BenchCommand::Served(args) => served(args, context)?,
+        BenchCommand::Matrix(args) => matrix(args, context)?,
+        BenchCommand::Operators(args) => operators(args, context)?,
+        BenchCommand::Report(args) => report(args)?,
+    }
+    Ok(())
+}
+
+fn native(args: &NativeArgs, context: &Context) -> Result<()> {
+    set_threads(args.recipe.threads);
+    let (entry, options) = load_options(&args.recipe)?;
+    let recipe = load(entry, &options)?;
+    let mut run =
+        described("native", context, args.output.machine.as_deref()).recipe(entry, &args.size);
+    note_recipe(&mut run, &recipe);
+    let batches = sizes(&args.batch);
+    let few = open_corpus(entry, 0, args.output.json)?;
+    let costs = native_costs(&recipe, &few, &batches)?;
+    shrink(&mut run, &args.size, &costs, &batches)?;
+    let corpus = open_corpus(entry, run.examples, args.output.json)?;
+    let per_example: f64 = costs.iter().sum();
+    let work = per_example * (run.examples * run.repeats) as f64;
+    let progress = Progress::new(work, args.output.json);
+    let mut output = Output::open(&args.output, &run)?;
+    let result = (|| {
+        for repeat in 0..run.repeats {
+            for (&batch, &cost) in batches.iter().zip(&costs) {
+                progress.label(format!("native, batch {batch}"));
+                let pass = Pass {
+                    recipe: &recipe,
+                    corpus: &corpus,
+                    batch,
+                    repeat,
+                    examples: run.examples,
+                };
+                pass.warm_up()?;
+                let native = pass.run(&|done| progress.within(done as f64 * cost))?;
+                output.add(&Record::Native(native))?;
+                progress.finish_cell(run.examples as f64 * cost);
+            }
+        }
+        Ok(())
+    })();
+    progress.clear();
+    finish(output, result)
+}
+
+fn model(args: &NativeArgs, context: &Context) -> Result<()> {
+    set_threads(args.recipe.threads);
+    let (entry, options) = load_options(&args.recipe)?;
+    let budget = seconds("--seconds", args.size.seconds.unwrap_or(MODEL_SECONDS))?;
+    let recipe = load(entry, &options)?;
+    let mut run = described("model", context, args.output.machine.as_deref()).bare();
+    run.recipe = Some(entry.name.into());
+    note_recipe(&mut run, &recipe);
+    let shapes: Vec<Option<usize>> = match args.shape.as_slice() {
+        [] => vec![None],
+        shapes => shapes.iter().map(|shape| Some(shape.get())).collect(),
+    };
+    let mut output = Output::open(&args.output, &run)?;
+    let result = (|| {
+        for &shape in &shapes {
+            for &batch in &sizes(&args.batch) {
+                interrupt::check()?;
+                let figure = model_alone(&recipe, batch, shape, budget)?;
+                output.add(&Record::Model(figure))?;
+            }
+        }
+        Ok(())
+    })();
+    finish(output, result)
+}
+
+fn served(args: &ServedArgs, context: &Context) -> Result<()> {
+    if let Some(rate) = args.rate {
+        seconds("--rate", rate)
+            .map_err(|_| Error::option("--rate", format!("expected a rate above 0, got {rate}")))?;
+    }
+    let (entry, _) = load_options(&args.recipe)?;
+    let mut run =
+        described("served", context, args.output.machine.as_deref()).recipe(entry, &args.size);
+    let load = LoadGenerator::new(entry, &args.recipe, &args.target)?;
+    note_server(&mut run, load.info());
+    run.client_threads = Some(client_threads(args.target.client_threads));
+    let few = load.payloads(&Arc::new(open_corpus(entry, 0, args.output.json)?))?;
+    let settings = settings(&args.batch, &args.concurrency, args.rate);
+    let costs = settings
+        .iter()
+        .map(|&setting| load.calibrate(setting, &few))
+        .collect::<Result<Vec<_>>>()?;
+    shrink(&mut run, &args.size, &costs, &sizes(&args.batch))?;
+    let corpus = Arc::new(open_corpus(entry, run.examples, args.output.json)?);
+    let payloads = load.payloads(&corpus)?;
+    let per_example: f64 = costs.iter().sum();
+    let work = per_example * (run.examples * run.repeats) as f64;
+    let progress = Progress::new(work, args.output.json);
+    let mut output = Output::open(&args.output, &run)?;
+    let result = (|| {
+        for repeat in 0..run.repeats {
+            for (&setting, &cost) in settings.iter().zip(&costs) {
+                let Setting {
+                    batch, concurrency, ..
+                } = setting;
+                progress.label(format!("served, batch {batch} x {concurrency}"));
+                let setting = Setting { repeat, ..setting };
+                let done = |done| progress.within(done as f64 * cost);
+                output.add(&Record::Served(load.pass(setting, &payloads, &done)?))?;
+                progress.finish_cell(run.examples as f64 * cost);
+            }
+        }
+        Ok(())
+    })();
+    progress.clear();
+    finish(output, result)
+}
+
+fn matrix(args: &MatrixArgs, context: &Context) -> Result<()> {
+    set_threads(args.recipe.threads);
+    let (entry, options) = load_options(&args.recipe)?;
+    let recipe = load(entry, &options)?;
+    let mut run =
+        described("matrix", context, args.output.machine.as_deref()).recipe(entry, &args.size);
+    note_recipe(&mut run, &recipe);
+    let load = LoadGenerator::new(entry, &args.recipe, &args.target)?;
+    same_model(&run, load.info(), args.target.url.as_deref())?;
+    run.server = Some(load.info().clone());
+    run.client_threads = Some(client_threads(args.target.client_threads));
+    let few = Arc::new(open_corpus(entry, 0, args.output.json)?);
+    let batches = sizes(&args.batch);
+    let concurrencies = sizes(&args.concurrency);
+    let native = native_costs(&recipe, &few, &batches)?;
+    let few = load.payloads(&few)?;
+    let served = batches
+        .iter()
+        .map(|&batch| {
+            let setting = Setting {
+                batch,
+                concurrency: concurrencies[concurrencies.len() / 2],
+                rate: None,
+                repeat: 0,
+            };
+            load.calibrate(setting, &few)
+        })
+        .collect::<Result<Vec<_>>>()?;
+    let rows: Vec<f64> = native
+        .iter()
+        .zip(&served)
+        .map(|(native, served)| native + served * concurrencies.len() as f64)
+        .collect();
+    shrink(&mut run, &args.size, &rows, &batches)?;
+    let corpus = Arc::new(open_corpus(entry, run.examples, args.output.json)?);
+    let mut output = Output::open(&args.output, &run)?;
+    let result = Matrix {
+        recipe: &recipe,
+        corpus: &corpus,
+        load: &load,
+        payloads: &load.payloads(&corpus)?,
+        batches: &batches,
+        concurrencies: &concurrencies,
+        native_costs: &native,
+        served_costs: &served,
+        run: &run,
+    }
+    .run(args.output.json, &mut |record| output.add(&record));
+    finish(output, result)
+}
+
+fn operators(args: &OperatorsArgs, context: &Context) -> Result<()> {
+    set_threads(args.threads);
+    let budget = seconds("--seconds", args.seconds)?;
+    let run = described("operators", context, args.output.machine.as_deref()).bare();
+    let mut output = Output::open(&args.output, &run)?;
+    let result = operators::run(args.only.as_deref(), budget, |figure| {
+        output.add(&Record::Model(figure))
+    });
+    finish(output, result)
+}
+
+fn report(args: &ReportArgs) -> Result<()> {
+    for dir in &args.dirs {
+        println!("{}", rewrite(dir)?);
+    }
+    Ok(())
+}
+
+fn described<'a>(what: &'a str, context: &'a Context, machine: Option<&'a str>) -> Described<'a> {
+    Described {
+        what,
+        context,
+        machine,
+    }
+}
+
+/// Writes the tables of what there is, also if the run did not come to its end, whose reason goes first.
+fn finish(output: Output, result: Result<()>) -> Result<()> {
+    let written = output.finish();
+    result?;
+    written
+}
+
+fn sizes(list: &[NonZeroUsize]) -> Vec<usize> {
+    list.iter().map(|size| size.get()).collect()
+}
+
+fn settings(
+    batches: &[NonZeroUsize],
+    concurrencies: &[NonZeroUsize],
+    rate: Option<f64>,
+) -> Vec<Setting> {
+    let cells = batches
+        .iter()
+        .flat_map(|batch| concurrencies.iter().map(move |users| (batch, users)));
+    cells
+        .map(|(batch, concurrency)| Setting {
+            batch: batch.get(),
+            concurrency: concurrency.get(),
+            rate,
+            repeat: 0,
+        })
+        .collect()
+}
+
+/// Seconds that an example takes in process, for each batch size.
+fn native_costs(recipe: &AnyRecipe, few: &Corpus, batches: &[usize]) -> Result<Vec<f64>> {
+    batches
+        .iter()
+        .map(|&batch| {
+            Pass {
+                recipe,
+                corpus: few,
+                batch,
+                repeat: 0,
+                examples: 0,
+            }
+            .warm_up()
+        })
+        .collect()
+}
+
+/// Takes as many examples as fit into `--seconds`, given what one takes in each cell.
+fn shrink(run: &mut Run, size: &SizeArgs, costs: &[f64], batches: &[usize]) -> Result<()> {
+    let Some(budget) = size.seconds else {
+        return Ok(());
+    };
+    let budget: Duration = seconds("--seconds", budget)?;
+    let cells: Vec<_> = costs
+        .iter()
+        .map(|&seconds_per_example| CellCost {
+            seconds_per_example,
+            runs: run.repeats,
+        })
+        .collect();
+    let largest = batches.iter().copied().max().unwrap_or(1);
+    run.examples = examples_within(budget, &cells, run.examples_wanted, largest);
+    Ok(())
+}
+
+/// Notes what the server says it runs.
+fn note_server(run: &mut Run, info: &ServerInfo) {
+    let unknown = || "unknown".to_owned();
+    run.weights = info.weights.clone().unwrap_or_else(unknown);
+    run.dtype = info.dtype.clone().unwrap_or_else(unknown);
+    run.device = info.device.clone().unwrap_or_else(unknown);
+    run.server = Some(info.clone());
+}
+
+/// A ratio between two different models would say nothing.
+fn same_model(run: &Run, server: &ServerInfo, url: Option<&str>) -> Result<()> {
+    let pairs = [
+        ("weights", &run.weights, &server.weights),
+        ("dtype", &run.dtype, &server.dtype),
+        ("device", &run.device, &server.device),
+    ];
+    for (what, native, served) in pairs {
+        if let Some(served) = served.as_ref().filter(|served| *served != native) {
+            return Err(Error::Target {
+                url: url.unwrap_or("the server that was started").into(),
+                reason: format!("expected {what} {native} as in process, got {served}"),
+            });
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::tests::run as example;
+
+    #[test]
+    fn a_server_of_other_weights_is_not_compared_with() {
+        let run = example("matrix");
+        let mut info = ServerInfo::default();
+        assert!(same_model(&run, &info, None).is_ok());
+        info.weights = Some("synthetic:1".into());
+        let error = same_model(&run, &info, Some("http://x"))
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("weights none") && error.contains("synthetic:1"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_budget_shrinks_the_run() {
+        let mut run = example("matrix");
+        let mut size = SizeArgs {
+            examples: NonZeroUsize::new(8192).unwrap(),
+            repeats: NonZeroUsize::new(2).unwrap(),
+            seconds: None,
+        };
+        run.examples = 8192;
+        shrink(&mut run, &size, &[0.1, 0.2], &[1, 32]).unwrap();
+        assert_eq!(run.examples, 8192);
+        size.seconds = Some(60.0);
+        shrink(&mut run, &size, &[0.1, 0.2], &[1, 32]).unwrap();
+        assert_eq!(run.examples, 96);
+    }
+}

@@ -1,0 +1,204 @@
+//! A closed loop of clients, run by goose: each user sends its next request once it has the answer to its last.
+//!
+//! goose starts and ends the users. Each user's one transaction takes requests off a counter that all share until there
+//! are none left, so that exactly the wanted requests are sent and all users are busy until the end. Time is measured
+//! here, because goose counts a response as complete at its headers, and whole runs in seconds.
+
+use std::{
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use goose::{
+    GooseAttack,
+    client::GooseClientBuilder,
+    config::GooseConfiguration,
+    goose::{GooseUser, Scenario, Transaction, TransactionFunction},
+};
+use reqwest::{Client, Url, header};
+
+use super::{
+    answer::{Failure, check},
+    payload::Encoder,
+    tally::Tally,
+};
+use crate::{
+    error::{Error, Result},
+    interrupt, stats,
+};
+
+/// The requests of one run, and what came of those sent so far.
+#[derive(Debug)]
+pub(crate) struct Attack {
+    pub(crate) client: Client,
+    pub(crate) infer: Url,
+    pub(crate) encoder: Arc<Encoder>,
+    /// Which of the corpus's examples are sent.
+    pub(crate) first: usize,
+    pub(crate) examples: usize,
+    pub(crate) batch: usize,
+    pub(crate) rate: Option<f64>,
+    pub(crate) progress: Progress,
+}
+
+/// How far the clients are.
+#[derive(Debug, Default)]
+pub(crate) struct Progress {
+    /// The next request to send.
+    next: AtomicUsize,
+    started: OnceLock<Instant>,
+    tally: Mutex<Tally>,
+    /// Why the clients cannot go on.
+    failed: Mutex<Option<Error>>,
+}
+
+impl Attack {
+    /// Requests in the whole run.
+    pub(crate) fn requests(&self) -> usize {
+        stats::requests(self.examples, self.batch)
+    }
+
+    /// Examples in requests that have been taken up.
+    pub(crate) fn taken(&self) -> usize {
+        let next = self.progress.next.load(Ordering::Relaxed);
+        self.examples.min(next * self.batch)
+    }
+
+    /// What came of all requests, and the time from the first until the last answer was complete.
+    ///
+    /// # Errors
+    /// It was interrupted, or the corpus cannot be read.
+    pub(crate) fn result(&self) -> Result<(Tally, Duration)> {
+        interrupt::check()?;
+        let lock = |error| PoisonError::into_inner(error);
+        if let Some(error) = self.progress.failed.lock().unwrap_or_else(lock).take() {
+            return Err(error);
+        }
+        let tally = std::mem::take(
+            &mut *self
+                .progress
+                .tally
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
+        );
+        match (self.progress.started.get(), tally.ended) {
+            (Some(&started), Some(ended)) => Ok((tally, ended - started)),
+            _ => Err(Error::Client("no request was sent".into())),
+        }
+    }
+
+    /// One client: sends requests until there are none left.
+    pub(crate) async fn client(&self, client: &Client) {
+        let started = *self.progress.started.get_or_init(Instant::now);
+        let content_type = self.encoder.content_type();
+        let mut tally = Tally::default();
+        loop {
+            let index = self.progress.next.fetch_add(1, Ordering::Relaxed);
+            if index >= self.requests() || interrupt::requested() {
+                break;
+            }
+            let from = index * self.batch;
+            let to = self.examples.min(from + self.batch);
+            let body = match self.encoder.body(self.first + from..self.first + to) {
+                Ok(body) => body,
+                Err(error) => {
+                    *self
+                        .progress
+                        .failed
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner) = Some(error);
+                    break;
+                }
+            };
+            let due = self.due(started, index).await;
+            let request = client
+                .post(self.infer.clone())
+                .header(header::CONTENT_TYPE, &content_type)
+                .body(body);
+            let outcome = send(request, to - from).await;
+            let ended = Instant::now();
+            tally.note(outcome, to - from, ended - due, ended);
+        }
+        self.progress
+            .tally
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .merge(tally);
+    }
+
+    /// Waits until a request is due, and says when that was: now, unless requests come at a rate of their own.
+    async fn due(&self, started: Instant, index: usize) -> Instant {
+        let Some(rate) = self.rate else {
+            return Instant::now();
+        };
+        let due = started + Duration::from_secs_f64(index as f64 / rate);
+        tokio::time::sleep_until(due.into()).await;
+        due
+    }
+}
+
+async fn send(request: reqwest::RequestBuilder, items: usize) -> Result<(), Failure> {
+    let failure = |error: reqwest::Error| {
+        if error.is_timeout() {
+            Failure::Timeout
+        } else {
+            Failure::Connection
+        }
+    };
+    let answer = request.send().await.map_err(failure)?;
+    let status = answer.status().as_u16();
+    let body = answer.bytes().await.map_err(failure)?;
+    check(status, &body, items)
+}
+
+/// Lets goose run the attack with this many users.
+///
+/// # Errors
+/// goose refuses its configuration.
+pub(crate) async fn run(attack: &Arc<Attack>, concurrency: usize) -> Result<()> {
+    let shared = attack.clone();
+    let transaction: TransactionFunction = Arc::new(move |user: &mut GooseUser| {
+        let attack = shared.clone();
+        Box::pin(async move {
+            // One connection pool for all users, set up as this benchmark needs it.
+            user.client = attack.client.clone();
+            attack.client(&user.client).await;
+            Ok(())
+        })
+    });
+    let scenario = Scenario::new("closed loop").register_transaction(Transaction::new(transaction));
+    let failed = |error: goose::GooseError| Error::Client(error.to_string());
+    GooseAttack::initialize_with_config(configuration(&attack.infer, concurrency)?)
+        .map_err(failed)?
+        .set_client_builder_without_cookies(GooseClientBuilder::new().without_cookies())
+        .map_err(failed)?
+        .register_scenario(scenario)
+        .execute()
+        .await
+        .map_err(failed)?;
+    Ok(())
+}
+
+fn configuration(infer: &Url, concurrency: usize) -> Result<GooseConfiguration> {
+    let host = infer.origin().ascii_serialization();
+    let users = concurrency.to_string();
+    let args = [
+        "--host",
+        &host,
+        "--users",
+        &users,
+        // All users at once: starting them one by one would be part of the measured time.
+        "--increase-rate",
+        "1000000",
+        "--iterations",
+        "1",
+        "--no-metrics",
+        "--no-print-metrics",
+        "--no-telnet",
+        "--quiet",
+    ];
+    GooseConfiguration::parse_args_default(&args).map_err(|error| Error::Client(error.to_string()))
+}

@@ -1,0 +1,296 @@
+//! Runs over HTTP: clients that goose drives, against a server of their own or one that runs already.
+//!
+//! The server is met over HTTP alone, as any client would: nothing here links it.
+
+mod answer;
+mod attack;
+mod payload;
+mod process;
+mod tally;
+mod target;
+
+use std::{ffi::OsString, ops::Range, sync::Arc, time::Duration};
+
+use futures::future::join_all;
+use galley_core::{Entry, InputKind};
+use reqwest::{Client, redirect};
+use tokio::runtime::Runtime;
+
+use self::{
+    attack::{Attack, Progress},
+    payload::Encoder,
+    process::ServerProcess,
+    target::Target,
+};
+use crate::{
+    args::{DeviceArg, DtypeArg, RecipeArgs, TargetArgs},
+    corpus::Corpus,
+    error::{Error, Result},
+    report::{
+        peak_rss,
+        record::{Served, ServerInfo},
+    },
+    setup::{WARMUP_EXAMPLES, client_threads},
+    stats::Latency,
+};
+
+/// Clients, and the server that they meet.
+#[derive(Debug)]
+pub(crate) struct LoadGenerator {
+    runtime: Runtime,
+    client: Client,
+    kind: InputKind,
+    target: Target,
+    /// Dropped, and so stopped, last.
+    server: Option<ServerProcess>,
+}
+
+/// What is sent: a corpus, encoded.
+#[derive(Debug)]
+pub(crate) struct Payloads {
+    encoder: Arc<Encoder>,
+    /// Examples that are measured; those behind them warm up.
+    examples: usize,
+    all: usize,
+}
+
+/// One pass over the examples.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Setting {
+    pub(crate) batch: usize,
+    pub(crate) concurrency: usize,
+    pub(crate) rate: Option<f64>,
+    pub(crate) repeat: usize,
+}
+
+impl LoadGenerator {
+    /// Starts the server if it is to be the benchmark's own, and finds the recipe on it.
+    ///
+    /// # Errors
+    /// The server does not start, cannot be reached, or does not serve the recipe.
+    pub(crate) fn new(entry: &Entry, recipe: &RecipeArgs, args: &TargetArgs) -> Result<Self> {
+        let runtime = runtime(client_threads(args.client_threads))?;
+        let client = client(args.timeout)?;
+        let server = match &args.url {
+            Some(_) => None,
+            None => Some(start_server(recipe, args)?),
+        };
+        let url = match (&args.url, &server) {
+            (Some(url), _) => url.as_str(),
+            (None, Some(server)) => server.url(),
+            (None, None) => return Err(Error::option("--url", "expected the URL of a server")),
+        };
+        let target = runtime.block_on(target::find(&client, url, entry.name))?;
+        Ok(Self {
+            kind: entry.input_kind,
+            runtime,
+            client,
+            target,
+            server,
+        })
+    }
+
+    /// What the server says of the recipe.
+    pub(crate) fn info(&self) -> &ServerInfo {
+        &self.target.info
+    }
+
+    /// Makes a corpus ready to be sent.
+    ///
+    /// # Errors
+    /// The corpus cannot be read.
+    pub(crate) fn payloads(&self, corpus: &Arc<Corpus>) -> Result<Payloads> {
+        Ok(Payloads {
+            encoder: Arc::new(Encoder::new(self.kind, corpus)?),
+            examples: corpus.len() - WARMUP_EXAMPLES,
+            all: corpus.len(),
+        })
+    }
+
+    /// The seconds that an example takes in such a pass, roughly.
+    ///
+    /// # Errors
+    /// It was interrupted, or the corpus cannot be read.
+    pub(crate) fn calibrate(&self, setting: Setting, payloads: &Payloads) -> Result<f64> {
+        self.runtime.block_on(async {
+            self.warm_up(setting, payloads).await?;
+            let time = self.warm_up(setting, payloads).await?;
+            Ok(time.as_secs_f64() / WARMUP_EXAMPLES as f64)
+        })
+    }
+
+    /// Opens the connections, warms the server up, then runs the pass; `done` is told every now and then how many
+    /// examples have been sent.
+    ///
+    /// # Errors
+    /// It was interrupted, or not one request was answered well.
+    pub(crate) fn pass(
+        &self,
+        setting: Setting,
+        payloads: &Payloads,
+        done: &dyn Fn(usize),
+    ) -> Result<Served> {
+        self.runtime.block_on(async {
+            self.warm_up(setting, payloads).await?;
+            let attack = Arc::new(self.attack(payloads, 0..payloads.examples, setting));
+            let watch = async {
+                loop {
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                    done(attack.taken());
+                }
+            };
+            tokio::select! {
+                result = attack::run(&attack, setting.concurrency) => result?,
+                () = watch => (),
+            }
+            self.figures(setting, &attack)
+        })
+    }
+
+    fn attack(&self, payloads: &Payloads, examples: Range<usize>, setting: Setting) -> Attack {
+        Attack {
+            client: self.client.clone(),
+            infer: self.target.infer.clone(),
+            encoder: payloads.encoder.clone(),
+            first: examples.start,
+            examples: examples.len(),
+            batch: setting.batch,
+            rate: setting.rate,
+            progress: Progress::default(),
+        }
+    }
+
+    /// Opens as many connections as there will be clients, sends the examples that are not measured, and says how long
+    /// these took.
+    async fn warm_up(&self, setting: Setting, payloads: &Payloads) -> Result<Duration> {
+        let connections =
+            (0..setting.concurrency).map(|_| self.client.get(self.target.meta.clone()).send());
+        for answer in join_all(connections).await.into_iter().flatten() {
+            // Read to its end, so that its connection can be used again.
+            let _ = answer.bytes().await;
+        }
+        let setting = Setting {
+            rate: None,
+            ..setting
+        };
+        let attack = self.attack(payloads, payloads.examples..payloads.all, setting);
+        let clients = setting.concurrency.min(attack.requests());
+        join_all((0..clients).map(|_| attack.client(&self.client))).await;
+        attack.result().map(|(_, time)| time)
+    }
+
+    fn figures(&self, setting: Setting, attack: &Attack) -> Result<Served> {
+        let (tally, time) = attack.result()?;
+        if tally.items_ok == 0 {
+            let kinds: Vec<_> = tally
+                .errors
+                .iter()
+                .map(|(kind, count)| format!("{count} x {kind}"))
+                .collect();
+            return Err(Error::Target {
+                url: self.target.infer.to_string(),
+                reason: format!(
+                    "not one of {} requests was answered well: {}",
+                    tally.requests,
+                    kinds.join(", ")
+                ),
+            });
+        }
+        let seconds = time.as_secs_f64().max(1e-9);
+        Ok(Served {
+            batch: setting.batch,
+            concurrency: setting.concurrency,
+            rate: setting.rate,
+            repeat: setting.repeat,
+            examples: attack.examples,
+            requests: tally.requests,
+            seconds,
+            items_per_s: tally.items_ok as f64 / seconds,
+            requests_per_s: tally.latencies.len() as f64 / seconds,
+            items_ok: tally.items_ok,
+            latency_ms: Latency::of(tally.latencies),
+            errors: tally.errors,
+            server_peak_rss_bytes: self
+                .server
+                .as_ref()
+                .and_then(|server| peak_rss(Some(server.pid()))),
+        })
+    }
+}
+
+/// One thread runs the clients where it can: handing them from thread to thread costs more than it gains.
+fn runtime(threads: usize) -> Result<Runtime> {
+    let mut builder = if threads == 1 {
+        tokio::runtime::Builder::new_current_thread()
+    } else {
+        tokio::runtime::Builder::new_multi_thread()
+    };
+    builder
+        .worker_threads(threads)
+        .enable_all()
+        .build()
+        .map_err(|error| Error::Client(error.to_string()))
+}
+
+fn client(timeout: Duration) -> Result<Client> {
+    Client::builder()
+        .user_agent("galley-bench")
+        .timeout(timeout)
+        .tcp_nodelay(true)
+        .pool_max_idle_per_host(usize::MAX)
+        // What answers must be the server itself.
+        .redirect(redirect::Policy::none())
+        .no_proxy()
+        .build()
+        .map_err(|error| Error::Client(target::cause(&error)))
+}
+
+fn start_server(recipe: &RecipeArgs, args: &TargetArgs) -> Result<ServerProcess> {
+    let program = match &args.serve_program {
+        Some(program) => program.clone(),
+        None => std::env::current_exe().map_err(Error::file("this program"))?,
+    };
+    let threads = recipe.threads.map(std::num::NonZeroUsize::get);
+    ServerProcess::start(
+        &program,
+        &serve_arguments(recipe, &args.serve_args),
+        threads,
+        args.ready_timeout,
+    )
+}
+
+/// The command line of a server of this recipe alone.
+fn serve_arguments(recipe: &RecipeArgs, more: &[String]) -> Vec<OsString> {
+    let device = match recipe.device {
+        DeviceArg::Cpu => "cpu",
+    };
+    let dtype = match recipe.dtype {
+        DtypeArg::F32 => "f32",
+    };
+    let mut args: Vec<OsString> = vec![
+        "serve".into(),
+        "--recipes".into(),
+        recipe.recipe.clone().into(),
+        "--host".into(),
+        "127.0.0.1".into(),
+        "--port".into(),
+        "0".into(),
+        "--weights".into(),
+        recipe.weights.to_string().into(),
+        "--device".into(),
+        device.into(),
+        "--dtype".into(),
+        dtype.into(),
+    ];
+    for option in &recipe.options {
+        let name = format!("{}.", recipe.recipe);
+        let qualified = if option.starts_with(&name) {
+            option.clone()
+        } else {
+            name + option
+        };
+        args.extend(["--option".into(), qualified.into()]);
+    }
+    args.extend(more.iter().map(OsString::from));
+    args
+}
