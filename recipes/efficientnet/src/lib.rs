@@ -1,6 +1,118 @@
 //! EfficientNet recipes: an image file in, its five likeliest classes out.
+//!
+//! Four networks, one implementation: a [`spec`] says what a network looks like and how images are prepared for it,
+//! [`names`] what its weight files call their tensors, and [`network`] builds and runs any of them on the operators of
+//! `galley-nn`. [`decode`] and [`resize`] do what Pillow does, as the networks were trained on its output.
 
-use galley_core::Entry;
+mod config;
+mod decode;
+mod labels;
+mod names;
+mod network;
+mod recipe;
+mod resize;
+mod spec;
+
+use std::sync::Arc;
+
+use candle_core::DType;
+use galley_core::{
+    AnyRecipe, BundledWeights, Entry, HubWeights, InputKind, LoadError, LoadOptions, Source,
+    synthetic, weights,
+};
+
+use crate::{config::Config, names::Naming, network::Network, recipe::EfficientNet, spec::Spec};
 
 /// The catalog's entries.
-pub const ENTRIES: &[Entry] = &[];
+pub const ENTRIES: &[Entry] = &[
+    Entry {
+        name: "efficientnet_b2",
+        summary: "image to ImageNet classes: EfficientNet-B2, noisy student, 260 pixels",
+        hub: Some(HubWeights {
+            repo: "timm/tf_efficientnet_b2.ns_jft_in1k",
+            files: &["model.safetensors", "config.json"],
+            optional_files: &[],
+            licence: "Apache-2.0",
+        }),
+        synthetic_seed: Some(1002),
+        ..IMAGE_CLASSES
+    },
+    Entry {
+        name: "efficientnet_b2_torchvision",
+        summary: "image to ImageNet classes: torchvision's EfficientNet-B2, 288 pixels",
+        synthetic_seed: Some(1002),
+        ..IMAGE_CLASSES
+    },
+    Entry {
+        name: "efficientnet_b0",
+        summary: "image to ImageNet classes: torchvision's EfficientNet-B0, 224 pixels",
+        synthetic_seed: Some(1000),
+        ..IMAGE_CLASSES
+    },
+    Entry {
+        name: "efficientnet_lite0",
+        summary: "image to ImageNet classes: EfficientNet-Lite0, small and quick, 224 pixels",
+        bundled: Some(BundledWeights {
+            name: "efficientnet-lite0",
+            licence: "Apache-2.0",
+        }),
+        ..IMAGE_CLASSES
+    },
+];
+
+/// What all entries have in common.
+const IMAGE_CLASSES: Entry = Entry {
+    name: "",
+    summary: "",
+    input_kind: InputKind::File,
+    bundled: None,
+    hub: None,
+    synthetic_seed: None,
+    options: &[],
+    load,
+};
+
+const LITE0_WEIGHTS: &[u8] = include_bytes!("../weights/lite0/model.safetensors");
+
+fn spec(name: &str) -> Spec {
+    match name {
+        "efficientnet_b0" => spec::B0,
+        "efficientnet_b2" => spec::B2,
+        "efficientnet_b2_torchvision" => spec::B2_TORCHVISION,
+        _ => spec::LITE0,
+    }
+}
+
+fn load(entry: &Entry, options: &LoadOptions) -> Result<AnyRecipe, LoadError> {
+    if !options.device.is_cpu() || options.dtype != DType::F32 {
+        return Err(LoadError::Unsupported(format!(
+            "{} runs on the CPU in f32, not on {} in {}",
+            entry.name,
+            options.device_name(),
+            options.dtype.as_str()
+        )));
+    }
+    let spec = spec(entry.name);
+    let source = entry.source(&options.weights)?;
+    let mut config = Config::default();
+    let (dtype, device) = (options.dtype, &options.device);
+    let (weights, naming): (_, &Naming) = match &source {
+        Source::Bundled(_) => {
+            let weights = weights::safetensors_bytes(LITE0_WEIGHTS, dtype, device)?;
+            (weights, spec.naming)
+        }
+        Source::Dir { path, .. } => {
+            config = Config::read(path, spec.architecture)?;
+            (weights::safetensors_dir(path, dtype, device)?, spec.naming)
+        }
+        // Synthetic values depend on names, and are defined for torchvision's.
+        Source::Synthetic(seed) => {
+            let weights = synthetic::var_builder(*seed, dtype, device);
+            (weights, &names::TORCHVISION)
+        }
+    };
+    let labels = config.labels()?;
+    let network = Network::load(&spec, naming, config.classes(), &weights)?;
+    let recipe = EfficientNet::new(entry, options, source.to_string(), (spec, network, labels));
+    Ok(Arc::new(recipe))
+}
