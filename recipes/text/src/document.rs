@@ -34,7 +34,11 @@ impl Document {
     ///
     /// # Errors
     /// As [`Tokenizer::tokens`].
-    pub fn new(text: &str, tokenizer: &Tokenizer, max_positions: usize) -> Result<Self, InputError> {
+    pub fn new(
+        text: &str,
+        tokenizer: &Tokenizer,
+        max_positions: usize,
+    ) -> Result<Self, InputError> {
         Ok(Self::of(tokenizer.tokens(text)?, tokenizer, max_positions))
     }
 
@@ -57,7 +61,10 @@ impl Document {
         let specials = tokenizer.specials();
         let capacity = max_positions.saturating_sub(specials).max(1);
         let windows = windows(tokens.ids.len(), capacity, OVERLAP.min(capacity / 4));
-        let cost: usize = windows.iter().map(|window| window.tokens.len() + specials).sum();
+        let cost: usize = windows
+            .iter()
+            .map(|window| window.tokens.len() + specials)
+            .sum();
         Self {
             tokens,
             windows,
@@ -112,7 +119,11 @@ mod tests {
         let windows: usize = runs.iter().map(|run| run.lengths().count()).sum();
         assert_eq!(windows, long.windows.len() + 2);
         let last = runs.last().unwrap();
-        let texts: Vec<_> = last.offsets().windows(2).map(|w| &last.ids()[w[0]..w[1]]).collect();
+        let texts: Vec<_> = last
+            .offsets()
+            .windows(2)
+            .map(|w| &last.ids()[w[0]..w[1]])
+            .collect();
         assert_eq!(texts[texts.len() - 1][1..9], short.tokens.ids);
         assert_eq!((last.ids()[0], last.ids()[last.ids().len() - 1]), (2, 3));
     }

@@ -165,7 +165,10 @@ mod tests {
     #[test]
     fn another_architecture_is_named() {
         let head = head(r#"{"architectures": ["RobertaModel"]}"#);
-        let error = head.expect_architecture("BertModel").unwrap_err().to_string();
+        let error = head
+            .expect_architecture("BertModel")
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("expected the architecture BertModel, got RobertaModel"));
     }
 }

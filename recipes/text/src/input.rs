@@ -86,7 +86,10 @@ mod tests {
     fn a_string_and_an_object_are_texts() {
         assert_eq!(read(json!("abc")).unwrap().text, "abc");
         let read = read(json!({"text": "abc", "mode": 1})).unwrap();
-        assert_eq!((read.text.as_str(), &read.options["mode"]), ("abc", &json!(1)));
+        assert_eq!(
+            (read.text.as_str(), &read.options["mode"]),
+            ("abc", &json!(1))
+        );
     }
 
     #[test]
@@ -94,9 +97,18 @@ mod tests {
         for (value, reason) in [
             (json!(3), "got a number"),
             (json!({}), "the field text"),
-            (json!({"text": null}), "field text: expected a text, got null"),
-            (json!({"text": "a", "mood": 1}), "\"mood\"; the fields are text, mode"),
-            (json!("abcdef"), "text of 6 bytes exceeds the limit of 5 bytes (--max-text)"),
+            (
+                json!({"text": null}),
+                "field text: expected a text, got null",
+            ),
+            (
+                json!({"text": "a", "mood": 1}),
+                "\"mood\"; the fields are text, mode",
+            ),
+            (
+                json!("abcdef"),
+                "text of 6 bytes exceeds the limit of 5 bytes (--max-text)",
+            ),
         ] {
             let error = read(value).unwrap_err().to_string();
             assert!(error.contains(reason), "{error}");

@@ -69,7 +69,9 @@ fn whole_numbers(name: &str, tensor: &Tensor, limit: usize) -> Result<Vec<Vec<u3
             row.into_iter()
                 .map(|value| match u32::try_from(value) {
                     Ok(number) if (number as usize) < limit => Ok(number),
-                    _ => Err(bad(format!("got {value} in {name}, which must be below {limit}"))),
+                    _ => Err(bad(format!(
+                        "got {value} in {name}, which must be below {limit}"
+                    ))),
                 })
                 .collect()
         })
@@ -115,14 +117,23 @@ mod tests {
             (tensors(&[]), "no input_ids"),
             (tensors(&[("pixels", ok.clone())]), "unknown tensor pixels"),
             (tensors(&[("input_ids", ok.clone())]), "a row of 3 tokens"),
-            (tensors(&[("input_ids", ids(&[[1, 10, 3]]))]), "got 10 in input_ids"),
-            (tensors(&[("input_ids", ids(&[[1, -1, 3]]))]), "got -1 in input_ids"),
+            (
+                tensors(&[("input_ids", ids(&[[1, 10, 3]]))]),
+                "got 10 in input_ids",
+            ),
+            (
+                tensors(&[("input_ids", ids(&[[1, -1, 3]]))]),
+                "got -1 in input_ids",
+            ),
             (
                 tensors(&[("input_ids", ok.to_dtype(DType::F32).unwrap())]),
                 "dtype f32",
             ),
             (
-                tensors(&[("input_ids", ok.clone()), ("attention_mask", ids(&[[1; 3]; 2]))]),
+                tensors(&[
+                    ("input_ids", ok.clone()),
+                    ("attention_mask", ids(&[[1; 3]; 2])),
+                ]),
                 "attention_mask of shape [2, 3]",
             ),
         ] {

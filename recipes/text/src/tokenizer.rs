@@ -109,10 +109,9 @@ impl Tokenizer {
     /// # Errors
     /// The text has a word that the vocabulary cannot spell, and the vocabulary has no token for unknown words.
     pub fn tokens(&self, text: &str) -> Result<Tokens, InputError> {
-        let encoding = self
-            .inner
-            .encode(text, false)
-            .map_err(|error| InputError::Unreadable(format!("cannot tokenize the text: {error}")))?;
+        let encoding = self.inner.encode(text, false).map_err(|error| {
+            InputError::Unreadable(format!("cannot tokenize the text: {error}"))
+        })?;
         Ok(Tokens {
             ids: encoding.get_ids().to_vec(),
             offsets: encoding.get_offsets().to_vec(),
@@ -161,7 +160,9 @@ impl Tokenizer {
     pub fn text(&self, tokens: Vec<String>) -> String {
         match self.inner.get_decoder() {
             // A decoder that fails leaves no better text than the tokens themselves.
-            Some(decoder) => decoder.decode(tokens.clone()).unwrap_or_else(|_| tokens.join(" ")),
+            Some(decoder) => decoder
+                .decode(tokens.clone())
+                .unwrap_or_else(|_| tokens.join(" ")),
             None => tokens.join(" "),
         }
     }
@@ -200,15 +201,16 @@ fn frame_of(tokenizer: &tokenizers::Tokenizer) -> tokenizers::Result<(Vec<u32>, 
         .collect();
     let ids = framed.get_ids();
     let before = special.iter().take_while(|&&special| special).count();
-    let after = special[before..].iter().rev().take_while(|&&special| special).count();
+    let after = special[before..]
+        .iter()
+        .rev()
+        .take_while(|&&special| special)
+        .count();
     Ok((ids[..before].to_vec(), ids[ids.len() - after..].to_vec()))
 }
 
 /// The tokenizer that transformers makes of a BERT vocabulary, one token a line.
-fn bert(
-    vocab: &[u8],
-    settings: &WordPieceSettings,
-) -> tokenizers::Result<tokenizers::Tokenizer> {
+fn bert(vocab: &[u8], settings: &WordPieceSettings) -> tokenizers::Result<tokenizers::Tokenizer> {
     const MARK: &str = "##";
     let vocab = WordPiece::read_bytes(vocab)?;
     let special = |token: &str| match vocab.get(token) {

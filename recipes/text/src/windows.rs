@@ -37,7 +37,9 @@ pub fn windows(tokens: usize, capacity: usize, overlap: usize) -> Vec<Window> {
         })
         .collect();
     // Half-way through what neighbours share, and the text's own two ends.
-    let middles = spans.windows(2).map(|pair| (pair[1].start + pair[0].end) / 2);
+    let middles = spans
+        .windows(2)
+        .map(|pair| (pair[1].start + pair[0].end) / 2);
     let bounds: Vec<_> = [0].into_iter().chain(middles).chain([tokens]).collect();
     spans
         .into_iter()
@@ -58,7 +60,10 @@ mod tests {
         for tokens in [0, 1, 510] {
             let all = windows(tokens, 510, 128);
             assert_eq!(all.len(), 1);
-            assert_eq!((&all[0].tokens, &all[0].answers), (&(0..tokens), &(0..tokens)));
+            assert_eq!(
+                (&all[0].tokens, &all[0].answers),
+                (&(0..tokens), &(0..tokens))
+            );
         }
     }
 
@@ -74,8 +79,14 @@ mod tests {
                     next = window.answers.end;
                     let before = window.answers.start - window.tokens.start;
                     let after = window.tokens.end - window.answers.end;
-                    assert!(window.tokens.start == 0 || before >= overlap / 2, "{window:?}");
-                    assert!(window.tokens.end == tokens || after >= overlap / 2, "{window:?}");
+                    assert!(
+                        window.tokens.start == 0 || before >= overlap / 2,
+                        "{window:?}"
+                    );
+                    assert!(
+                        window.tokens.end == tokens || after >= overlap / 2,
+                        "{window:?}"
+                    );
                 }
                 assert_eq!(next, tokens);
             }

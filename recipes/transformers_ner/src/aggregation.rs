@@ -285,7 +285,10 @@ mod tests {
     fn simple_breaks_a_word_whose_pieces_disagree() {
         assert_eq!(
             run(&new_york(), "simple"),
-            [entity("A", "new yo", 0.65, 0, 6), entity("B", "##rk", 0.6, 6, 8)]
+            [
+                entity("A", "new yo", 0.65, 0, 6),
+                entity("B", "##rk", 0.6, 6, 8)
+            ]
         );
     }
 
@@ -295,7 +298,10 @@ mod tests {
         assert_eq!(run(&new_york(), "first"), whole(0.65));
         // The mean of york's two tokens is 0.425 for I-A, 0.45 for I-B.
         let split = |score| {
-            [entity("A", "new", 0.8, 0, 3), entity("B", "york", score, 4, 8)]
+            [
+                entity("A", "new", 0.8, 0, 3),
+                entity("B", "york", score, 4, 8),
+            ]
         };
         assert_eq!(run(&new_york(), "average"), split(0.45));
         assert_eq!(run(&new_york(), "max"), split(0.6));

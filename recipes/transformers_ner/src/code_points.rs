@@ -16,7 +16,11 @@ impl<'a> CodePoints<'a> {
 
     /// How many code points begin before the byte `place`.
     pub(crate) fn before(&mut self, place: usize) -> usize {
-        let (byte, count) = if place >= self.last.0 { self.last } else { (0, 0) };
+        let (byte, count) = if place >= self.last.0 {
+            self.last
+        } else {
+            (0, 0)
+        };
         let bytes = self.text.as_bytes();
         let between = &bytes[byte..place.min(bytes.len())];
         // Every byte but a continuation byte begins a code point.

@@ -53,13 +53,20 @@ impl BertConfig {
     /// # Errors
     /// The model is of another class, or of a variant of BERT that computes something else.
     pub(crate) fn encoder(&self) -> Result<EncoderConfig, LoadError> {
-        self.head.expect_architecture("BertForTokenClassification")?;
+        self.head
+            .expect_architecture("BertForTokenClassification")?;
         let expect = |key: &str, expected: &str, got: &str| match got == expected {
             true => Ok(()),
-            false => Err(config_error(format!("{key}: expected {expected}, got {got}"))),
+            false => Err(config_error(format!(
+                "{key}: expected {expected}, got {got}"
+            ))),
         };
         expect("hidden_act", "gelu", &self.hidden_act)?;
-        expect("position_embedding_type", "absolute", &self.position_embedding_type)?;
+        expect(
+            "position_embedding_type",
+            "absolute",
+            &self.position_embedding_type,
+        )?;
         Ok(EncoderConfig {
             vocabulary: self.vocab_size,
             max_positions: self.max_position_embeddings,
@@ -103,7 +110,11 @@ mod tests {
                 json!(["RobertaForTokenClassification"]),
                 "expected the architecture BertForTokenClassification, got RobertaForTokenClassification",
             ),
-            ("hidden_act", json!("gelu_new"), "hidden_act: expected gelu, got gelu_new"),
+            (
+                "hidden_act",
+                json!("gelu_new"),
+                "hidden_act: expected gelu, got gelu_new",
+            ),
             (
                 "position_embedding_type",
                 json!("relative_key"),

@@ -88,7 +88,9 @@ impl TokenClassification {
 
     /// Each token with its probabilities, from the logits of all tokens in a row.
     fn scored(&self, item: &Item, logits: &[f32]) -> Vec<ScoredToken> {
-        let Document { tokens, windows, .. } = &item.document;
+        let Document {
+            tokens, windows, ..
+        } = &item.document;
         let mut places = CodePoints::new(&item.text);
         let mut rows = logits.chunks_exact(self.labels.len());
         let mut scored = Vec::with_capacity(tokens.ids.len());
