@@ -1,6 +1,58 @@
-//! DistilBERT sequence classification recipe: text in, label and scores out.
+//! Sequence classification with DistilBERT: text in, label and scores out.
+//!
+//! [`config`] reads what a Hugging Face folder says of the model, [`model`] computes logits, [`recipe`] puts the three
+//! stages together.
 
-use galley_core::Entry;
+mod config;
+mod model;
+mod recipe;
+
+use std::sync::Arc;
+
+use galley_core::{AnyRecipe, Entry, HubWeights, InputKind, LoadError, LoadOptions, Source};
+use galley_text::ModelFiles;
+
+use crate::recipe::SequenceClassification;
 
 /// The catalog's entries.
-pub const ENTRIES: &[Entry] = &[];
+pub const ENTRIES: &[Entry] = &[Entry {
+    name: "distilbert_sst2",
+    summary: "text in, label and scores out: DistilBERT sentiment",
+    input_kind: InputKind::Json,
+    bundled: None,
+    hub: Some(HubWeights {
+        repo: "distilbert/distilbert-base-uncased-finetuned-sst-2-english",
+        files: &[
+            "config.json",
+            "model.safetensors",
+            "tokenizer_config.json",
+            "vocab.txt",
+        ],
+        optional_files: &["tokenizer.json"],
+        licence: "Apache-2.0",
+    }),
+    synthetic_seed: Some(2002),
+    options: &[],
+    load,
+}];
+
+fn load(entry: &Entry, options: &LoadOptions) -> Result<AnyRecipe, LoadError> {
+    let source = entry.source(&options.weights)?;
+    let files = match &source {
+        Source::Dir { path, .. } => ModelFiles::from_dir(path, options)?,
+        Source::Synthetic(seed) => ModelFiles::synthetic(
+            include_bytes!("../weights/bert_base_uncased/config.json"),
+            include_bytes!("../weights/bert_base_uncased/tokenizer.json"),
+            *seed,
+            options,
+        )?,
+        Source::Bundled(name) => {
+            return Err(LoadError::invalid(
+                "bundled weights",
+                format!("there are no {name}"),
+            ));
+        }
+    };
+    let recipe = SequenceClassification::new(entry, options, source.to_string(), files)?;
+    Ok(Arc::new(recipe))
+}

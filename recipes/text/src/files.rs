@@ -71,12 +71,38 @@ impl ModelFiles {
     /// # Errors
     /// It is no such configuration.
     pub fn config<T: DeserializeOwned>(&self) -> Result<T, LoadError> {
-        serde_json::from_slice(&self.config).map_err(|error| config_error(error))
+        serde_json::from_slice(&self.config).map_err(config_error)
+    }
+
+    /// Refuses a tokenizer that knows more tokens than the model has vectors for.
+    ///
+    /// # Errors
+    /// It does.
+    pub fn check_vocabulary(&self, vocab_size: usize) -> Result<(), LoadError> {
+        let tokens = self.tokenizer.vocabulary();
+        if tokens <= vocab_size {
+            return Ok(());
+        }
+        Err(config_error(format!(
+            "vocab_size: expected the tokenizer's {tokens} at least, got {vocab_size}"
+        )))
     }
 }
 
-/// What is wrong with a `config.json`.
-pub fn config_error(reason: impl std::fmt::Display) -> LoadError {
+/// Refuses a setting of `config.json` that would make the model compute something else than it does here.
+///
+/// # Errors
+/// `got` is not `expected`.
+pub fn expect_setting(key: &str, expected: &str, got: &str) -> Result<(), LoadError> {
+    if got == expected {
+        return Ok(());
+    }
+    Err(config_error(format!(
+        "{key}: expected {expected}, got {got}"
+    )))
+}
+
+fn config_error(reason: impl std::fmt::Display) -> LoadError {
     LoadError::invalid("config.json", reason)
 }
 

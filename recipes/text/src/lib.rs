@@ -6,13 +6,15 @@
 
 mod document;
 mod files;
+mod info;
 mod input;
 pub mod tensors;
 mod tokenizer;
 mod windows;
 
 pub use document::{Document, pack};
-pub use files::{HeadConfig, ModelFiles, config_error};
+pub use files::{HeadConfig, ModelFiles, expect_setting};
+pub use info::{SAMPLE_TOKENS, recipe_info};
 pub use input::TextInput;
 pub use tokenizer::{Tokenizer, Tokens, WordPieceSettings};
 pub use windows::{Window, windows};

@@ -2,7 +2,7 @@
 
 use galley_core::LoadError;
 use galley_nn::text::EncoderConfig;
-use galley_text::{HeadConfig, config_error};
+use galley_text::{HeadConfig, expect_setting};
 use serde::Deserialize;
 
 /// The fields that matter here; those with a default may be absent, as transformers allows.
@@ -55,14 +55,8 @@ impl BertConfig {
     pub(crate) fn encoder(&self) -> Result<EncoderConfig, LoadError> {
         self.head
             .expect_architecture("BertForTokenClassification")?;
-        let expect = |key: &str, expected: &str, got: &str| match got == expected {
-            true => Ok(()),
-            false => Err(config_error(format!(
-                "{key}: expected {expected}, got {got}"
-            ))),
-        };
-        expect("hidden_act", "gelu", &self.hidden_act)?;
-        expect(
+        expect_setting("hidden_act", "gelu", &self.hidden_act)?;
+        expect_setting(
             "position_embedding_type",
             "absolute",
             &self.position_embedding_type,

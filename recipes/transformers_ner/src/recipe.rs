@@ -1,11 +1,12 @@
 //! The three stages: a text into tokens and windows, windows into logits, logits into entities.
 
 use galley_core::{
-    Entry, ForwardError, Input, InputError, InputKind, InputLimits, LoadError, LoadOptions, Output,
+    Entry, ForwardError, Input, InputError, InputLimits, LoadError, LoadOptions, Output,
     RawTensors, Recipe, RecipeInfo,
 };
+use galley_nn::pool;
 use galley_text::{
-    Document, ModelFiles, TextInput, Tokenizer, config_error, pack, softmax,
+    Document, ModelFiles, SAMPLE_TOKENS, TextInput, Tokenizer, pack, recipe_info, softmax,
     tensors::{TensorLimits, packed},
 };
 use serde_json::{Value, json};
@@ -16,12 +17,6 @@ use crate::{
     config::BertConfig,
     model::TokenClassifier,
 };
-
-/// Texts up to this size are tokenized in less time than another thread takes to wake.
-const INLINE_BYTES: usize = 2048;
-
-/// Tokens of a made-up item: a sentence or two.
-const SAMPLE_TOKENS: usize = 64;
 
 /// The loaded recipe.
 pub(crate) struct TokenClassification {
@@ -55,27 +50,11 @@ impl TokenClassification {
     ) -> Result<Self, LoadError> {
         let config: BertConfig = files.config()?;
         let (encoder, labels) = (config.encoder()?, config.labels()?);
-        let tokenizer = files.tokenizer;
-        if tokenizer.vocabulary() > encoder.vocabulary {
-            return Err(config_error(format!(
-                "vocab_size: expected the tokenizer's {} at least, got {}",
-                tokenizer.vocabulary(),
-                encoder.vocabulary
-            )));
-        }
+        files.check_vocabulary(encoder.vocabulary)?;
         Ok(Self {
-            info: RecipeInfo {
-                name: entry.name,
-                input_kind: InputKind::Json,
-                weights,
-                dtype: options.dtype.as_str(),
-                device: options.device_name(),
-                cost_unit: "tokens",
-                inline_bytes: INLINE_BYTES,
-                max_batch_size: None,
-            },
+            info: recipe_info(entry, options, weights),
             model: TokenClassifier::load(&encoder, labels.len(), &files.weights)?,
-            tokenizer,
+            tokenizer: files.tokenizer,
             labels,
             bounds: TensorLimits {
                 vocabulary: encoder.vocabulary,
@@ -171,7 +150,8 @@ impl Recipe for TokenClassification {
     fn forward(&self, batch: &[&Item]) -> Result<Vec<Vec<f32>>, ForwardError> {
         let mut logits = Vec::new();
         for run in pack(batch.iter().map(|item| &item.document), &self.tokenizer) {
-            logits.extend(self.model.forward(&run)?.flatten_all()?.to_vec1::<f32>()?);
+            let run = pool::run(|| self.model.forward(&run))?;
+            logits.extend(run.flatten_all()?.to_vec1::<f32>()?);
         }
         let width = self.labels.len();
         let specials = self.tokenizer.specials();
@@ -215,7 +195,7 @@ impl Recipe for TokenClassification {
     /// tokens among them.
     fn forward_tensors(&self, tensors: &RawTensors) -> Result<Vec<Value>, ForwardError> {
         let batch = packed(tensors, self.bounds)?;
-        let logits: Vec<Vec<f32>> = self.model.forward(&batch)?.to_vec2()?;
+        let logits: Vec<Vec<f32>> = pool::run(|| self.model.forward(&batch))?.to_vec2()?;
         let rows = batch.offsets().windows(2);
         Ok(rows
             .map(|row| json!({ "logits": logits[row[0]..row[1]] }))
