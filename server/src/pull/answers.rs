@@ -116,7 +116,7 @@ impl Announced {
                 .and_then(Etag::parse)
                 .ok_or_else(|| bad("an etag that is a SHA-256 or a git blob's SHA-1", etag))?,
             size: size
-                .and_then(|size| size.trim().parse().ok())
+                .and_then(|size| size.trim().parse::<u64>().ok())
                 .filter(|size| *size <= MAX_FILE)
                 .ok_or_else(|| {
                     let expected = format!("the file's size, at most {MAX_FILE} bytes");
