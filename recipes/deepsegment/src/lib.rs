@@ -1,6 +1,134 @@
-//! DeepSegment recipe: unpunctuated text in, sentences out.
+//! DeepSegment: unpunctuated text in, sentences out.
+//!
+//! A word and character BiLSTM with a conditional random field, after DeepSegment (<https://github.com/notAI-tech/deepsegment>),
+//! with weights of this project's own: `weights/README.md` describes them and is the specification of this recipe.
 
-use galley_core::Entry;
+mod config;
+mod crf;
+mod model;
+mod raw;
+mod recipe;
+#[cfg(test)]
+mod tests;
+mod text;
+mod vocabulary;
+mod windows;
+
+use std::{
+    borrow::Cow,
+    path::Path,
+    sync::{Arc, Mutex},
+};
+
+use candle_core::{DType, Device};
+use candle_nn::VarBuilder;
+use galley_core::{
+    AnyRecipe, BundledWeights, Entry, InputKind, LoadError, LoadOptions, RecipeInfo, Source,
+    synthetic, weights,
+};
+
+use config::Config;
+use crf::Crf;
+use model::Model;
+use recipe::DeepSegment;
+use vocabulary::{Files, Vocabulary};
+use windows::{Segmenter, Windows};
 
 /// The catalog's entries.
-pub const ENTRIES: &[Entry] = &[];
+pub const ENTRIES: &[Entry] = &[Entry {
+    name: "deepsegment_en",
+    summary: "English text without punctuation in, its sentences out (word and character BiLSTM, CRF)",
+    input_kind: InputKind::Json,
+    bundled: Some(BundledWeights {
+        name: "deepsegment_en",
+        licence: "Apache-2.0",
+    }),
+    hub: None,
+    synthetic_seed: Some(3001),
+    options: &[],
+    load,
+}];
+
+const MODEL: &[u8] = include_bytes!("../weights/model.safetensors");
+const CONFIG: &[u8] = include_bytes!("../weights/config.json");
+const VOCAB: &[u8] = include_bytes!("../weights/vocab.txt");
+const CHARS: &[u8] = include_bytes!("../weights/chars.json");
+
+fn load(entry: &Entry, options: &LoadOptions) -> Result<AnyRecipe, LoadError> {
+    Ok(Arc::new(load_recipe(entry, options)?))
+}
+
+fn load_recipe(entry: &Entry, options: &LoadOptions) -> Result<DeepSegment, LoadError> {
+    if !matches!(options.device, Device::Cpu) || options.dtype != DType::F32 {
+        return Err(LoadError::Unsupported(format!(
+            "{} runs in f32 on the cpu, not in {} on {}",
+            entry.name,
+            options.dtype.as_str(),
+            options.device_name()
+        )));
+    }
+    let source = entry.source(&options.weights)?;
+    let dir = match &source {
+        Source::Dir { path, .. } => Some(path.as_path()),
+        Source::Bundled(_) | Source::Synthetic(_) => None,
+    };
+    let (config_name, json) = file(dir, "config.json", CONFIG)?;
+    let config = Config::read(&config_name, &json)?;
+    let (vocab_name, vocab) = file(dir, "vocab.txt", VOCAB)?;
+    let (chars_name, chars) = file(dir, "chars.json", CHARS)?;
+    let files = Files {
+        vocab: (&vocab_name, &vocab),
+        chars: (&chars_name, &chars),
+    };
+    let vocabulary = Vocabulary::read(&config, &files)?;
+    let vb = var_builder(&source, options)?;
+    Ok(DeepSegment {
+        info: RecipeInfo {
+            name: entry.name,
+            input_kind: entry.input_kind,
+            weights: source.to_string(),
+            dtype: "f32",
+            device: options.device_name(),
+            cost_unit: "words",
+            inline_bytes: 4096,
+            max_batch_size: None,
+        },
+        vocabulary,
+        segmenter: Segmenter {
+            model: Model::load(&vb, &config)?,
+            crf: Crf::load(&vb.pp("crf"))?,
+            boundary: config.boundary() as u8,
+        },
+        windows: Windows {
+            words: config.n_window,
+            max_prefix: config.max_prefix,
+        },
+        max_text_bytes: options.limits.max_text_bytes.min(u32::MAX as usize),
+        memos: Mutex::default(),
+    })
+}
+
+/// A file's name and bytes: from the folder if there is one, otherwise the bundled ones.
+fn file(
+    dir: Option<&Path>,
+    name: &str,
+    bundled: &'static [u8],
+) -> Result<(String, Cow<'static, [u8]>), LoadError> {
+    match dir {
+        None => Ok((name.into(), bundled.into())),
+        Some(dir) => {
+            let path = dir.join(name);
+            let bytes = weights::read_file(&path)?;
+            Ok((path.display().to_string(), bytes.into()))
+        }
+    }
+}
+
+fn var_builder(source: &Source, options: &LoadOptions) -> Result<VarBuilder<'static>, LoadError> {
+    let (dtype, device) = (options.dtype, &options.device);
+    match source {
+        Source::Bundled(_) => weights::safetensors_bytes(MODEL, dtype, device),
+        Source::Dir { path, .. } => weights::safetensors_dir(path, dtype, device),
+        Source::Synthetic(seed) => Ok(synthetic::var_builder(*seed, dtype, device)),
+    }
+}

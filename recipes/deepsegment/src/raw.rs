@@ -1,0 +1,111 @@
+//! The model on tensors of its own inputs, so that its numbers can be held against another implementation's.
+
+use candle_core::{DType, Device, Tensor};
+use galley_core::{ForwardError, RawTensors};
+use serde_json::{Value, json};
+
+use crate::{
+    model::{Memo, Model},
+    text::Keys,
+};
+
+const EXPECTED: &str = "expected words [n, t] and chars [n, t, c] as integers, 0 where padded, and optionally lengths [n]";
+
+/// The scores of each item's words in a single pass: `{"emissions": [[..]; words]}`.
+pub(crate) fn emissions(model: &Model, tensors: &RawTensors) -> Result<Vec<Value>, ForwardError> {
+    if let Some(name) = tensors
+        .keys()
+        .find(|name| !["words", "chars", "lengths"].contains(&name.as_str()))
+    {
+        return Err(bad(format!("got {name}")));
+    }
+    let (shape, words) = integers(tensors, "words")?;
+    let (char_shape, chars) = integers(tensors, "chars")?;
+    let (&[n, t], &[n2, t2, c]) = (&*shape, &*char_shape) else {
+        return Err(bad(format!("got words {shape:?} and chars {char_shape:?}")));
+    };
+    if (n, t) != (n2, t2) {
+        return Err(bad(format!("got words {shape:?} and chars {char_shape:?}")));
+    }
+    let lengths = lengths(tensors, n, t)?;
+    let mut keys = Keys::default();
+    for (item, &length) in lengths.iter().enumerate() {
+        for place in item * t..item * t + length {
+            let spelling = chars[place * c..][..c].iter().copied();
+            add(model, &mut keys, words[place], spelling)?;
+        }
+    }
+    let mut memo = Memo::default();
+    let rows = memo.rows(model, (0..keys.len() as u32).map(|number| keys.get(number)));
+    let mut scores = model.emissions(&memo, &rows, &lengths).into_iter();
+    Ok(lengths
+        .iter()
+        .map(|&length| json!({"emissions": scores.by_ref().take(length).collect::<Vec<_>>()}))
+        .collect())
+}
+
+fn bad(got: String) -> ForwardError {
+    ForwardError::BadTensors(format!("{EXPECTED}; {got}"))
+}
+
+fn lengths(tensors: &RawTensors, n: usize, t: usize) -> Result<Vec<usize>, ForwardError> {
+    if !tensors.contains_key("lengths") {
+        return Ok(vec![t; n]);
+    }
+    let (shape, lengths) = integers(tensors, "lengths")?;
+    if shape != [n] {
+        return Err(bad(format!("got lengths {shape:?} for {n} items")));
+    }
+    lengths
+        .into_iter()
+        .map(|length| {
+            usize::try_from(length)
+                .ok()
+                .filter(|length| *length <= t)
+                .ok_or_else(|| bad(format!("got a length of {length} for {t} words")))
+        })
+        .collect()
+}
+
+fn add(
+    model: &Model,
+    keys: &mut Keys,
+    word: i64,
+    chars: impl Iterator<Item = i64>,
+) -> Result<(), ForwardError> {
+    let (words, characters) = model.vocabulary();
+    let check = |what: &str, index: i64, limit: usize| {
+        u32::try_from(index)
+            .ok()
+            .filter(|index| (*index as usize) < limit)
+            .ok_or_else(|| bad(format!("got a {what} {index} outside 0..{limit}")))
+    };
+    let word = check("word", word, words)?;
+    let chars = chars
+        .take_while(|index| *index != 0)
+        .map(|index| Ok(check("character", index, characters)? as u8))
+        .collect::<Result<Vec<u8>, ForwardError>>()?;
+    keys.add(|key| {
+        key.extend_from_slice(&word.to_le_bytes());
+        key.extend_from_slice(&chars);
+    });
+    Ok(())
+}
+
+fn integers(tensors: &RawTensors, name: &str) -> Result<(Vec<usize>, Vec<i64>), ForwardError> {
+    let tensor: &Tensor = tensors
+        .get(name)
+        .ok_or_else(|| bad(format!("got no {name}")))?;
+    if !matches!(
+        tensor.dtype(),
+        DType::U8 | DType::U32 | DType::I32 | DType::I64
+    ) {
+        return Err(bad(format!("got {name} as {}", tensor.dtype().as_str())));
+    }
+    let values = tensor
+        .to_device(&Device::Cpu)?
+        .to_dtype(DType::I64)?
+        .flatten_all()?
+        .to_vec1()?;
+    Ok((tensor.dims().to_vec(), values))
+}

@@ -1,0 +1,336 @@
+//! Against what the same weights gave in PyTorch, and with input that nobody would type.
+
+use std::{collections::HashMap, path::PathBuf, time::Instant};
+
+use candle_core::Tensor;
+use galley_core::{Input, InputError, Output, Recipe, WeightSource, run_batch};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::*;
+use crate::text::Text;
+
+const GOLDEN: &str = include_str!("../tests/data/golden.json");
+
+#[derive(Deserialize)]
+struct Golden {
+    items: Vec<Item>,
+}
+
+#[derive(Deserialize)]
+struct Item {
+    id: String,
+    text: String,
+    segments: Vec<String>,
+    segments_long: Vec<String>,
+    emissions: Option<Vec<[f32; 3]>>,
+}
+
+fn goldens() -> Vec<Item> {
+    serde_json::from_str::<Golden>(GOLDEN).unwrap().items
+}
+
+fn recipe(options: &LoadOptions) -> DeepSegment {
+    load_recipe(&ENTRIES[0], options).unwrap()
+}
+
+fn bundled() -> DeepSegment {
+    recipe(&LoadOptions::default())
+}
+
+fn prepare(recipe: &DeepSegment, text: &str) -> Text {
+    recipe.prepare(Input::text(text)).unwrap()
+}
+
+/// All texts as one batch, with windows of the recipe's or, for a single pass, without.
+fn segment(recipe: &DeepSegment, texts: &[&str], windows: Windows) -> Vec<Vec<String>> {
+    let texts: Vec<Text> = texts.iter().map(|text| prepare(recipe, text)).collect();
+    let batch: Vec<&Text> = texts.iter().collect();
+    let raw = recipe.segment(&batch, windows);
+    texts
+        .into_iter()
+        .zip(raw)
+        .map(|(text, raw)| match recipe.finish(text, raw) {
+            Output::Sentences(sentences) => sentences,
+            other => panic!("expected sentences, got {other:?}"),
+        })
+        .collect()
+}
+
+const SINGLE_PASS: Windows = Windows {
+    words: usize::MAX,
+    max_prefix: usize::MAX,
+};
+
+#[test]
+fn goldens_come_out_alone_and_in_one_batch() {
+    let recipe = bundled();
+    let items = goldens();
+    assert_eq!(items.len(), 40);
+    for item in &items {
+        let text = [item.text.as_str()];
+        let got = segment(&recipe, &text, recipe.windows);
+        assert_eq!(
+            got,
+            std::slice::from_ref(&item.segments_long),
+            "{}",
+            item.id
+        );
+        let got = segment(&recipe, &text, SINGLE_PASS);
+        assert_eq!(got, std::slice::from_ref(&item.segments), "{}", item.id);
+    }
+    let texts: Vec<&str> = items.iter().map(|item| item.text.as_str()).collect();
+    let got = segment(&recipe, &texts, recipe.windows);
+    for (item, got) in items.iter().zip(got) {
+        assert_eq!(got, item.segments_long, "{} in a batch", item.id);
+    }
+}
+
+/// A batch of raw tensors from texts, padded to the longest.
+fn tensors(recipe: &DeepSegment, texts: &[&str]) -> galley_core::RawTensors {
+    let texts: Vec<Text> = texts.iter().map(|text| prepare(recipe, text)).collect();
+    let n = texts.len();
+    let t = texts.iter().map(Text::len).max().unwrap();
+    let c = 40;
+    let (mut words, mut chars) = (vec![0_u32; n * t], vec![0_u32; n * t * c]);
+    for (i, text) in texts.iter().enumerate() {
+        for (j, &word) in text.words.iter().enumerate() {
+            let (index, spelling) = text.distinct.get(word).split_at(4);
+            words[i * t + j] = u32::from_le_bytes(index.try_into().unwrap());
+            for (k, &id) in spelling.iter().enumerate() {
+                chars[(i * t + j) * c + k] = id.into();
+            }
+        }
+    }
+    let lengths: Vec<u32> = texts.iter().map(|text| text.len() as u32).collect();
+    let cpu = &Device::Cpu;
+    HashMap::from([
+        (
+            "words".into(),
+            Tensor::from_vec(words, (n, t), cpu).unwrap(),
+        ),
+        (
+            "chars".into(),
+            Tensor::from_vec(chars, (n, t, c), cpu).unwrap(),
+        ),
+        ("lengths".into(), Tensor::from_vec(lengths, n, cpu).unwrap()),
+    ])
+}
+
+#[test]
+fn raw_tensors_give_the_golden_emissions() {
+    let recipe = bundled();
+    let items: Vec<Item> = goldens()
+        .into_iter()
+        .filter(|item| item.emissions.is_some())
+        .collect();
+    let texts: Vec<&str> = items.iter().map(|item| item.text.as_str()).collect();
+    let got = recipe.forward_tensors(&tensors(&recipe, &texts)).unwrap();
+    assert_eq!(got.len(), items.len());
+    for (item, got) in items.iter().zip(got) {
+        let got: Vec<[f32; 3]> = serde_json::from_value(got["emissions"].clone()).unwrap();
+        let want = item.emissions.as_ref().unwrap();
+        assert_eq!(got.len(), want.len(), "{}", item.id);
+        for (got, want) in got.iter().flatten().zip(want.iter().flatten()) {
+            assert!(
+                (got - want).abs() <= 1e-4,
+                "{}: {got} is not {want}",
+                item.id
+            );
+        }
+    }
+}
+
+#[test]
+fn raw_tensors_that_do_not_fit_are_refused_with_what_is_expected() {
+    let recipe = bundled();
+    let good = tensors(&recipe, &["one two", "three"]);
+    let spoil = |name: &str, tensor: Option<Tensor>| {
+        let mut bad = good.clone();
+        match tensor {
+            Some(tensor) => drop(bad.insert(name.into(), tensor)),
+            None => drop(bad.remove(name)),
+        }
+        let error = recipe.forward_tensors(&bad).unwrap_err().to_string();
+        assert!(error.contains("expected words [n, t]"), "{name}: {error}");
+    };
+    let full = |value: u32, shape: &[usize]| Tensor::full(value, shape, &Device::Cpu).unwrap();
+    spoil("words", None);
+    spoil("chars", None);
+    spoil("pixels", Some(full(0, &[2])));
+    spoil("words", Some(full(20_000, &[2, 2])));
+    spoil("words", Some(full(1, &[2, 3])));
+    spoil("words", Some(good["words"].to_dtype(DType::F32).unwrap()));
+    spoil("chars", Some(full(97, &[2, 2, 40])));
+    spoil("chars", Some(full(1, &[2, 2])));
+    spoil("lengths", Some(full(3, &[2])));
+    spoil("lengths", Some(full(1, &[3])));
+}
+
+#[test]
+fn inputs_of_another_kind_fail_alone() {
+    let recipe = bundled();
+    let inputs = vec![
+        Input::text("thank you"),
+        Input::File(b"thank you".as_slice().into()),
+        Input::Json(json!({"text": " thank\n\u{3000}you "})),
+        Input::Json(json!({"text": 5})),
+        Input::Json(json!(["thank you"])),
+        Input::Json(json!({"txt": "thank you"})),
+        Input::text(""),
+    ];
+    let answers = run_batch(&recipe, inputs).unwrap();
+    let sentences = |text: &[&str]| {
+        let sentences = text.iter().map(|&text| text.to_owned()).collect();
+        Ok(Output::Sentences(sentences))
+    };
+    assert_eq!(answers[0], sentences(&["thank you"]));
+    assert_eq!(answers[2], sentences(&["thank you"]));
+    assert_eq!(answers[6], sentences(&[]));
+    for place in [1, 3, 4, 5] {
+        let wrong = matches!(answers[place], Err(InputError::WrongKind { .. }));
+        assert!(wrong, "{:?}", answers[place]);
+    }
+}
+
+#[test]
+fn a_text_over_the_limit_is_refused_by_the_option_that_sets_it() {
+    let mut options = LoadOptions::default();
+    options.limits.max_text_bytes = 9;
+    let recipe = recipe(&options);
+    assert!(recipe.prepare(Input::text("thank you")).is_ok());
+    let error = recipe.prepare(Input::text("thank you!")).unwrap_err();
+    let message = "text of 10 bytes exceeds the limit of 9 bytes (--max-text)";
+    assert_eq!(error.to_string(), message);
+}
+
+#[test]
+fn odd_input_keeps_every_word() {
+    let recipe = bundled();
+    let controls: String = (0..0x300).filter_map(char::from_u32).collect();
+    let texts = [
+        "x".repeat(1 << 20),
+        "é".repeat(1 << 19),
+        "so ".repeat(10_000),
+        (0..5_000).map(|i| format!("w{i} ")).collect(),
+        "🙂 👩‍👩‍👧‍👦 \u{0} \u{7f} \u{200b} \u{feff}a \u{202e}b".into(),
+        controls,
+        "‘quoted’ İI ΟΔΟΣ".into(),
+    ];
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    let together = segment(&recipe, &texts, recipe.windows);
+    for (text, sentences) in texts.into_iter().zip(together) {
+        let words: Vec<&str> = text.split_whitespace().collect();
+        assert_eq!(sentences.join(" "), words.join(" "));
+    }
+}
+
+#[test]
+fn answers_depend_neither_on_batch_mates_nor_on_what_was_asked_before() {
+    let recipe = bundled();
+    let samples: Vec<Text> = (0..40)
+        .map(|seed| recipe.sample(Some(1 + 9 * seed), seed as u64))
+        .collect();
+    let batch: Vec<&Text> = samples.iter().collect();
+    assert_eq!(recipe.cost(batch[39]), 352);
+    let together = recipe.forward(&batch).unwrap();
+    let fresh = bundled();
+    for (text, together) in batch.iter().zip(&together) {
+        assert_eq!(
+            fresh.forward(&[text]).unwrap(),
+            std::slice::from_ref(together)
+        );
+    }
+    assert_eq!(recipe.forward(&batch).unwrap(), together);
+}
+
+#[test]
+fn other_weights_load_and_wrong_ones_say_why() {
+    let weights = |weights| LoadOptions {
+        weights,
+        ..LoadOptions::default()
+    };
+    let synthetic = recipe(&weights(WeightSource::Synthetic(None)));
+    assert_eq!(synthetic.info.weights, "synthetic:3001");
+    assert_eq!(segment(&synthetic, &["a b"], synthetic.windows).len(), 1);
+
+    let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("weights");
+    let from_dir = recipe(&weights(WeightSource::Dir(dir)));
+    assert_eq!(from_dir.info.weights, "dir: weights");
+    let text = ["i was hungry i ordered a pizza and i went to the movies"];
+    let bundled = bundled();
+    assert_eq!(bundled.info.weights, "bundled: deepsegment_en");
+    let want = segment(&bundled, &text, bundled.windows);
+    assert_eq!(segment(&from_dir, &text, from_dir.windows), want);
+
+    let empty = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src");
+    let error = load(&ENTRIES[0], &weights(WeightSource::Dir(empty))).err();
+    assert!(error.unwrap().to_string().contains("config.json"));
+    let half = LoadOptions {
+        dtype: DType::BF16,
+        ..LoadOptions::default()
+    };
+    let error = load(&ENTRIES[0], &half).err().unwrap().to_string();
+    assert!(error.contains("f32"), "{error}");
+}
+
+/// Boundaries found and right, boundaries found, boundaries there are.
+#[derive(Default)]
+struct Score(usize, usize, usize);
+
+#[derive(Deserialize)]
+struct Line {
+    style: String,
+    text: String,
+    sentences: Vec<String>,
+}
+
+#[test]
+fn boundary_f1_on_held_out_text_is_what_the_readme_says() {
+    let path = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../../shared/reference/deepsegment_en/eval_test.jsonl"
+    );
+    let Ok(file) = std::fs::read_to_string(path) else {
+        eprintln!("skipped: no ../shared/reference/deepsegment_en/eval_test.jsonl");
+        return;
+    };
+    let lines: Vec<Line> = file
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let recipe = bundled();
+    let start = Instant::now();
+    let texts: Vec<&str> = lines.iter().map(|line| line.text.as_str()).collect();
+    let answers = segment(&recipe, &texts, SINGLE_PASS);
+    println!("{} texts in {:?}", texts.len(), start.elapsed());
+    let mut scores: HashMap<&str, Score> = HashMap::new();
+    for (line, answer) in lines.iter().zip(&answers) {
+        let score = scores.entry(&line.style).or_default();
+        let (found, there) = (starts(answer), starts(&line.sentences));
+        score.0 += found.iter().filter(|start| there.contains(start)).count();
+        score.1 += found.len();
+        score.2 += there.len();
+    }
+    for (style, precision, recall) in [("lower", 0.5153, 0.6375), ("cased", 0.5185, 0.6421)] {
+        let Score(right, found, there) = scores[style];
+        let (p, r) = (right as f64 / found as f64, right as f64 / there as f64);
+        println!("{style}: precision {p:.4}, recall {r:.4}");
+        assert!(
+            (p - precision).abs() < 2e-4 && (r - recall).abs() < 2e-4,
+            "{style}: {p} {r}"
+        );
+    }
+}
+
+/// The first words of all sentences but the first.
+fn starts(sentences: &[String]) -> Vec<usize> {
+    let mut end = 0;
+    let mut starts: Vec<usize> = Vec::new();
+    for sentence in sentences {
+        starts.push(end);
+        end += sentence.split_whitespace().count();
+    }
+    starts.drain(..1.min(starts.len()));
+    starts
+}
