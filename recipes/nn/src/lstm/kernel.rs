@@ -158,17 +158,18 @@ unsafe fn step_tile<V: Vector, const R: usize>(step: &Step<'_>, block: usize, fi
     let (width, stride) = (4 * V::LEN, step.blocks * V::LEN);
     // SAFETY: rows `first..first + R` and this block lie within the caller's pointers.
     unsafe {
-        let mut acc: [[V; 4]; R] =
-            std::array::from_fn(|r| four(step.gates[first + r].add(block * width)));
+        let mut acc = [[V::splat(0.0); 4]; R];
+        for (r, acc) in acc.iter_mut().enumerate() {
+            *acc = four(step.gates[first + r].add(block * width));
+        }
         let h: [*const f32; R] = std::array::from_fn(|r| step.h.add((first + r) * stride));
         let weight = step.weight.add(block * step.hidden * width);
         accumulate(&mut acc, &h, weight, step.hidden);
         for (r, [i, f, g, o]) in acc.into_iter().enumerate() {
             let unit = (first + r) * stride + block * V::LEN;
-            let c = V::load(step.c.add(unit)).mul(sigmoid(f));
-            let c = sigmoid(i).mul_add(tanh(g), c);
+            let (c, h) = cell([i, f, g, o], V::load(step.c.add(unit)));
             c.store(step.c.add(unit));
-            sigmoid(o).mul(tanh(c)).store(step.next.add(unit));
+            h.store(step.next.add(unit));
         }
     }
 }
@@ -198,7 +199,14 @@ unsafe fn accumulate<V: Vector, const R: usize>(
 #[inline(always)]
 unsafe fn four<V: Vector>(from: *const f32) -> [V; 4] {
     // SAFETY: the caller's pointer has four vectors.
-    std::array::from_fn(|g| unsafe { V::load(from.add(g * V::LEN)) })
+    unsafe {
+        [
+            V::load(from),
+            V::load(from.add(V::LEN)),
+            V::load(from.add(2 * V::LEN)),
+            V::load(from.add(3 * V::LEN)),
+        ]
+    }
 }
 
 /// How many values a vector has.
@@ -212,22 +220,56 @@ pub(super) fn lanes(level: Level) -> usize {
     }
 }
 
-/// `1 / (1 + e^-x)`, exact to about 1e-7.
+/// `c' = sigmoid(f) c + sigmoid(i) tanh(g)` and `h' = sigmoid(o) tanh(c')`, exact to about 1e-7 (absolutely).
+///
+/// With `sigmoid(x) = 1 / (1 + e^-x)` and `tanh(x) = (e^2x - 1) / (e^2x + 1)` brought to a common denominator, two
+/// divisions do the work of five, which would take as long as a quarter of the product. The bounds change neither
+/// function by more than 2e-11 and 5e-9, and keep the denominators finite.
 #[inline(always)]
-pub(super) unsafe fn sigmoid<V: Vector>(x: V) -> V {
+unsafe fn cell<V: Vector>([i, f, g, o]: [V; 4], c: V) -> (V, V) {
     // SAFETY: register arithmetic only; the instruction set is the caller's to vouch for.
     unsafe {
-        let e = exp(x.mul(V::splat(-1.0)));
-        V::splat(1.0).div(e.add(V::splat(1.0)))
+        let (i, f, o) = (below_sigmoid(i), below_sigmoid(f), below_sigmoid(o));
+        let (above, below) = tanh_fraction(g);
+        let input = i.mul(below);
+        let c = c.mul_add(input, above.mul(f)).div(input.mul(f));
+        let (above, below) = tanh_fraction(c);
+        (c, above.div(o.mul(below)))
     }
 }
 
-/// `1 - 2 / (e^2x + 1)`, which is tanh, exact to about 1e-7 absolutely (not relatively).
+// Functions, not closures: these cannot be `inline(always)`, and a closure that is not inlined is compiled without the
+// instruction set, so that each intrinsic in it is a call.
+
+/// `1 + e^-x`.
 #[inline(always)]
-pub(super) unsafe fn tanh<V: Vector>(x: V) -> V {
-    // SAFETY: as for `sigmoid`.
+unsafe fn below_sigmoid<V: Vector>(x: V) -> V {
+    // SAFETY: as for `cell`.
+    unsafe { exp(bounded(x, 25.0).mul(V::splat(-1.0))).add(V::splat(1.0)) }
+}
+
+/// `e^2x - 1` and `e^2x + 1`.
+#[inline(always)]
+unsafe fn tanh_fraction<V: Vector>(x: V) -> (V, V) {
+    // SAFETY: as for `cell`.
     unsafe {
-        let e = exp(x.add(x));
-        V::splat(1.0).add(V::splat(-2.0).div(e.add(V::splat(1.0))))
+        let e = exp(bounded(x.add(x), 20.0));
+        (e.add(V::splat(-1.0)), e.add(V::splat(1.0)))
+    }
+}
+
+#[inline(always)]
+unsafe fn bounded<V: Vector>(x: V, bound: f32) -> V {
+    // SAFETY: as for `cell`.
+    unsafe { x.min(V::splat(bound)).max(V::splat(-bound)) }
+}
+
+/// tanh, exact to about 1e-7 absolutely (not relatively).
+#[inline(always)]
+unsafe fn tanh<V: Vector>(x: V) -> V {
+    // SAFETY: as for `cell`.
+    unsafe {
+        let (above, below) = tanh_fraction(x);
+        above.div(below)
     }
 }

@@ -6,11 +6,7 @@ use candle_core::{DType, IndexOp};
 use candle_nn::rnn::{LSTMConfig, RNN};
 use galley_core::synthetic;
 
-use super::{
-    kernel::{sigmoid, tanh},
-    *,
-};
-use crate::simd::{Portable, Vector};
+use super::*;
 
 /// The textbook, in f64: `[steps, hidden]`, and the last state and cell.
 struct Reference<'a> {
@@ -244,27 +240,36 @@ fn shapes_that_do_not_fit_are_refused() {
 }
 
 #[test]
-fn activations_are_exact_to_less_than_a_millionth_everywhere() {
-    // SAFETY: the portable level is everywhere, and the array has room for a vector.
-    let portable = |x: f32| unsafe {
-        let mut values = [[0.0; Portable::LEN]; 2];
-        sigmoid(Portable::splat(x)).store(values[0].as_mut_ptr());
-        tanh(Portable::splat(x)).store(values[1].as_mut_ptr());
-        values.map(|values| f64::from(values[0]))
-    };
-    for i in -40_000..=40_000 {
-        let x = i as f32 * 0.003;
-        let exact = f64::from(x);
-        let [sigmoid, tanh] = portable(x);
-        assert!((sigmoid - 1.0 / (1.0 + (-exact).exp())).abs() < 3e-7, "{x}");
-        assert!((tanh - exact.tanh()).abs() < 3e-7, "{x}");
-    }
+fn gates_far_out_saturate() {
+    // Inputs of +-1000 through weights of about 1 put the gates where their functions are flat.
+    let (input, hidden) = (6, 10);
+    let x: Vec<f32> = random("x", 12, input).iter().map(|x| x * 1000.0).collect();
+    let reference = Reference::new(2, input, hidden);
     for level in Level::all() {
-        let inputs: Vec<f32> = (-4003..=4000).map(|i| i as f32 * 0.03).collect();
+        let tensor = Tensor::from_slice(&x, (12, input), &Device::Cpu).unwrap();
+        let out = load(level, 2, input, hidden)
+            .forward(&tensor, &[12])
+            .unwrap();
+        let (output, _, c) = reference.direction(&x, "");
+        let got = host(&out.output.i((.., ..hidden)).unwrap()).unwrap();
+        assert_close("output", &got, output, 2e-6);
+        assert_close(
+            "cell",
+            &host(&out.cell.i((0, 0)).unwrap()).unwrap(),
+            c,
+            1e-5,
+        );
+    }
+}
+
+#[test]
+fn tanh_is_exact_to_less_than_a_millionth_everywhere() {
+    let inputs: Vec<f32> = (-40_003..=40_000).map(|i| i as f32 * 0.003).collect();
+    for level in Level::all() {
         let mut values = inputs.clone();
         kernel::tanh_all(level, &mut values);
-        for (x, tanh) in inputs.into_iter().zip(values) {
-            let error = (f64::from(tanh) - f64::from(x).tanh()).abs();
+        for (x, tanh) in inputs.iter().zip(values) {
+            let error = (f64::from(tanh) - f64::from(*x).tanh()).abs();
             assert!(error < 3e-7, "{level:?}: tanh({x}) = {tanh}");
         }
     }
