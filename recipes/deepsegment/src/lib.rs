@@ -103,7 +103,8 @@ fn load_recipe(entry: &Entry, options: &LoadOptions) -> Result<DeepSegment, Load
             words: config.n_window,
             max_prefix: config.max_prefix,
         },
-        max_text_bytes: options.limits.max_text_bytes.min(u32::MAX as usize),
+        // Places in a text and in its keys, which are up to 2.5 times as long, are kept as u32.
+        max_text_bytes: options.limits.max_text_bytes.min(u32::MAX as usize / 4),
         memos: Mutex::default(),
     })
 }
