@@ -1,0 +1,142 @@
+//! The one place that says which error has which status.
+//!
+//! A protocol renders an [`ApiError`] in its own shape; status, metrics' outcome and `Retry-After` come from here.
+
+use std::time::Duration;
+
+use axum::http::StatusCode;
+
+use crate::{engine::InferError, metrics::Outcome};
+
+/// How long a caller should wait where the server itself was too busy to take the request.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// Why a request is not answered; the messages are for the caller.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum ApiError {
+    /// The query or the body is not what was expected.
+    #[error("{0}")]
+    Malformed(String),
+    /// The body's format is never accepted.
+    #[error("{0}")]
+    UnsupportedType(String),
+    /// Larger than a limit.
+    #[error("{what} exceeds the limit of {limit} ({option})")]
+    TooLarge {
+        /// What is too large.
+        what: String,
+        /// The limit, with its unit.
+        limit: String,
+        /// The option that sets it.
+        option: &'static str,
+    },
+    /// Not a single item of the request could be read.
+    #[error("{reason}")]
+    AllRefused {
+        /// Whether each of them was too large.
+        too_large: bool,
+        /// The first item's reason, and how many there are.
+        reason: String,
+    },
+    /// There is no such path, recipe or result.
+    #[error("{0}")]
+    NotFound(String),
+    /// The path has no such method.
+    #[error("{0}")]
+    MethodNotAllowed(String),
+    /// The id stands for another request.
+    #[error("{0}")]
+    Conflict(String),
+    /// The server has no room for the request now.
+    #[error("{0}")]
+    Busy(String),
+    /// A health check fails.
+    #[error("{0}")]
+    Unhealthy(String),
+    /// The engine did not answer.
+    #[error(transparent)]
+    Infer(#[from] InferError),
+}
+
+impl ApiError {
+    /// The status of the answer.
+    pub(super) fn status(&self) -> StatusCode {
+        match self {
+            Self::Malformed(_) | Self::AllRefused { too_large: false, .. } => StatusCode::BAD_REQUEST,
+            Self::UnsupportedType(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::TooLarge { .. }
+            | Self::AllRefused { too_large: true, .. }
+            | Self::Infer(InferError::TooManyItems { .. }) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::NotFound(_) => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Conflict(_) => StatusCode::CONFLICT,
+            Self::Busy(_) | Self::Infer(InferError::QueueFull { .. }) => StatusCode::TOO_MANY_REQUESTS,
+            Self::Unhealthy(_) | Self::Infer(InferError::Unavailable(_)) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Infer(InferError::Deadline) => StatusCode::GATEWAY_TIMEOUT,
+            Self::Infer(InferError::Failed(_)) => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    /// What metrics count the request as.
+    pub(super) fn outcome(&self) -> Outcome {
+        match self {
+            Self::TooLarge { .. } | Self::AllRefused { too_large: true, .. } => Outcome::TooLarge,
+            Self::Busy(_) => Outcome::QueueFull,
+            Self::Unhealthy(_) => Outcome::Unavailable,
+            Self::Infer(error) => error.outcome(),
+            Self::Malformed(_)
+            | Self::AllRefused { too_large: false, .. }
+            | Self::UnsupportedType(_)
+            | Self::NotFound(_)
+            | Self::MethodNotAllowed(_)
+            | Self::Conflict(_) => Outcome::BadRequest,
+        }
+    }
+
+    /// The seconds of `Retry-After`, where trying again makes sense.
+    pub(super) fn retry_after(&self) -> Option<u64> {
+        match self {
+            Self::Busy(_) => Some(RETRY_AFTER.as_secs()),
+            Self::Infer(InferError::QueueFull { retry_after }) => Some(retry_after.as_secs().max(1)),
+            _ => None,
+        }
+    }
+
+    /// [`ApiError::Malformed`] from anything that prints.
+    pub(super) fn malformed(reason: impl Into<String>) -> Self {
+        Self::Malformed(reason.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_cause_has_its_status() {
+        let text = || "x".to_owned();
+        let too_large = ApiError::TooLarge { what: text(), limit: text(), option: "--max-body" };
+        let refused = |too_large| ApiError::AllRefused { too_large, reason: text() };
+        let full = InferError::QueueFull { retry_after: Duration::from_millis(1) };
+        for (error, status) in [
+            (ApiError::Malformed(text()), 400),
+            (refused(false), 400),
+            (refused(true), 413),
+            (too_large, 413),
+            (InferError::TooManyItems { items: 2, limit: 1 }.into(), 413),
+            (ApiError::UnsupportedType(text()), 415),
+            (ApiError::NotFound(text()), 404),
+            (ApiError::MethodNotAllowed(text()), 405),
+            (ApiError::Conflict(text()), 409),
+            (ApiError::Busy(text()), 429),
+            (full.clone().into(), 429),
+            (ApiError::Unhealthy(text()), 503),
+            (InferError::Unavailable(text()).into(), 503),
+            (InferError::Deadline.into(), 504),
+            (InferError::Failed(text()).into(), 500),
+        ] {
+            assert_eq!(error.status().as_u16(), status, "{error:?}");
+        }
+        assert_eq!(ApiError::from(full).retry_after(), Some(1), "rounded up, as 0 would mean at once");
+    }
+}

@@ -1,0 +1,186 @@
+//! Answers, always of one shape, in the request's own encoding.
+
+use axum::{
+    body::Body,
+    http::{HeaderValue, StatusCode, header},
+    response::Response,
+};
+use galley_core::{InputError, Output};
+use serde::{Serialize, Serializer, ser::SerializeSeq};
+
+use super::{super::error::ApiError, zstd};
+use crate::{engine::Answers, metrics::Outcome};
+
+/// Room for a small answer.
+const CAPACITY: usize = 256;
+
+/// A serialisation format.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Format {
+    #[default]
+    Json,
+    Msgpack,
+}
+
+/// How an answer is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Encoding {
+    pub(super) format: Format,
+    /// With zstd.
+    pub(super) compressed: bool,
+}
+
+/// The one shape of answers.
+#[derive(Serialize)]
+pub(super) struct Answer<'a> {
+    /// `None` while the request is processed.
+    pub(super) success: Option<bool>,
+    pub(super) unique_id: Option<&'a str>,
+    #[serde(serialize_with = "predictions")]
+    pub(super) prediction: Option<&'a [Result<Output, InputError>]>,
+    pub(super) reason: Option<&'a str>,
+}
+
+/// What an asynchronous request is answered at once.
+#[derive(Serialize)]
+struct Accepted<'a> {
+    success: bool,
+    unique_id: &'a str,
+}
+
+#[derive(Serialize)]
+struct ItemError {
+    error: String,
+}
+
+fn predictions<S: Serializer>(
+    answers: &Option<&[Result<Output, InputError>]>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    let Some(answers) = answers else { return serializer.serialize_none() };
+    let mut list = serializer.serialize_seq(Some(answers.len()))?;
+    for answer in *answers {
+        match answer {
+            Ok(output) => list.serialize_element(output)?,
+            Err(error) => list.serialize_element(&ItemError { error: error.to_string() })?,
+        }
+    }
+    list.end()
+}
+
+/// Whether answers count as a success: items may fail, but not every one.
+pub(super) fn verdict(answers: &Answers) -> Result<Outcome, ApiError> {
+    let refused = || answers.iter().filter_map(|answer| answer.as_ref().err());
+    let Some(first) = refused().next() else { return Ok(Outcome::Ok) };
+    if refused().count() < answers.len() {
+        return Ok(Outcome::Partial);
+    }
+    Err(ApiError::AllRefused {
+        too_large: refused().all(|error| matches!(error, InputError::TooLarge { .. })),
+        reason: match answers.len() {
+            1 => first.to_string(),
+            items => format!("none of the {items} inputs can be answered; the first: {first}"),
+        },
+    })
+}
+
+impl Encoding {
+    /// The answer to a request that was answered, whatever came of its items.
+    pub(super) fn answers(self, unique_id: &str, answers: &Answers) -> (Response, Outcome) {
+        match verdict(answers) {
+            Ok(outcome) => {
+                let answer =
+                    Answer { success: Some(true), unique_id: Some(unique_id), prediction: Some(answers), reason: None };
+                (self.write(StatusCode::OK, &answer), outcome)
+            }
+            Err(error) => (self.failure(Some(unique_id), Some(answers), &error), error.outcome()),
+        }
+    }
+
+    /// The answer to a request that failed.
+    pub(super) fn error(self, unique_id: Option<&str>, error: &ApiError) -> Response {
+        self.failure(unique_id, None, error)
+    }
+
+    /// The answer to an asynchronous request.
+    pub(super) fn accepted(self, unique_id: &str) -> Response {
+        self.write(StatusCode::OK, &Accepted { success: true, unique_id })
+    }
+
+    /// The answer while a request runs.
+    pub(super) fn processing(self, unique_id: &str) -> Response {
+        let answer =
+            Answer { success: None, unique_id: Some(unique_id), prediction: None, reason: Some("processing") };
+        self.write(StatusCode::OK, &answer)
+    }
+
+    fn failure(self, unique_id: Option<&str>, prediction: Option<&Answers>, error: &ApiError) -> Response {
+        let reason = error.to_string();
+        tracing::debug!(status = error.status().as_u16(), reason, "refused");
+        let answer = Answer {
+            success: Some(false),
+            unique_id,
+            prediction: prediction.map(Vec::as_slice),
+            reason: Some(&reason),
+        };
+        let mut response = self.write(error.status(), &answer);
+        if let Some(seconds) = error.retry_after() {
+            response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
+        }
+        response
+    }
+
+    fn write(self, status: StatusCode, answer: &impl Serialize) -> Response {
+        match self.encode(answer) {
+            Ok((content_type, bytes)) => {
+                let mut response = Response::new(Body::from(bytes));
+                *response.status_mut() = status;
+                response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+                response
+            }
+            Err(error) => {
+                tracing::error!(%error, "an answer cannot be written");
+                let mut response = Response::new(Body::from(r#"{"success":false,"unique_id":null,"prediction":null,"reason":"the answer cannot be written"}"#));
+                *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+                response
+            }
+        }
+    }
+
+    fn encode(self, answer: &impl Serialize) -> anyhow::Result<(&'static str, Vec<u8>)> {
+        let mut bytes = Vec::with_capacity(CAPACITY);
+        let content_type = match self.format {
+            Format::Json => {
+                serde_json::to_writer(&mut bytes, answer)?;
+                "application/json"
+            }
+            Format::Msgpack => {
+                answer.serialize(&mut rmp_serde::Serializer::new(&mut bytes).with_struct_map())?;
+                "application/msgpack"
+            }
+        };
+        if !self.compressed {
+            return Ok((content_type, bytes));
+        }
+        Ok(("application/octet-stream", zstd::compress(&bytes)?))
+    }
+}
+
+/// How many bytes answers take as JSON.
+pub(super) fn json_size(answers: &Answers) -> usize {
+    struct Count(usize);
+    impl std::io::Write for Count {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0 += bytes.len();
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut count = Count(0);
+    let answer = Answer { success: None, unique_id: None, prediction: Some(answers), reason: None };
+    // Nothing but memory is written to.
+    let _ = serde_json::to_writer(&mut count, &answer);
+    count.0
+}

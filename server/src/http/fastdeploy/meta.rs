@@ -1,0 +1,63 @@
+//! `GET /meta`: what is served, and how to talk to it.
+
+use axum::{
+    Json,
+    extract::{State as Extract, Request},
+    response::{IntoResponse, Response},
+};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use galley_core::{Input, InputKind};
+use serde::Serialize;
+use serde_json::Value;
+
+use super::{answer::Encoding, recipe_of};
+use crate::http::{AppState, state::ServedRecipe};
+
+#[derive(Serialize)]
+struct Meta<'a> {
+    name: &'a str,
+    /// A list that can be posted to `/infer` as it is.
+    example: [Value; 1],
+    /// The official client asks this, and then speaks msgpack and zstd.
+    is_pickle_allowed: bool,
+    /// The longest and the default timeout, in seconds.
+    timeout: f64,
+    input_type: InputKind,
+    weights: &'a str,
+    dtype: &'a str,
+    device: &'a str,
+    max_batch_size: usize,
+    /// The most items of a request.
+    max_items: usize,
+    /// How long a result can be read, in seconds.
+    result_ttl: f64,
+    version: &'static str,
+}
+
+pub(super) async fn meta(Extract(state): Extract<AppState>, request: Request) -> Response {
+    match recipe_of(&state, request.uri()) {
+        Ok(recipe) => Json(describe(&state, recipe)).into_response(),
+        Err(error) => Encoding::default().error(None, &error),
+    }
+}
+
+fn describe<'a>(state: &AppState, recipe: &'a ServedRecipe) -> Meta<'a> {
+    let info = recipe.served.info();
+    Meta {
+        name: info.name,
+        example: [match recipe.served.example() {
+            Input::Json(value) => value,
+            Input::File(bytes) => Value::String(STANDARD.encode(bytes)),
+        }],
+        is_pickle_allowed: false,
+        timeout: state.config().timeout.as_secs_f64(),
+        input_type: info.input_kind,
+        weights: &info.weights,
+        dtype: info.dtype,
+        device: &info.device,
+        max_batch_size: recipe.served.policy().max_batch_size,
+        max_items: recipe.served.max_queue_size(),
+        result_ttl: state.config().result_ttl.as_secs_f64(),
+        version: env!("CARGO_PKG_VERSION"),
+    }
+}

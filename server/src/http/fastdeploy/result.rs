@@ -1,0 +1,79 @@
+//! `/result`: what became of a request with a `unique_id`.
+
+use axum::{
+    extract::{Request, State as Extract},
+    http::{Method, Uri},
+    response::Response,
+};
+use serde::Deserialize;
+use tokio::time::timeout;
+
+use super::{
+    answer::Format,
+    jobs::Key,
+    query::{self, Query},
+    recipe_in, zstd,
+};
+use crate::{
+    engine::InferError,
+    http::{AppState, error::ApiError, limits::read_body},
+};
+
+/// Nobody's ids are longer, by far.
+const MAX_BODY: u64 = 64 << 10;
+
+#[derive(Deserialize)]
+struct Wanted {
+    unique_id: String,
+}
+
+pub(super) async fn result(Extract(state): Extract<AppState>, request: Request) -> Response {
+    let (query, valid) = Query::parse(request.uri().query());
+    let encoding = query.encoding();
+    let uri = request.uri().clone();
+    let id = match valid {
+        Ok(()) => wanted(&state, &query, request).await,
+        Err(error) => Err(error),
+    };
+    let id = match id {
+        Ok(id) => id,
+        Err(error) => return encoding.error(None, &error),
+    };
+    match look_up(&state, &query, &uri, &id) {
+        Ok(Some(Ok(answers))) => encoding.answers(&id, &answers).0,
+        Ok(None) => encoding.processing(&id),
+        Ok(Some(Err(error))) | Err(error) => encoding.error(Some(&id), &error),
+    }
+}
+
+/// How the request ended, if it has.
+fn look_up(state: &AppState, query: &Query, uri: &Uri, id: &str) -> Result<Option<super::jobs::Finished>, ApiError> {
+    let recipe = state.recipe(recipe_in(uri.path()).or(query.recipe.as_deref()))?;
+    let job = state.jobs().get(&Key { recipe: recipe.name(), id: id.into() });
+    let unknown = || ApiError::NotFound("unknown unique_id, or its result has expired".into());
+    Ok(job.ok_or_else(unknown)?.finished())
+}
+
+/// The id asked for: in the query or, by POST, in the body.
+async fn wanted(state: &AppState, query: &Query, request: Request) -> Result<String, ApiError> {
+    if let Some(id) = &query.unique_id {
+        return Ok(id.clone());
+    }
+    let expected = || ApiError::malformed("expected {\"unique_id\": \"...\"} as the body, or ?unique_id=");
+    if request.method() != Method::POST {
+        return Err(expected());
+    }
+    let mut share = state.bodies().share();
+    let limit = state.config().max_body.min(MAX_BODY);
+    let mut body = request.into_body();
+    let bytes = timeout(state.config().timeout, read_body(&mut body, limit, &mut share));
+    let mut bytes = bytes.await.unwrap_or_else(|_| Err(InferError::Deadline.into()))?;
+    if query.compressed {
+        bytes = zstd::decompress(&bytes, limit)?;
+    }
+    let wanted: Option<Wanted> = match query.input_type.unwrap_or_default() {
+        Format::Json => serde_json::from_slice(&bytes).ok(),
+        Format::Msgpack => rmp_serde::from_slice(&bytes).ok(),
+    };
+    query::id(wanted.ok_or_else(expected)?.unique_id.into())?.ok_or_else(expected)
+}

@@ -1,0 +1,169 @@
+//! What the handlers share.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use super::{
+    HttpConfig,
+    activity::{Activity, Arrival},
+    error::ApiError,
+    fastdeploy::Jobs,
+    limits::BodyBudget,
+};
+use crate::{
+    engine::{Engine, Served, State},
+    metrics::{Outcome, Protocol, Registry},
+};
+
+/// The engine, the settings and what is remembered between requests. Cloning it is cheap and gives the same one.
+#[derive(Clone, Debug)]
+pub struct AppState(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    engine: Arc<Engine>,
+    registry: Arc<Registry>,
+    config: HttpConfig,
+    recipes: Vec<Arc<ServedRecipe>>,
+    bodies: Arc<BodyBudget>,
+    jobs: Jobs,
+    started: Instant,
+    /// Set once the engine drains, so that no request has to look that up.
+    draining: AtomicBool,
+}
+
+/// A recipe and what its requests have come to.
+#[derive(Debug)]
+pub(super) struct ServedRecipe {
+    pub(super) served: Arc<Served>,
+    pub(super) activity: Activity,
+}
+
+impl AppState {
+    /// The state of a server on this engine.
+    pub fn new(engine: Arc<Engine>, registry: Arc<Registry>, config: HttpConfig) -> Self {
+        let started = Instant::now();
+        let serve = |served: &Arc<Served>| {
+            Arc::new(ServedRecipe { served: Arc::clone(served), activity: Activity::new(started) })
+        };
+        Self(Arc::new(Shared {
+            recipes: engine.recipes().iter().map(serve).collect(),
+            bodies: BodyBudget::new(config.max_buffered),
+            jobs: Jobs::new(&config),
+            draining: AtomicBool::new(false),
+            started,
+            engine,
+            registry,
+            config,
+        }))
+    }
+
+    pub(super) fn config(&self) -> &HttpConfig {
+        &self.0.config
+    }
+
+    pub(super) fn registry(&self) -> &Registry {
+        &self.0.registry
+    }
+
+    pub(super) fn recipes(&self) -> &[Arc<ServedRecipe>] {
+        &self.0.recipes
+    }
+
+    pub(super) fn bodies(&self) -> &Arc<BodyBudget> {
+        &self.0.bodies
+    }
+
+    pub(super) fn jobs(&self) -> &Jobs {
+        &self.0.jobs
+    }
+
+    pub(super) fn uptime(&self) -> Duration {
+        self.0.started.elapsed()
+    }
+
+    pub(super) fn engine_state(&self) -> State {
+        self.0.engine.state().borrow().clone()
+    }
+
+    /// Waits until the engine takes no new requests, and remembers that.
+    pub(super) async fn watch_for_draining(&self) {
+        let mut state = self.0.engine.state();
+        if state.wait_for(|state| *state == State::Draining).await.is_ok() {
+            self.0.draining.store(true, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn is_draining(&self) -> bool {
+        self.0.draining.load(Ordering::Relaxed)
+    }
+
+    /// What is to be done every second.
+    pub(super) fn upkeep(&self) {
+        let now = Instant::now();
+        self.0.registry.upkeep();
+        self.0.jobs.sweep(now);
+        for recipe in &self.0.recipes {
+            recipe.activity.sample(now);
+        }
+    }
+
+    /// The recipe of that name, or without a name the only one.
+    pub(super) fn recipe(&self, name: Option<&str>) -> Result<&Arc<ServedRecipe>, ApiError> {
+        match (name, self.recipes()) {
+            (None, [only]) => Ok(only),
+            (None, _) => Err(ApiError::Malformed(format!(
+                "several recipes are served, choose one with ?recipe=NAME or /recipes/NAME/...: {}",
+                self.recipe_names()
+            ))),
+            (Some(name), recipes) => recipes
+                .iter()
+                .find(|recipe| recipe.name() == name)
+                .ok_or_else(|| ApiError::NotFound(format!("no such recipe; the recipes are {}", self.recipe_names()))),
+        }
+    }
+
+    pub(super) fn recipe_names(&self) -> String {
+        let names: Vec<&str> = self.recipes().iter().map(|recipe| recipe.name()).collect();
+        names.join(", ")
+    }
+}
+
+impl ServedRecipe {
+    pub(super) fn name(&self) -> &'static str {
+        self.served.info().name
+    }
+}
+
+/// A request until it has ended, whichever way: dropped before [`Call::end`], it was its caller that went away.
+pub(super) struct Call {
+    recipe: Arc<ServedRecipe>,
+    protocol: Protocol,
+    start: Instant,
+    arrival: Arrival,
+    outcome: Outcome,
+}
+
+impl Call {
+    pub(super) fn begin(recipe: &Arc<ServedRecipe>, protocol: Protocol, start: Instant) -> Self {
+        let arrival = recipe.activity.arrive(start);
+        Self { recipe: Arc::clone(recipe), protocol, start, arrival, outcome: Outcome::Cancelled }
+    }
+
+    /// It has been answered.
+    pub(super) fn end(mut self, outcome: Outcome) {
+        self.outcome = outcome;
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.recipe.activity.end(self.arrival, self.outcome);
+        self.recipe.served.metrics().request(self.protocol, self.outcome, self.start.elapsed());
+    }
+}

@@ -1,0 +1,249 @@
+//! A recipe that does as it is told, and servers of it.
+
+use std::{
+    sync::{
+        Arc, Condvar, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use axum::{body::Body, http::Request, response::Response};
+use galley::{
+    engine::{Device, Engine, EngineConfig},
+    http::{AppState, HttpConfig, router, serve},
+    metrics::Registry,
+};
+use galley_core::{
+    AnyRecipe, ForwardError, Input, InputError, InputKind, Output, RawTensors, Recipe, RecipeInfo,
+};
+use http_body_util::BodyExt;
+use serde_json::Value;
+use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
+use tower::ServiceExt;
+
+/// How a test handles its recipe.
+#[derive(Default)]
+pub struct Controls {
+    /// Items run, without those of the warm-up and of probes.
+    pub items: AtomicUsize,
+    /// Whether batches fail.
+    pub fails: AtomicBool,
+    closed: Mutex<bool>,
+    opened: Condvar,
+}
+
+impl Controls {
+    /// From now on batches wait.
+    pub fn close(&self) {
+        *self.closed.lock().unwrap() = true;
+    }
+
+    /// No longer.
+    pub fn open(&self) {
+        *self.closed.lock().unwrap() = false;
+        self.opened.notify_all();
+    }
+
+    pub fn items(&self) -> usize {
+        self.items.load(Ordering::SeqCst)
+    }
+}
+
+/// Answers what it was given. Inputs that begin with `bad` cannot be read, those with `huge` are too large.
+struct Fake {
+    info: RecipeInfo,
+    controls: Arc<Controls>,
+}
+
+const EXAMPLE: &str = "example";
+
+impl Recipe for Fake {
+    type Prepared = Value;
+    type Raw = ();
+
+    fn info(&self) -> &RecipeInfo {
+        &self.info
+    }
+
+    fn example(&self) -> Input {
+        match self.info.input_kind {
+            InputKind::File => Input::File(EXAMPLE.as_bytes().into()),
+            InputKind::Json => Input::text(EXAMPLE),
+        }
+    }
+
+    fn prepare(&self, input: Input) -> Result<Value, InputError> {
+        let got = input.describe();
+        let value = match (input, self.info.input_kind) {
+            (Input::File(bytes), InputKind::File) => String::from_utf8_lossy(&bytes).into(),
+            (Input::Json(value), InputKind::Json) => value,
+            _ => return Err(InputError::WrongKind { expected: "the other kind", got }),
+        };
+        match value.as_str() {
+            Some(text) if text.starts_with("bad") => Err(InputError::Unreadable("not an image".into())),
+            Some(text) if text.starts_with("huge") => Err(InputError::TooLarge {
+                what: "image of 100 pixels".into(),
+                limit: "10 pixels".into(),
+                option: "--max-pixels",
+            }),
+            _ => Ok(value),
+        }
+    }
+
+    fn forward(&self, batch: &[&Value]) -> Result<Vec<()>, ForwardError> {
+        let items = batch.iter().filter(|value| ***value != EXAMPLE).count();
+        if items > 0 {
+            let mut closed = self.controls.closed.lock().unwrap();
+            while *closed {
+                closed = self.controls.opened.wait(closed).unwrap();
+            }
+            if self.controls.fails.load(Ordering::SeqCst) {
+                return Err(ForwardError::Failed(candle_core::Error::Msg("/secret/path.rs:7".into())));
+            }
+        }
+        self.controls.items.fetch_add(items, Ordering::SeqCst);
+        Ok(vec![(); batch.len()])
+    }
+
+    fn finish(&self, prepared: Value, (): ()) -> Output {
+        Output::Json(prepared)
+    }
+
+    fn sample(&self, _: Option<usize>, _: u64) -> Value {
+        EXAMPLE.into()
+    }
+
+    fn forward_tensors(&self, _: &RawTensors) -> Result<Vec<Value>, ForwardError> {
+        Err(ForwardError::BadTensors("none are taken".into()))
+    }
+}
+
+/// A recipe of that name and kind, with its controls.
+pub fn fake(name: &'static str, input_kind: InputKind) -> (AnyRecipe, Arc<Controls>) {
+    let controls = Arc::new(Controls::default());
+    let info = RecipeInfo {
+        name,
+        input_kind,
+        weights: "none".into(),
+        dtype: "f32",
+        device: "cpu".into(),
+        cost_unit: "items",
+        inline_bytes: 1000,
+        max_batch_size: None,
+    };
+    (Arc::new(Fake { info, controls: Arc::clone(&controls) }), controls)
+}
+
+/// A state with these recipes, warmed up.
+pub async fn state_of(recipes: Vec<AnyRecipe>, max_queue_size: usize, config: HttpConfig) -> (AppState, Arc<Engine>) {
+    let registry = Arc::new(Registry::new().unwrap());
+    let engine_config = EngineConfig { max_batch_size: Some(1), max_queue_size, ..EngineConfig::default() };
+    let devices = vec![Device { name: "cpu".into(), recipes }];
+    let engine = Engine::start(devices, &engine_config, &registry).unwrap();
+    engine.ready().await.unwrap();
+    (AppState::new(Arc::clone(&engine), registry, config), engine)
+}
+
+/// A server's handlers without its sockets.
+pub struct App {
+    pub state: AppState,
+    pub controls: Arc<Controls>,
+}
+
+impl App {
+    pub async fn new(kind: InputKind) -> Self {
+        Self::with(kind, 64, HttpConfig::default()).await
+    }
+
+    pub async fn with(kind: InputKind, max_queue_size: usize, config: HttpConfig) -> Self {
+        let (recipe, controls) = fake("fake", kind);
+        let (state, _) = state_of(vec![recipe], max_queue_size, config).await;
+        Self { state, controls }
+    }
+
+    pub async fn send(&self, request: Request<Body>) -> Response {
+        router(self.state.clone()).oneshot(request).await.unwrap()
+    }
+
+    /// Posts a body of that type; with an empty type, of none.
+    pub async fn post(&self, path: &str, content_type: &str, body: impl Into<Body>) -> Reply {
+        let mut request = Request::post(path);
+        if !content_type.is_empty() {
+            request = request.header("content-type", content_type);
+        }
+        Reply::read(self.send(request.body(body.into()).unwrap()).await).await
+    }
+
+    pub async fn get(&self, path: &str) -> Reply {
+        Reply::read(self.send(Request::get(path).body(Body::empty()).unwrap()).await).await
+    }
+}
+
+/// An answer, read to its end.
+#[derive(Debug)]
+pub struct Reply {
+    pub status: u16,
+    pub headers: axum::http::HeaderMap,
+    pub body: Vec<u8>,
+}
+
+impl Reply {
+    async fn read(response: Response) -> Self {
+        let (parts, body) = response.into_parts();
+        let body = body.collect().await.unwrap().to_bytes().to_vec();
+        Self { status: parts.status.as_u16(), headers: parts.headers, body }
+    }
+
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    pub fn text(&self) -> String {
+        String::from_utf8(self.body.clone()).unwrap()
+    }
+
+    pub fn reason(&self) -> String {
+        self.json()["reason"].as_str().unwrap_or_default().to_owned()
+    }
+}
+
+/// A server on a port of its own.
+pub struct Server {
+    pub url: String,
+    pub address: std::net::SocketAddr,
+    pub engine: Arc<Engine>,
+    pub controls: Arc<Controls>,
+    pub stop: Option<oneshot::Sender<()>>,
+    pub task: JoinHandle<std::io::Result<()>>,
+}
+
+impl Server {
+    pub async fn start(kind: InputKind, max_queue_size: usize, config: HttpConfig) -> Self {
+        let (recipe, controls) = fake("fake", kind);
+        let (state, engine) = state_of(vec![recipe], max_queue_size, config).await;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let shutdown = async {
+            let _ = stopped.await;
+        };
+        let task = tokio::spawn(serve(listener, state, shutdown));
+        Self { url: format!("http://{address}"), address, engine, controls, stop: Some(stop), task }
+    }
+}
+
+/// Waits until something holds, for at most five seconds.
+pub async fn until(mut holds: impl AsyncFnMut() -> bool) {
+    for _ in 0..500 {
+        if holds().await {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("it has not happened within five seconds");
+}
