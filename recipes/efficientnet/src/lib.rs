@@ -72,7 +72,7 @@ const IMAGE_CLASSES: Entry = Entry {
     load,
 };
 
-const LITE0_WEIGHTS: &[u8] = include_bytes!("../weights/lite0/model.safetensors");
+static LITE0_WEIGHTS: &[u8] = include_bytes!("../weights/lite0/model.safetensors");
 
 fn spec(name: &str) -> Spec {
     match name {

@@ -22,7 +22,7 @@ const TOP: usize = 5;
 /// Images that go through the network together. A CPU gains nothing from more, and each needs up to 16 MiB in between.
 const CHUNK: usize = 4;
 
-const EXAMPLE: &[u8] = include_bytes!("../examples/coffee_small.jpg");
+static EXAMPLE: &[u8] = include_bytes!("../examples/coffee_small.jpg");
 
 /// A loaded EfficientNet.
 pub(crate) struct EfficientNet {

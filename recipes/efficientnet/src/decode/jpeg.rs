@@ -13,6 +13,10 @@ use super::{Rgb, check_size, unreadable};
 /// A progressive image goes over all its pixels once a scan; encoders write about ten.
 const MAX_SCANS: usize = 100;
 
+/// No encoding needs fewer bytes: a block of 64 pixels takes a bit at least. A short file with a long claim is so
+/// refused before memory is taken for it.
+const MAX_PIXELS_PER_BYTE: usize = 1024;
+
 /// Decodes a JPEG of any kind: baseline or progressive, grey, YCbCr, RGB, CMYK or YCCK (both as Adobe writes
 /// them, inverted, as everybody reads them).
 pub(super) fn decode(file: &[u8], limits: &InputLimits) -> Result<(Rgb, Orientation), InputError> {
@@ -27,7 +31,7 @@ pub(super) fn decode(file: &[u8], limits: &InputLimits) -> Result<(Rgb, Orientat
     decoder.decode_headers().map_err(unreadable)?;
     let (width, height) = decoder.dimensions().unwrap_or((0, 0));
     check_size(width, height, limits)?;
-    if !is_complete(file) {
+    if width * height / MAX_PIXELS_PER_BYTE > file.len() || !is_complete(file) {
         return Err(unreadable("the file ends too early"));
     }
     let mut pixels = vec![0; width * height * 3];

@@ -161,6 +161,18 @@ fn damaged_files_are_refused() {
     }
 }
 
+#[test]
+fn a_jpeg_too_short_for_its_size_is_refused() {
+    let mut jpeg = file("variants", "flower_thin_37x500.jpg");
+    let frame = jpeg
+        .windows(2)
+        .position(|pair| pair == [0xFF, 0xC0])
+        .unwrap();
+    jpeg[frame + 5..frame + 9].copy_from_slice(&[0x1F, 0x40, 0x1F, 0x40]);
+    let error = decode_all(&jpeg).unwrap_err().to_string();
+    assert_eq!(error, "cannot read the image: the file ends too early");
+}
+
 fn png(width: u32, height: u32, color: ExtendedColorType, samples: &[u8]) -> Vec<u8> {
     let mut file = Vec::new();
     PngEncoder::new(&mut file)

@@ -249,10 +249,10 @@ unsafe fn channels_of_row<V: Vector, const K: usize, const PARTIAL: bool>(
             let window = x.add(y * line + left * channels);
             let mut sum = bias;
             if end_ky - first_ky == K && end_kx - first_kx == K {
-                for ky in 0..K {
-                    for kx in 0..K {
-                        sum = load(window.add(ky * line + kx * channels))
-                            .mul_add(weight[ky][kx], sum);
+                for (ky, weight) in weight.iter().enumerate() {
+                    for (kx, weight) in weight.iter().enumerate() {
+                        let pixel = window.add(ky * line + kx * channels);
+                        sum = load(pixel).mul_add(*weight, sum);
                     }
                 }
             } else {

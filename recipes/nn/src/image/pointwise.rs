@@ -166,10 +166,8 @@ struct Product<'a> {
 impl Product<'_> {
     fn run(&self, level: Level, output: Shared) {
         let wanted = rayon::current_num_threads() * TASKS_PER_THREAD;
-        let row_parts = wanted
-            .max(self.rows.div_ceil(TASK_ROWS))
-            .min(self.rows.div_ceil(48));
-        let rows = host::split(self.rows, 12, row_parts);
+        // Few rows are not split further: each part would read all of the weights again.
+        let rows = host::split(self.rows, 12, self.rows.div_ceil(TASK_ROWS));
         let panels = self.cout.div_ceil(PANEL);
         let panels = host::split(panels, 1, wanted.div_ceil(rows.len().max(1)));
         let tasks = rows.len() * panels.len();
@@ -256,10 +254,10 @@ unsafe fn block<V: Vector, const R: usize>(task: &Task<'_>, row: usize, column: 
         for k in 0..cin {
             let left = V::load(panel.add(k * PANEL));
             let right = V::load(panel.add(k * PANEL + V::LEN));
-            for r in 0..R {
+            for (r, sums) in sums.iter_mut().enumerate() {
                 let factor = V::splat(*x.add(r * cin + k));
-                sums[r][0] = left.mul_add(factor, sums[r][0]);
-                sums[r][1] = right.mul_add(factor, sums[r][1]);
+                sums[0] = left.mul_add(factor, sums[0]);
+                sums[1] = right.mul_add(factor, sums[1]);
             }
         }
         for half in 0..2 {

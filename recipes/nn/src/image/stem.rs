@@ -162,8 +162,8 @@ unsafe fn row_kernel<V: Vector>(convolution: &Convolution<'_>, row: usize) {
                     } else {
                         V::load_first(weight, count)
                     };
-                    for i in 0..TILE {
-                        sums[i] = weight.mul_add(V::splat(patches[i][tap]), sums[i]);
+                    for (sum, patch) in sums.iter_mut().zip(&patches) {
+                        *sum = weight.mul_add(V::splat(patch[tap]), *sum);
                     }
                 }
                 for (i, sum) in sums.into_iter().enumerate().take(tile) {
