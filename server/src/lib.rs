@@ -4,11 +4,16 @@
 //! - [`batching`] holds the queues and decides what a batch is made of.
 //! - [`engine`] owns the devices and runs batches.
 //! - [`metrics`] is every metric, in one place.
-//! - [`pull`] downloads weights from the hub.
+//! - [`cli`] is the command line as typed, [`config`] as validated; [`serve`], [`predict`], [`pull`] and
+//!   [`recipes_table`] are its commands.
 
 pub mod batching;
+pub mod cli;
+pub mod config;
 pub mod engine;
 pub mod http;
 pub mod metrics;
+pub mod predict;
 pub mod pull;
 pub mod recipes_table;
+pub mod serve;

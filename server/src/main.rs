@@ -1,2 +1,84 @@
-//! The `galley` command.
-fn main() {}
+//! The `galley` command: parses, validates and hands over.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use galley::{
+    cli::{Cli, Command, LogFormat},
+    config::{ModelConfig, ServeConfig},
+    predict, pull, recipes_table, serve,
+};
+use tracing_subscriber::EnvFilter;
+
+/// The exit status of wrong configuration, as clap has it for wrong arguments.
+const WRONG_CONFIGURATION: u8 = 2;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = start_logging(&cli).and_then(|()| run(cli.command));
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure { error, status }) => {
+            eprintln!("galley: {error:#}");
+            ExitCode::from(status)
+        }
+    }
+}
+
+struct Failure {
+    error: anyhow::Error,
+    status: u8,
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        Self { error, status: 1 }
+    }
+}
+
+fn wrong(error: impl Into<anyhow::Error>) -> Failure {
+    Failure {
+        error: error.into(),
+        status: WRONG_CONFIGURATION,
+    }
+}
+
+fn run(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Serve(args) => {
+            let config = ServeConfig::new(&args).map_err(wrong)?;
+            config.model.start_threads()?;
+            let devices = serve::load(&config).map_err(wrong)?;
+            let runtime = tokio::runtime::Runtime::new().map_err(anyhow::Error::from)?;
+            let result = runtime.block_on(serve::run(config, devices));
+            // After a second signal a batch may still be running; nobody waits for it any more.
+            runtime.shutdown_background();
+            Ok(result?)
+        }
+        Command::Predict(args) => {
+            let entry = galley_catalog::find(&args.recipe).map_err(wrong)?;
+            let config = ModelConfig::new(&args.model, &[entry]).map_err(wrong)?;
+            config.start_threads()?;
+            Ok(predict::run(&args, &config)?)
+        }
+        Command::Recipes(args) => Ok(recipes_table::run(&args)?),
+        Command::Pull(args) => Ok(pull::run(&args)?),
+        Command::Bench(args) => Ok(galley_loadgen::run(
+            &args.command,
+            &galley_loadgen::Context::default(),
+        )?),
+    }
+}
+
+fn start_logging(cli: &Cli) -> Result<(), Failure> {
+    let filter =
+        EnvFilter::try_new(&cli.log).map_err(|error| wrong(anyhow::anyhow!("--log: {error}")))?;
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    match cli.log_format {
+        LogFormat::Text => lines.init(),
+        LogFormat::Json => lines.json().init(),
+    }
+    Ok(())
+}

@@ -29,6 +29,12 @@ impl Admission {
         self.max
     }
 
+    /// How many more items have room now.
+    #[cfg(test)]
+    pub(super) fn free(&self) -> usize {
+        self.max - self.waiting.load(Ordering::Acquire)
+    }
+
     /// Room for `items` more, all or none.
     pub(super) fn admit(self: &Arc<Self>, items: usize) -> Option<Vec<Permit>> {
         let add = |waiting: usize| {

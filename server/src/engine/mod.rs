@@ -10,6 +10,8 @@ mod pending;
 mod right_fit;
 mod served;
 mod state;
+#[cfg(test)]
+mod tests;
 
 use std::{
     sync::{Arc, Mutex, PoisonError},

@@ -1,0 +1,32 @@
+# `just` lists these; CI runs what `just ci` runs.
+
+default:
+    @just --list
+
+# Format, lints, documentation and tests, as CI runs them
+ci:
+    .ci/run
+
+# The tests
+test:
+    cargo test --workspace
+
+# Format everything
+fmt:
+    cargo fmt --all
+
+# Lints, as CI wants them
+lint:
+    cargo clippy --workspace --all-targets -- -D warnings
+
+# Licences, advisories and sources of the dependencies (needs cargo-deny)
+deny:
+    cargo deny check
+
+# Serve the bundled recipes
+serve *args:
+    cargo run --release -- serve {{args}}
+
+# Measure a recipe in process and over HTTP
+bench recipe *args:
+    cargo run --release -- bench matrix {{recipe}} {{args}}

@@ -1,0 +1,350 @@
+//! The command line as typed. [`crate::config`] turns it into what is valid.
+
+use std::{net::IpAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
+
+use bytesize::ByteSize;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use galley_core::WeightSource;
+
+use crate::{pull::PullArgs, recipes_table::RecipesArgs};
+
+/// Serve models over HTTP, batching the requests of many callers, and measure what serving costs.
+///
+/// A recipe is a model together with its pre- and post-processing. `galley recipes` lists them; those with bundled
+/// weights need no network. Every flag can also be set by the environment variable shown with it.
+#[derive(Parser, Debug)]
+#[command(name = "galley", version, max_term_width = 120)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// What is logged to stderr: error, warn, info, debug or trace, also by module (`info,galley::http=debug`)
+    #[arg(
+        long,
+        global = true,
+        env = "GALLEY_LOG",
+        default_value = "info",
+        value_name = "FILTER",
+        help_heading = "Logging"
+    )]
+    pub log: String,
+    /// How log lines look
+    #[arg(
+        long,
+        global = true,
+        env = "GALLEY_LOG_FORMAT",
+        default_value = "text",
+        help_heading = "Logging"
+    )]
+    pub log_format: LogFormat,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line, for log collectors.
+    Json,
+}
+
+/// What to do.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Serve recipes over HTTP
+    ///
+    /// Without arguments: the recipes with bundled real weights, on the CPU, at http://127.0.0.1:8080. When ready, one
+    /// line on stdout says where. Ctrl-C or SIGTERM drains: no new requests, the accepted ones are answered.
+    #[command(after_help = "Examples:
+  galley serve
+  galley serve --recipes echo --port 9000 --option echo.sleep=5ms
+  curl -F image=@photo.jpg http://127.0.0.1:8080/recipes/efficientnet_lite0/infer
+  curl -d '[\"i came i saw i conquered\"]' http://127.0.0.1:8080/recipes/deepsegment_en/infer")]
+    Serve(Box<ServeArgs>),
+    /// Answer inputs on the command line, without a server
+    ///
+    /// Prints one JSON line for each input, in order.
+    #[command(after_help = "Examples:
+  galley predict efficientnet_lite0 photo.jpg other.png
+  galley predict transformers_ner 'My name is Sarah Johnson and I live in Portland.'
+  cat lines.txt | galley predict deepsegment_en -
+  galley predict efficientnet_b0 --weights synthetic:1000 --raw pixels.safetensors")]
+    Predict(PredictArgs),
+    /// List the recipes, their weights and what is present
+    Recipes(RecipesArgs),
+    /// Download a recipe's weights from the Hugging Face hub
+    Pull(PullArgs),
+    /// Measure a recipe in process and over HTTP, and what serving it costs
+    Bench(galley_loadgen::BenchArgs),
+}
+
+/// Which model runs, and on what.
+#[derive(Args, Clone, Debug)]
+pub struct ModelArgs {
+    /// Devices: auto, cpu, or cuda:N, several separated by commas
+    #[arg(
+        long,
+        env = "GALLEY_DEVICE",
+        default_value = "auto",
+        value_delimiter = ',',
+        help_heading = "Model"
+    )]
+    pub device: Vec<String>,
+    /// The dtype of the computation; auto is f32 on the CPU
+    #[arg(
+        long,
+        env = "GALLEY_DTYPE",
+        default_value = "auto",
+        help_heading = "Model"
+    )]
+    pub dtype: DtypeArg,
+    /// Weights: auto (bundled if there are, else hub), bundled, hub, synthetic[:SEED] (random ones), or a folder
+    #[arg(
+        long,
+        env = "GALLEY_WEIGHTS",
+        default_value = "auto",
+        value_name = "SOURCE",
+        help_heading = "Model"
+    )]
+    pub weights: WeightSource,
+    /// A recipe's own option, for instance transformers_ner.aggregation=simple; may be repeated
+    #[arg(
+        long = "option",
+        env = "GALLEY_OPTION",
+        value_delimiter = ',',
+        value_name = "RECIPE.KEY=VALUE",
+        help_heading = "Model"
+    )]
+    pub options: Vec<String>,
+    /// Threads of the CPU pool [default: the cores that this process may use]
+    #[arg(long, env = "GALLEY_THREADS", help_heading = "Model")]
+    pub threads: Option<NonZeroUsize>,
+    /// The most pixels that an image may have once decoded
+    #[arg(long, env = "GALLEY_MAX_PIXELS", default_value_t = 64 << 20, help_heading = "Limits")]
+    pub max_pixels: u64,
+    /// The most bytes that a text may have
+    #[arg(
+        long,
+        env = "GALLEY_MAX_TEXT",
+        default_value = "1MiB",
+        value_name = "SIZE",
+        help_heading = "Limits"
+    )]
+    pub max_text: ByteSize,
+}
+
+/// The dtypes that can be asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DtypeArg {
+    /// Whatever suits the device.
+    Auto,
+    /// 32-bit floating point.
+    F32,
+    /// 16-bit floating point.
+    F16,
+    /// 16-bit floating point with the range of f32.
+    Bf16,
+}
+
+/// `galley serve`.
+#[derive(Args, Clone, Debug)]
+pub struct ServeArgs {
+    /// The recipes to serve, separated by commas [default: those with bundled weights]
+    #[arg(
+        long,
+        env = "GALLEY_RECIPES",
+        value_delimiter = ',',
+        value_name = "NAMES"
+    )]
+    pub recipes: Vec<String>,
+    /// The address to listen on
+    #[arg(long, env = "GALLEY_HOST", default_value = "127.0.0.1")]
+    pub host: IpAddr,
+    /// The port to listen on; 0 takes a free one
+    #[arg(long, env = "GALLEY_PORT", default_value_t = 8080)]
+    pub port: u16,
+    /// Which model runs, and on what.
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// The most items of a batch; auto measures at start-up where throughput stops growing
+    #[arg(
+        long,
+        env = "GALLEY_MAX_BATCH_SIZE",
+        default_value = "auto",
+        value_name = "N|auto",
+        help_heading = "Batching"
+    )]
+    pub max_batch_size: AutoSize,
+    /// How long an item may wait for its batch to fill; 0ms: an idle device starts at once
+    #[arg(
+        long, env = "GALLEY_MAX_QUEUE_DELAY", default_value = "0ms", value_parser = humantime::parse_duration,
+        value_name = "TIME", help_heading = "Batching"
+    )]
+    pub max_queue_delay: Duration,
+    /// The most items of a recipe that may wait; past it requests are answered 429
+    #[arg(
+        long,
+        env = "GALLEY_MAX_QUEUE_SIZE",
+        default_value = "4096",
+        value_name = "N",
+        help_heading = "Batching"
+    )]
+    pub max_queue_size: NonZeroUsize,
+    /// How long an answer may take; a request may ask for less
+    #[arg(
+        long, env = "GALLEY_TIMEOUT", default_value = "60s", value_parser = humantime::parse_duration, value_name = "TIME",
+        help_heading = "Limits"
+    )]
+    pub timeout: Duration,
+    /// The most bytes of a request's body
+    #[arg(
+        long,
+        env = "GALLEY_MAX_BODY",
+        default_value = "32MiB",
+        value_name = "SIZE",
+        help_heading = "Limits"
+    )]
+    pub max_body: ByteSize,
+    /// The most bytes that a compressed body may decompress to [default: four times --max-body]
+    #[arg(
+        long,
+        env = "GALLEY_MAX_DECOMPRESSED",
+        value_name = "SIZE",
+        help_heading = "Limits"
+    )]
+    pub max_decompressed: Option<ByteSize>,
+    /// The most bytes of bodies that all requests together may hold; past it they are answered 429
+    #[arg(
+        long,
+        env = "GALLEY_MAX_BUFFERED",
+        default_value = "1GiB",
+        value_name = "SIZE",
+        help_heading = "Limits"
+    )]
+    pub max_buffered: ByteSize,
+    /// How long a client may take to send a request's header, and an idle connection may stay open
+    #[arg(
+        long, env = "GALLEY_HEADER_TIMEOUT", default_value = "30s", value_parser = humantime::parse_duration,
+        value_name = "TIME", help_heading = "Limits"
+    )]
+    pub header_timeout: Duration,
+    /// The most connections at a time; others wait to be accepted
+    #[arg(
+        long,
+        env = "GALLEY_MAX_CONNECTIONS",
+        default_value = "4096",
+        value_name = "N",
+        help_heading = "Limits"
+    )]
+    pub max_connections: NonZeroUsize,
+    /// How long the results of requests with a unique_id of the client's are kept
+    #[arg(
+        long, env = "GALLEY_RESULT_TTL", default_value = "10m", value_parser = humantime::parse_duration, value_name = "TIME",
+        help_heading = "Limits"
+    )]
+    pub result_ttl: Duration,
+    /// The most results that are kept
+    #[arg(
+        long,
+        env = "GALLEY_MAX_RESULTS",
+        default_value = "10000",
+        value_name = "N",
+        help_heading = "Limits"
+    )]
+    pub max_results: NonZeroUsize,
+    /// How long draining may take before the server ends anyway
+    #[arg(
+        long, env = "GALLEY_DRAIN_TIMEOUT", default_value = "60s", value_parser = humantime::parse_duration,
+        value_name = "TIME"
+    )]
+    pub drain_timeout: Duration,
+}
+
+/// `galley predict`.
+#[derive(Args, Clone, Debug)]
+pub struct PredictArgs {
+    /// The recipe
+    #[arg(env = "GALLEY_RECIPE")]
+    pub recipe: String,
+    /// Image recipes: files, or - for one file on stdin. Text recipes: texts, JSON objects ({"text": ...}), @FILE for a
+    /// file's text, or - for one text a line on stdin
+    #[arg(required_unless_present = "raw", value_name = "INPUT")]
+    pub inputs: Vec<String>,
+    /// Run the model on its own input tensors: a safetensors file with `pixels` [n, 3, h, w] for image recipes, or
+    /// `input_ids` and `attention_mask` [n, l] for transformers; prints the raw outputs, one JSON line an item
+    #[arg(
+        long,
+        env = "GALLEY_RAW",
+        value_name = "FILE",
+        conflicts_with = "inputs"
+    )]
+    pub raw: Option<PathBuf>,
+    /// The most inputs that are run together
+    #[arg(
+        long,
+        env = "GALLEY_PREDICT_BATCH",
+        default_value = "32",
+        value_name = "N"
+    )]
+    pub batch: NonZeroUsize,
+    /// Which model runs, and on what.
+    #[command(flatten)]
+    pub model: ModelArgs,
+}
+
+/// A size, or `auto`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AutoSize {
+    /// Found by measuring.
+    Auto,
+    /// Given.
+    Fixed(NonZeroUsize),
+}
+
+impl std::str::FromStr for AutoSize {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            _ => text
+                .parse()
+                .map(Self::Fixed)
+                .map_err(|_| "expected auto or a number above 0".into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_flag_has_its_environment_variable() {
+        fn check(command: &clap::Command) {
+            for arg in command.get_arguments() {
+                let name = arg.get_id().as_str();
+                if arg.get_long().is_some() && !["help", "version"].contains(&name) {
+                    let variable = arg
+                        .get_env()
+                        .and_then(|name| name.to_str())
+                        .unwrap_or_default();
+                    assert!(
+                        variable.starts_with("GALLEY_"),
+                        "{} --{name} has no variable",
+                        command.get_name()
+                    );
+                }
+            }
+            command.get_subcommands().for_each(check);
+        }
+        check(&Cli::command());
+    }
+}
