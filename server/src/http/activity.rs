@@ -80,7 +80,10 @@ impl Activity {
     pub(super) fn sample(&self, now: Instant) {
         let counts = self.totals();
         let mut samples = self.samples();
-        while samples.front().is_some_and(|(at, _)| now.duration_since(*at) > HORIZON) {
+        while samples
+            .front()
+            .is_some_and(|(at, _)| now.duration_since(*at) > HORIZON)
+        {
             samples.pop_front();
         }
         samples.push_back((now, counts));
@@ -91,7 +94,9 @@ impl Activity {
         let totals = self.totals();
         let samples = self.samples();
         let later = samples.partition_point(|(at, _)| now.saturating_duration_since(*at) >= window);
-        let before = later.checked_sub(1).map_or(Counts::default(), |place| samples[place].1);
+        let before = later
+            .checked_sub(1)
+            .map_or(Counts::default(), |place| samples[place].1);
         Counts {
             ended: totals.ended.saturating_sub(before.ended),
             failed: totals.failed.saturating_sub(before.failed),
@@ -102,8 +107,12 @@ impl Activity {
     /// Whether a request that has not ended arrived more than `age` ago, to the tick.
     pub(super) fn has_pending_older_than(&self, age: Duration, now: Instant) -> bool {
         let now = self.tick(now);
-        let age = u64::try_from(age.as_millis().div_ceil(TICK.as_millis())).unwrap_or(u64::MAX).max(1);
-        let Some(youngest) = now.checked_sub(age) else { return false };
+        let age = u64::try_from(age.as_millis().div_ceil(TICK.as_millis()))
+            .unwrap_or(u64::MAX)
+            .max(1);
+        let Some(youngest) = now.checked_sub(age) else {
+            return false;
+        };
         let oldest = (now + 1).saturating_sub(TICKS);
         (oldest..=youngest).any(|tick| self.slot(tick).load(Ordering::Relaxed) > 0)
     }
@@ -147,9 +156,30 @@ mod tests {
         activity.sample(start + 2 * SECOND);
         end(start + 2 * SECOND, Outcome::BadRequest);
         let now = start + 3 * SECOND;
-        assert_eq!(activity.within(SECOND, now), Counts { ended: 1, failed: 0, timed_out: 0 });
-        assert_eq!(activity.within(2 * SECOND, now), Counts { ended: 3, failed: 0, timed_out: 1 });
-        assert_eq!(activity.within(60 * SECOND, now), Counts { ended: 4, failed: 1, timed_out: 1 });
+        assert_eq!(
+            activity.within(SECOND, now),
+            Counts {
+                ended: 1,
+                failed: 0,
+                timed_out: 0
+            }
+        );
+        assert_eq!(
+            activity.within(2 * SECOND, now),
+            Counts {
+                ended: 3,
+                failed: 0,
+                timed_out: 1
+            }
+        );
+        assert_eq!(
+            activity.within(60 * SECOND, now),
+            Counts {
+                ended: 4,
+                failed: 1,
+                timed_out: 1
+            }
+        );
     }
 
     #[test]

@@ -62,16 +62,25 @@ impl ApiError {
     /// The status of the answer.
     pub(super) fn status(&self) -> StatusCode {
         match self {
-            Self::Malformed(_) | Self::AllRefused { too_large: false, .. } => StatusCode::BAD_REQUEST,
+            Self::Malformed(_)
+            | Self::AllRefused {
+                too_large: false, ..
+            } => StatusCode::BAD_REQUEST,
             Self::UnsupportedType(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::TooLarge { .. }
-            | Self::AllRefused { too_large: true, .. }
+            | Self::AllRefused {
+                too_large: true, ..
+            }
             | Self::Infer(InferError::TooManyItems { .. }) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::NotFound(_) => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::Conflict(_) => StatusCode::CONFLICT,
-            Self::Busy(_) | Self::Infer(InferError::QueueFull { .. }) => StatusCode::TOO_MANY_REQUESTS,
-            Self::Unhealthy(_) | Self::Infer(InferError::Unavailable(_)) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Busy(_) | Self::Infer(InferError::QueueFull { .. }) => {
+                StatusCode::TOO_MANY_REQUESTS
+            }
+            Self::Unhealthy(_) | Self::Infer(InferError::Unavailable(_)) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::Infer(InferError::Deadline) => StatusCode::GATEWAY_TIMEOUT,
             Self::Infer(InferError::Failed(_)) => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -80,12 +89,17 @@ impl ApiError {
     /// What metrics count the request as.
     pub(super) fn outcome(&self) -> Outcome {
         match self {
-            Self::TooLarge { .. } | Self::AllRefused { too_large: true, .. } => Outcome::TooLarge,
+            Self::TooLarge { .. }
+            | Self::AllRefused {
+                too_large: true, ..
+            } => Outcome::TooLarge,
             Self::Busy(_) => Outcome::QueueFull,
             Self::Unhealthy(_) => Outcome::Unavailable,
             Self::Infer(error) => error.outcome(),
             Self::Malformed(_)
-            | Self::AllRefused { too_large: false, .. }
+            | Self::AllRefused {
+                too_large: false, ..
+            }
             | Self::UnsupportedType(_)
             | Self::NotFound(_)
             | Self::MethodNotAllowed(_)
@@ -97,7 +111,9 @@ impl ApiError {
     pub(super) fn retry_after(&self) -> Option<u64> {
         match self {
             Self::Busy(_) => Some(RETRY_AFTER.as_secs()),
-            Self::Infer(InferError::QueueFull { retry_after }) => Some(retry_after.as_secs().max(1)),
+            Self::Infer(InferError::QueueFull { retry_after }) => {
+                Some(retry_after.as_secs().max(1))
+            }
             _ => None,
         }
     }
@@ -115,9 +131,18 @@ mod tests {
     #[test]
     fn each_cause_has_its_status() {
         let text = || "x".to_owned();
-        let too_large = ApiError::TooLarge { what: text(), limit: text(), option: "--max-body" };
-        let refused = |too_large| ApiError::AllRefused { too_large, reason: text() };
-        let full = InferError::QueueFull { retry_after: Duration::from_millis(1) };
+        let too_large = ApiError::TooLarge {
+            what: text(),
+            limit: text(),
+            option: "--max-body",
+        };
+        let refused = |too_large| ApiError::AllRefused {
+            too_large,
+            reason: text(),
+        };
+        let full = InferError::QueueFull {
+            retry_after: Duration::from_millis(1),
+        };
         for (error, status) in [
             (ApiError::Malformed(text()), 400),
             (refused(false), 400),
@@ -137,6 +162,10 @@ mod tests {
         ] {
             assert_eq!(error.status().as_u16(), status, "{error:?}");
         }
-        assert_eq!(ApiError::from(full).retry_after(), Some(1), "rounded up, as 0 would mean at once");
+        assert_eq!(
+            ApiError::from(full).retry_after(),
+            Some(1),
+            "rounded up, as 0 would mean at once"
+        );
     }
 }

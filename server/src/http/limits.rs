@@ -27,12 +27,18 @@ pub(super) struct BodyBudget {
 
 impl BodyBudget {
     pub(super) fn new(max: u64) -> Arc<Self> {
-        Arc::new(Self { used: AtomicU64::new(0), max })
+        Arc::new(Self {
+            used: AtomicU64::new(0),
+            max,
+        })
     }
 
     /// A share of nothing, which grows.
     pub(super) fn share(self: &Arc<Self>) -> Share {
-        Share { budget: Arc::clone(self), bytes: 0 }
+        Share {
+            budget: Arc::clone(self),
+            bytes: 0,
+        }
     }
 }
 
@@ -52,7 +58,9 @@ impl Share {
         // What was added here goes back with the share, whether or not it fitted.
         match before + bytes <= self.budget.max {
             true => Ok(()),
-            false => Err(ApiError::Busy("the server holds as many request bodies as it may (--max-buffered)".into())),
+            false => Err(ApiError::Busy(
+                "the server holds as many request bodies as it may (--max-buffered)".into(),
+            )),
         }
     }
 }
@@ -65,16 +73,27 @@ impl Drop for Share {
 
 /// Reads a body of at most `limit` bytes into one piece. A declared length over the limit is refused before a byte is
 /// read; a body without one is refused as soon as it is over.
-pub(super) async fn read_body(body: &mut Body, limit: u64, share: &mut Share) -> Result<Bytes, ApiError> {
-    let too_large = || ApiError::TooLarge { what: "the body".into(), limit: format!("{limit} bytes"), option: "--max-body" };
+pub(super) async fn read_body(
+    body: &mut Body,
+    limit: u64,
+    share: &mut Share,
+) -> Result<Bytes, ApiError> {
+    let too_large = || ApiError::TooLarge {
+        what: "the body".into(),
+        limit: format!("{limit} bytes"),
+        option: "--max-body",
+    };
     if body.size_hint().lower() > limit {
         return Err(too_large());
     }
     let mut whole = Bytes::new();
     let mut pieces = BytesMut::new();
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|_| ApiError::malformed("the body broke off or is not valid HTTP"))?;
-        let Ok(data) = frame.into_data() else { continue };
+        let frame =
+            frame.map_err(|_| ApiError::malformed("the body broke off or is not valid HTTP"))?;
+        let Ok(data) = frame.into_data() else {
+            continue;
+        };
         if (whole.len() + pieces.len() + data.len()) as u64 > limit {
             return Err(too_large());
         }
@@ -86,7 +105,11 @@ pub(super) async fn read_body(body: &mut Body, limit: u64, share: &mut Share) ->
         pieces.extend_from_slice(&std::mem::take(&mut whole));
         pieces.extend_from_slice(&data);
     }
-    Ok(if pieces.is_empty() { whole } else { pieces.freeze() })
+    Ok(if pieces.is_empty() {
+        whole
+    } else {
+        pieces.freeze()
+    })
 }
 
 /// Reads what is left of a refused body and keeps none of it: closing a connection with unread data resets it, and the
@@ -102,7 +125,9 @@ mod tests {
     use super::*;
 
     fn chunked(pieces: &'static [&'static str]) -> Body {
-        Body::from_stream(futures::stream::iter(pieces.iter().map(|piece| Ok::<_, std::io::Error>(*piece))))
+        Body::from_stream(futures::stream::iter(
+            pieces.iter().map(|piece| Ok::<_, std::io::Error>(*piece)),
+        ))
     }
 
     async fn read(mut body: Body, limit: u64, budget: &Arc<BodyBudget>) -> Result<Bytes, ApiError> {
@@ -112,12 +137,23 @@ mod tests {
     #[tokio::test]
     async fn pieces_are_joined_up_to_the_limit_and_not_beyond() {
         let budget = BodyBudget::new(1000);
-        assert_eq!(read(chunked(&["ab", "", "cd", "e"]), 5, &budget).await.unwrap(), "abcde");
-        assert_eq!(read(Body::from("abcde"), 5, &budget).await.unwrap(), "abcde");
+        assert_eq!(
+            read(chunked(&["ab", "", "cd", "e"]), 5, &budget)
+                .await
+                .unwrap(),
+            "abcde"
+        );
+        assert_eq!(
+            read(Body::from("abcde"), 5, &budget).await.unwrap(),
+            "abcde"
+        );
         assert_eq!(read(Body::empty(), 5, &budget).await.unwrap(), "");
         for body in [chunked(&["abc", "def"]), Body::from("abcdef")] {
             let error = read(body, 5, &budget).await.unwrap_err();
-            assert_eq!(error.to_string(), "the body exceeds the limit of 5 bytes (--max-body)");
+            assert_eq!(
+                error.to_string(),
+                "the body exceeds the limit of 5 bytes (--max-body)"
+            );
         }
         assert_eq!(budget.used.load(Ordering::Relaxed), 0);
     }
@@ -126,8 +162,13 @@ mod tests {
     async fn all_bodies_share_a_budget() {
         let budget = BodyBudget::new(6);
         let mut share = budget.share();
-        read_body(&mut Body::from("abcd"), 100, &mut share).await.unwrap();
-        assert!(matches!(read(Body::from("efg"), 100, &budget).await, Err(ApiError::Busy(_))));
+        read_body(&mut Body::from("abcd"), 100, &mut share)
+            .await
+            .unwrap();
+        assert!(matches!(
+            read(Body::from("efg"), 100, &budget).await,
+            Err(ApiError::Busy(_))
+        ));
         drop(share);
         assert!(read(Body::from("efg"), 100, &budget).await.is_ok());
     }

@@ -30,13 +30,20 @@ async fn ready(Extract(state): Extract<AppState>) -> Response {
         State::Ready => (StatusCode::OK, "ready"),
         State::WarmingUp => (StatusCode::SERVICE_UNAVAILABLE, "warming up"),
         State::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
-        State::Failed(_) => (StatusCode::SERVICE_UNAVAILABLE, "the device is out of service"),
+        State::Failed(_) => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the device is out of service",
+        ),
     };
     (status, Json(json!({ "status": text }))).into_response()
 }
 
 async fn metrics(Extract(state): Extract<AppState>) -> Response {
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], state.registry().render()).into_response()
+    (
+        [(header::CONTENT_TYPE, "text/plain; version=0.0.4")],
+        state.registry().render(),
+    )
+        .into_response()
 }
 
 async fn index(Extract(state): Extract<AppState>) -> Response {
@@ -51,13 +58,28 @@ async fn index(Extract(state): Extract<AppState>) -> Response {
 
 fn describe(text: &mut String, recipe: &ServedRecipe, is_only: bool) -> std::fmt::Result {
     let info = recipe.served.info();
-    let base = if is_only { String::new() } else { format!("/recipes/{}", info.name) };
-    writeln!(text, "\n{} ({}, {} on {})", info.name, info.weights, info.dtype, info.device)?;
+    let base = if is_only {
+        String::new()
+    } else {
+        format!("/recipes/{}", info.name)
+    };
+    writeln!(
+        text,
+        "\n{} ({}, {} on {})",
+        info.name, info.weights, info.dtype, info.device
+    )?;
     match info.input_kind {
         InputKind::File => writeln!(text, "  curl -F file=@FILE 'http://HOST:PORT{base}/infer'")?,
-        InputKind::Json => writeln!(text, "  curl -d '[{}]' 'http://HOST:PORT{base}/infer'", example(recipe))?,
+        InputKind::Json => writeln!(
+            text,
+            "  curl -d '[{}]' 'http://HOST:PORT{base}/infer'",
+            example(recipe)
+        )?,
     }
-    writeln!(text, "  POST {base}/infer[?async=true]  POST {base}/result  GET {base}/meta  GET {base}/health")
+    writeln!(
+        text,
+        "  POST {base}/infer[?async=true]  POST {base}/result  GET {base}/meta  GET {base}/health"
+    )
 }
 
 fn example(recipe: &ServedRecipe) -> String {

@@ -36,7 +36,11 @@ const LINGER: Duration = Duration::from_millis(500);
 ///
 /// # Errors
 /// The listener's address cannot be read; afterwards none, as failures to accept are tried again.
-pub async fn serve(listener: TcpListener, state: AppState, shutdown: impl Future<Output = ()>) -> io::Result<()> {
+pub async fn serve(
+    listener: TcpListener,
+    state: AppState,
+    shutdown: impl Future<Output = ()>,
+) -> io::Result<()> {
     tracing::debug!(address = %listener.local_addr()?, "listening");
     let server = Server {
         app: router(state.clone()),
@@ -77,7 +81,13 @@ impl Server {
                 accepted = self.accept(&listener) => accepted,
             };
             if let Some((stream, slot)) = accepted {
-                self.connections.spawn(connection(stream, slot, self.app.clone(), self.state.clone(), self.close.clone()));
+                self.connections.spawn(connection(
+                    stream,
+                    slot,
+                    self.app.clone(),
+                    self.state.clone(),
+                    self.close.clone(),
+                ));
             }
         }
     }
@@ -90,7 +100,9 @@ impl Server {
             Err(error) => {
                 let of_one_client = matches!(
                     error.kind(),
-                    io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionRefused
+                    io::ErrorKind::ConnectionAborted
+                        | io::ErrorKind::ConnectionReset
+                        | io::ErrorKind::ConnectionRefused
                 );
                 if !of_one_client {
                     tracing::error!(%error, "cannot accept connections");
@@ -112,7 +124,13 @@ impl Server {
     }
 }
 
-async fn connection(stream: TcpStream, slot: OwnedSemaphorePermit, app: Router, state: AppState, close: CancellationToken) {
+async fn connection(
+    stream: TcpStream,
+    slot: OwnedSemaphorePermit,
+    app: Router,
+    state: AppState,
+    close: CancellationToken,
+) {
     // Without it small answers wait for the client's delayed acknowledgement, 40 ms.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "cannot set TCP_NODELAY");
@@ -150,7 +168,9 @@ async fn connection(stream: TcpStream, slot: OwnedSemaphorePermit, app: Router, 
 }
 
 fn say_goodbye<B>(answer: &mut Response<B>) {
-    answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    answer
+        .headers_mut()
+        .insert(header::CONNECTION, HeaderValue::from_static("close"));
 }
 
 /// Never returns.

@@ -49,7 +49,10 @@ impl AppState {
     pub fn new(engine: Arc<Engine>, registry: Arc<Registry>, config: HttpConfig) -> Self {
         let started = Instant::now();
         let serve = |served: &Arc<Served>| {
-            Arc::new(ServedRecipe { served: Arc::clone(served), activity: Activity::new(started) })
+            Arc::new(ServedRecipe {
+                served: Arc::clone(served),
+                activity: Activity::new(started),
+            })
         };
         Self(Arc::new(Shared {
             recipes: engine.recipes().iter().map(serve).collect(),
@@ -94,7 +97,11 @@ impl AppState {
     /// Waits until the engine takes no new requests, and remembers that.
     pub(super) async fn watch_for_draining(&self) {
         let mut state = self.0.engine.state();
-        if state.wait_for(|state| *state == State::Draining).await.is_ok() {
+        if state
+            .wait_for(|state| *state == State::Draining)
+            .await
+            .is_ok()
+        {
             self.0.draining.store(true, Ordering::Relaxed);
         }
     }
@@ -124,7 +131,12 @@ impl AppState {
             (Some(name), recipes) => recipes
                 .iter()
                 .find(|recipe| recipe.name() == name)
-                .ok_or_else(|| ApiError::NotFound(format!("no such recipe; the recipes are {}", self.recipe_names()))),
+                .ok_or_else(|| {
+                    ApiError::NotFound(format!(
+                        "no such recipe; the recipes are {}",
+                        self.recipe_names()
+                    ))
+                }),
         }
     }
 
@@ -152,7 +164,13 @@ pub(super) struct Call {
 impl Call {
     pub(super) fn begin(recipe: &Arc<ServedRecipe>, protocol: Protocol, start: Instant) -> Self {
         let arrival = recipe.activity.arrive(start);
-        Self { recipe: Arc::clone(recipe), protocol, start, arrival, outcome: Outcome::Cancelled }
+        Self {
+            recipe: Arc::clone(recipe),
+            protocol,
+            start,
+            arrival,
+            outcome: Outcome::Cancelled,
+        }
     }
 
     /// It has been answered.
@@ -164,6 +182,9 @@ impl Call {
 impl Drop for Call {
     fn drop(&mut self) {
         self.recipe.activity.end(self.arrival, self.outcome);
-        self.recipe.served.metrics().request(self.protocol, self.outcome, self.start.elapsed());
+        self.recipe
+            .served
+            .metrics()
+            .request(self.protocol, self.outcome, self.start.elapsed());
     }
 }

@@ -24,17 +24,32 @@ async fn health(app: &App, parameter: &str, value: &str) -> u16 {
 async fn an_engine_that_answers_is_healthy() {
     let app = App::new(Json).await;
     let reply = app.get("/health").await;
-    assert_eq!((reply.status, reply.json()["status"].as_str()), (200, Some("ok")));
-    assert!(app.get("/metrics").await.text().contains(r#"protocol="probe",outcome="ok"} 1"#));
+    assert_eq!(
+        (reply.status, reply.json()["status"].as_str()),
+        (200, Some("ok"))
+    );
+    assert!(
+        app.get("/metrics")
+            .await
+            .text()
+            .contains(r#"protocol="probe",outcome="ok"} 1"#)
+    );
     assert_eq!(app.get("/health").await.status, 200);
     let text = app.get("/metrics").await.text();
-    assert!(text.contains(r#"protocol="probe",outcome="ok"} 1"#), "it answered lately, and need not be asked: {text}");
+    assert!(
+        text.contains(r#"protocol="probe",outcome="ok"} 1"#),
+        "it answered lately, and need not be asked: {text}"
+    );
 }
 
 #[tokio::test]
 async fn too_many_failures() {
     let app = App::new(Json).await;
-    assert_eq!(health(&app, FAILED, "60,0").await, 200, "nothing has failed");
+    assert_eq!(
+        health(&app, FAILED, "60,0").await,
+        200,
+        "nothing has failed"
+    );
     app.controls.fails.store(true, Ordering::SeqCst);
     app.post("/infer", "", r#"["a"]"#).await;
     app.controls.fails.store(false, Ordering::SeqCst);
@@ -66,7 +81,10 @@ async fn requests_pending_for_too_long() {
     let pending = app.post("/infer", "", r#"["a"]"#);
     let asked = async {
         tokio::time::sleep(Duration::from_millis(500)).await;
-        let statuses = [health(&app, PENDING, "0.2").await, health(&app, PENDING, "30").await];
+        let statuses = [
+            health(&app, PENDING, "0.2").await,
+            health(&app, PENDING, "30").await,
+        ];
         app.controls.open();
         statuses
     };
@@ -85,7 +103,13 @@ async fn up_for_too_long() {
 #[tokio::test]
 async fn malformed_parameters_are_400() {
     let app = App::new(Json).await;
-    for (parameter, value) in [(FAILED, "5"), (FAILED, "x,y"), (TIMED_OUT, "1,"), (PENDING, "soon"), (UP_TIME, "-1")] {
+    for (parameter, value) in [
+        (FAILED, "5"),
+        (FAILED, "x,y"),
+        (TIMED_OUT, "1,"),
+        (PENDING, "soon"),
+        (UP_TIME, "-1"),
+    ] {
         let reply = app.get(&format!("/health?{parameter}={value}")).await;
         assert_eq!(reply.status, 400, "{parameter}={value}");
         assert!(reply.reason().contains(parameter), "{}", reply.reason());

@@ -26,17 +26,28 @@ const MULTIPART: &str = "multipart/form-data; boundary=x";
 
 fn multipart(parts: &[&str]) -> String {
     let part = |part: &&str| {
-        format!("--x\r\nContent-Disposition: form-data; name=\"f\"; filename=\"f.jpg\"\r\nContent-Type: image/jpeg\r\n\r\n{part}\r\n")
+        format!(
+            "--x\r\nContent-Disposition: form-data; name=\"f\"; filename=\"f.jpg\"\r\nContent-Type: image/jpeg\r\n\r\n{part}\r\n"
+        )
     };
     parts.iter().map(part).collect::<String>() + "--x--\r\n"
 }
 
-async fn predicts(kind: InputKind, path: &str, content_type: &str, body: impl Into<axum::body::Body>, expected: Value) {
+async fn predicts(
+    kind: InputKind,
+    path: &str,
+    content_type: &str,
+    body: impl Into<axum::body::Body>,
+    expected: Value,
+) {
     let reply = App::new(kind).await.post(path, content_type, body).await;
     assert_eq!(reply.status, 200, "{path} {content_type}: {}", reply.text());
     let body = reply.json();
     assert_eq!(body["prediction"], expected, "{path} {content_type}");
-    assert_eq!((&body["success"], &body["reason"]), (&json!(true), &Value::Null));
+    assert_eq!(
+        (&body["success"], &body["reason"]),
+        (&json!(true), &Value::Null)
+    );
     assert_eq!(body["unique_id"].as_str().unwrap().len(), 36);
     assert_eq!(body.as_object().unwrap().len(), 4);
     assert_eq!(reply.header("content-type"), "application/json");
@@ -48,21 +59,77 @@ async fn json_in_every_form() {
     let expected = json!(["a", {"text": "ü", "option": [1, 2.5, null]}]);
     predicts(Json, "/infer", "application/json", body, expected.clone()).await;
     predicts(Json, "/infer", "", body, expected.clone()).await;
-    predicts(Json, "/infer", "application/x-www-form-urlencoded", body, expected.clone()).await;
-    predicts(Json, "/infer?input_type=json", "application/octet-stream", body, expected.clone()).await;
-    predicts(Json, "/infer", "application/json", format!(r#"{{"data": {body}}}"#), expected).await;
+    predicts(
+        Json,
+        "/infer",
+        "application/x-www-form-urlencoded",
+        body,
+        expected.clone(),
+    )
+    .await;
+    predicts(
+        Json,
+        "/infer?input_type=json",
+        "application/octet-stream",
+        body,
+        expected.clone(),
+    )
+    .await;
+    predicts(
+        Json,
+        "/infer",
+        "application/json",
+        format!(r#"{{"data": {body}}}"#),
+        expected,
+    )
+    .await;
 }
 
 #[tokio::test]
 async fn files_in_every_form() {
-    predicts(File, "/infer", MULTIPART, multipart(&["cat", "dog", "cat"]), json!(["cat", "dog", "cat"])).await;
-    predicts(File, "/infer", "application/json", r#"["Y2F0", "ZG9n"]"#, json!(["cat", "dog"])).await;
-    predicts(File, "/infer", "", r#"{"data": [{"z.jpg": "Y2F0"}, {"a.jpg": "ZG9n"}]}"#, json!(["cat", "dog"])).await;
+    predicts(
+        File,
+        "/infer",
+        MULTIPART,
+        multipart(&["cat", "dog", "cat"]),
+        json!(["cat", "dog", "cat"]),
+    )
+    .await;
+    predicts(
+        File,
+        "/infer",
+        "application/json",
+        r#"["Y2F0", "ZG9n"]"#,
+        json!(["cat", "dog"]),
+    )
+    .await;
+    predicts(
+        File,
+        "/infer",
+        "",
+        r#"{"data": [{"z.jpg": "Y2F0"}, {"a.jpg": "ZG9n"}]}"#,
+        json!(["cat", "dog"]),
+    )
+    .await;
     predicts(File, "/infer", "", r#"{"z.jpg": "Y2F0"}"#, json!(["cat"])).await;
     predicts(File, "/infer", "image/jpeg", "cat", json!(["cat"])).await;
-    predicts(File, "/infer", "application/octet-stream", "cat", json!(["cat"])).await;
+    predicts(
+        File,
+        "/infer",
+        "application/octet-stream",
+        "cat",
+        json!(["cat"]),
+    )
+    .await;
     let large = "c".repeat(300_000);
-    predicts(File, "/infer", MULTIPART, multipart(&[&large, "dog"]), json!([large, "dog"])).await;
+    predicts(
+        File,
+        "/infer",
+        MULTIPART,
+        multipart(&[&large, "dog"]),
+        json!([large, "dog"]),
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -70,7 +137,10 @@ async fn an_empty_list_is_answered_at_once() {
     let app = App::new(Json).await;
     app.controls.close();
     let reply = app.post("/infer", "", "[]").await;
-    assert_eq!((reply.status, &reply.json()["prediction"]), (200, &json!([])));
+    assert_eq!(
+        (reply.status, &reply.json()["prediction"]),
+        (200, &json!([]))
+    );
 }
 
 #[derive(Debug, Deserialize)]
@@ -91,22 +161,32 @@ async fn msgpack_and_zstd_there_and_back() {
     let reply = app.post(path, "application/octet-stream", packed).await;
     assert_eq!(reply.status, 200);
     // One call with the size taken from the frame, which the official client depends on.
-    let size = zstd::zstd_safe::get_frame_content_size(&reply.body).unwrap().unwrap();
+    let size = zstd::zstd_safe::get_frame_content_size(&reply.body)
+        .unwrap()
+        .unwrap();
     let plain = zstd::bulk::decompress(&reply.body, size as usize).unwrap();
     let answer: MsgpackAnswer = rmp_serde::from_slice(&plain).unwrap();
     assert!(answer.success && answer.unique_id == "4-2" && answer.reason.is_none());
     assert_eq!(answer.prediction.unwrap(), [json!("cat"), json!("dog")]);
 
     let texts = rmp_serde::to_vec(&("a", 1.5, json!({"k": null}))).unwrap();
-    let reply = App::new(Json).await.post("/infer?input_type=msgpack", "", texts).await;
+    let reply = App::new(Json)
+        .await
+        .post("/infer?input_type=msgpack", "", texts)
+        .await;
     assert_eq!(reply.header("content-type"), "application/msgpack");
     let answer: MsgpackAnswer = rmp_serde::from_slice(&reply.body).unwrap();
-    assert_eq!(answer.prediction.unwrap(), [json!("a"), json!(1.5), json!({"k": null})]);
+    assert_eq!(
+        answer.prediction.unwrap(),
+        [json!("a"), json!(1.5), json!({"k": null})]
+    );
 
     let reply = app.post("/infer?input_type=msgpack", "", vec![0x01]).await;
     assert_eq!(reply.status, 400);
     let answer: MsgpackAnswer = rmp_serde::from_slice(&reply.body).unwrap();
-    assert!(!answer.success && answer.prediction.is_none() && answer.reason.unwrap().contains("list"));
+    assert!(
+        !answer.success && answer.prediction.is_none() && answer.reason.unwrap().contains("list")
+    );
 }
 
 #[tokio::test]
@@ -116,7 +196,10 @@ async fn json_and_zstd_there_and_back() {
     let packed = zstd::bulk::compress(json!([text]).to_string().as_bytes(), 3).unwrap();
     let reply = app.post("/infer?compressed=true", "", packed).await;
     let plain = zstd::bulk::decompress(&reply.body, 1 << 20).unwrap();
-    assert_eq!(serde_json::from_slice::<Value>(&plain).unwrap()["prediction"], json!([text]));
+    assert_eq!(
+        serde_json::from_slice::<Value>(&plain).unwrap()["prediction"],
+        json!([text])
+    );
 }
 
 #[tokio::test]
@@ -130,10 +213,31 @@ async fn what_cannot_be_read_is_refused_with_what_was_expected() {
         (&json_app, "/infer", "", "\"a\"", 400, "list"),
         (&json_app, "/infer", "", "{\"text\": 1}", 400, "list"),
         (&json_app, "/infer", "image/jpeg", "cat", 400, "expected"),
-        (&json_app, "/infer", "multipart/form-data", "x", 400, "boundary"),
+        (
+            &json_app,
+            "/infer",
+            "multipart/form-data",
+            "x",
+            400,
+            "boundary",
+        ),
         (&json_app, "/infer", MULTIPART, "x", 400, "multipart"),
-        (&json_app, "/infer?input_type=xml", "", "[1]", 400, "json or msgpack"),
-        (&json_app, "/infer?input_type=pickle", "", "[1]", 415, "use msgpack or json"),
+        (
+            &json_app,
+            "/infer?input_type=xml",
+            "",
+            "[1]",
+            400,
+            "json or msgpack",
+        ),
+        (
+            &json_app,
+            "/infer?input_type=pickle",
+            "",
+            "[1]",
+            415,
+            "use msgpack or json",
+        ),
         (&json_app, "/infer?timeout=NaN", "", "[1]", 400, "timeout"),
         (&json_app, "/infer?timeout=-1", "", "[1]", 400, "timeout"),
         (&json_app, "/infer?async=perhaps", "", "[1]", 400, "async"),
@@ -143,8 +247,14 @@ async fn what_cannot_be_read_is_refused_with_what_was_expected() {
     ] {
         let reply = app.post(path, content_type, body).await;
         let reason = reply.reason().replace("input_type=", "");
-        assert_eq!(reply.status, status, "{path} {content_type} {body}: {reason}");
-        assert!(reason.contains(expected), "{path} {content_type} {body}: {reason}");
+        assert_eq!(
+            reply.status, status,
+            "{path} {content_type} {body}: {reason}"
+        );
+        assert!(
+            reason.contains(expected),
+            "{path} {content_type} {body}: {reason}"
+        );
         assert_eq!(reply.json()["success"], false);
     }
     let reply = json_app.post("/infer?compressed=True", "", "[1]").await;
@@ -152,16 +262,34 @@ async fn what_cannot_be_read_is_refused_with_what_was_expected() {
     assert!(reply.status == 400 && String::from_utf8(plain).unwrap().contains("zstd"));
 }
 
-const QUERIES: [&str; 5] = ["", "?input_type=json", "?input_type=msgpack", "?compressed=True", "?input_type=msgpack&compressed=True"];
-const TYPES: [&str; 5] = ["", "application/json", "application/octet-stream", "image/png", MULTIPART];
+const QUERIES: [&str; 5] = [
+    "",
+    "?input_type=json",
+    "?input_type=msgpack",
+    "?compressed=True",
+    "?input_type=msgpack&compressed=True",
+];
+const TYPES: [&str; 5] = [
+    "",
+    "application/json",
+    "application/octet-stream",
+    "image/png",
+    MULTIPART,
+];
 
 fn apps() -> &'static (tokio::runtime::Runtime, [App; 2]) {
     static APPS: OnceLock<(tokio::runtime::Runtime, [App; 2])> = OnceLock::new();
     APPS.get_or_init(|| {
         let runtime = tokio::runtime::Runtime::new().unwrap();
-        let config = HttpConfig { max_decompressed: 1 << 20, ..HttpConfig::default() };
+        let config = HttpConfig {
+            max_decompressed: 1 << 20,
+            ..HttpConfig::default()
+        };
         let apps = runtime.block_on(async {
-            [App::with(Json, 64, config.clone()).await, App::with(File, 64, config).await]
+            [
+                App::with(Json, 64, config.clone()).await,
+                App::with(File, 64, config).await,
+            ]
         });
         (runtime, apps)
     })
@@ -216,6 +344,12 @@ async fn nesting_is_bounded() {
     for _ in 0..500 {
         nested = Nested(vec![nested]);
     }
-    let reply = app.post("/infer?input_type=msgpack", "", rmp_serde::to_vec(&nested).unwrap()).await;
+    let reply = app
+        .post(
+            "/infer?input_type=msgpack",
+            "",
+            rmp_serde::to_vec(&nested).unwrap(),
+        )
+        .await;
     assert_eq!(reply.status, 400);
 }

@@ -17,13 +17,20 @@ async fn start() -> Server {
 }
 
 async fn metrics(server: &Server) -> String {
-    reqwest::get(format!("{}/metrics", server.url)).await.unwrap().text().await.unwrap()
+    reqwest::get(format!("{}/metrics", server.url))
+        .await
+        .unwrap()
+        .text()
+        .await
+        .unwrap()
 }
 
 async fn read_all(mut stream: TcpStream) -> String {
     let mut text = Vec::new();
     // A reset after the answer is as good as an end.
-    let _ = tokio::time::timeout(Duration::from_secs(5), stream.read_to_end(&mut text)).await.expect("the server closes");
+    let _ = tokio::time::timeout(Duration::from_secs(5), stream.read_to_end(&mut text))
+        .await
+        .expect("the server closes");
     String::from_utf8_lossy(&text).into_owned()
 }
 
@@ -31,29 +38,58 @@ async fn read_all(mut stream: TcpStream) -> String {
 async fn requests_on_one_connection_do_not_wait_for_acknowledgements() {
     let server = start().await;
     let client = reqwest::Client::new();
-    let post = async || client.post(format!("{}/infer", server.url)).json(&json!(["a"])).send().await.unwrap();
+    let post = async || {
+        client
+            .post(format!("{}/infer", server.url))
+            .json(&json!(["a"]))
+            .send()
+            .await
+            .unwrap()
+    };
     post().await;
     let start = Instant::now();
     for _ in 0..20 {
         let answer: Value = post().await.json().await.unwrap();
         assert_eq!(answer["prediction"], json!(["a"]));
     }
-    assert!(start.elapsed() < Duration::from_millis(20 * 40), "{:?}", start.elapsed());
+    assert!(
+        start.elapsed() < Duration::from_millis(20 * 40),
+        "{:?}",
+        start.elapsed()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn many_parts_by_a_real_client() {
     let server = start().await;
-    let form = reqwest::multipart::Form::new().text("b", "first").text("a", "second");
-    let answer = reqwest::Client::new().post(format!("{}/infer", server.url)).multipart(form).send().await.unwrap();
-    assert_eq!(answer.json::<Value>().await.unwrap()["prediction"], json!(["first", "second"]));
+    let form = reqwest::multipart::Form::new()
+        .text("b", "first")
+        .text("a", "second");
+    let answer = reqwest::Client::new()
+        .post(format!("{}/infer", server.url))
+        .multipart(form)
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(
+        answer.json::<Value>().await.unwrap()["prediction"],
+        json!(["first", "second"])
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_header_that_never_ends_closes_the_connection() {
-    let config = HttpConfig { header_timeout: Duration::from_millis(200), ..HttpConfig::default() };
+    let config = HttpConfig {
+        header_timeout: Duration::from_millis(200),
+        ..HttpConfig::default()
+    };
     let server = Server::start(Json, 64, config).await;
-    for beginning in ["", "P", "PRI * HTTP/2.0\r\n", "POST /infer HTTP/1.1\r\nHost: x\r\nX: "] {
+    for beginning in [
+        "",
+        "P",
+        "PRI * HTTP/2.0\r\n",
+        "POST /infer HTTP/1.1\r\nHost: x\r\nX: ",
+    ] {
         let mut stream = TcpStream::connect(server.address).await.unwrap();
         stream.write_all(beginning.as_bytes()).await.unwrap();
         let start = Instant::now();
@@ -65,10 +101,16 @@ async fn a_header_that_never_ends_closes_the_connection() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_that_never_ends_is_504() {
-    let config = HttpConfig { timeout: Duration::from_millis(200), ..HttpConfig::default() };
+    let config = HttpConfig {
+        timeout: Duration::from_millis(200),
+        ..HttpConfig::default()
+    };
     let server = Server::start(Json, 64, config).await;
     let mut stream = TcpStream::connect(server.address).await.unwrap();
-    stream.write_all(b"POST /infer HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n[").await.unwrap();
+    stream
+        .write_all(b"POST /infer HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n[")
+        .await
+        .unwrap();
     assert!(read_all(stream).await.starts_with("HTTP/1.1 504"));
 }
 
@@ -79,22 +121,47 @@ async fn a_declared_length_over_the_limit_is_refused_before_the_body() {
     let head = "POST /infer HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 99999999999\r\n\r\n";
     stream.write_all(head.as_bytes()).await.unwrap();
     let answer = read_all(stream).await;
-    assert!(answer.starts_with("HTTP/1.1 413") && answer.contains("--max-body"), "{answer}");
+    assert!(
+        answer.starts_with("HTTP/1.1 413") && answer.contains("--max-body"),
+        "{answer}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_sends_too_much_without_asking_reads_why() {
-    let server = Server::start(Json, 64, HttpConfig { max_body: 1000, ..HttpConfig::default() }).await;
-    let reply = reqwest::Client::new().post(format!("{}/infer", server.url)).body("x".repeat(8 << 20)).send().await.unwrap();
+    let server = Server::start(
+        Json,
+        64,
+        HttpConfig {
+            max_body: 1000,
+            ..HttpConfig::default()
+        },
+    )
+    .await;
+    let reply = reqwest::Client::new()
+        .post(format!("{}/infer", server.url))
+        .body("x".repeat(8 << 20))
+        .send()
+        .await
+        .unwrap();
     assert_eq!(reply.status(), 413);
 
     // Chunks without end.
     let mut stream = TcpStream::connect(server.address).await.unwrap();
-    stream.write_all(b"POST /infer HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n").await.unwrap();
+    stream
+        .write_all(b"POST /infer HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+        .await
+        .unwrap();
     let (mut reader, mut writer) = stream.into_split();
-    let writing = tokio::spawn(async move { while writer.write_all(b"a\r\n0123456789\r\n").await.is_ok() {} });
+    let writing =
+        tokio::spawn(
+            async move { while writer.write_all(b"a\r\n0123456789\r\n").await.is_ok() {} },
+        );
     let mut answer = [0; 12];
-    tokio::time::timeout(Duration::from_secs(5), reader.read_exact(&mut answer)).await.unwrap().unwrap();
+    tokio::time::timeout(Duration::from_secs(5), reader.read_exact(&mut answer))
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(&answer, b"HTTP/1.1 413");
     drop(reader);
     writing.await.unwrap();
@@ -120,12 +187,31 @@ async fn a_client_that_leaves_takes_its_items_along() {
     let infer = format!("{}/infer", server.url);
     let client = reqwest::Client::new();
     let first = tokio::spawn(client.post(&infer).json(&json!(["a"])).send());
-    until(async || metrics(&server).await.contains("galley_in_flight{recipe=\"fake\"} 1")).await;
+    until(async || {
+        metrics(&server)
+            .await
+            .contains("galley_in_flight{recipe=\"fake\"} 1")
+    })
+    .await;
     let leaving = tokio::spawn(client.post(&infer).json(&json!(["b", "c"])).send());
-    until(async || metrics(&server).await.contains("galley_queue_depth{recipe=\"fake\"} 2")).await;
+    until(async || {
+        metrics(&server)
+            .await
+            .contains("galley_queue_depth{recipe=\"fake\"} 2")
+    })
+    .await;
     leaving.abort();
-    until(async || metrics(&server).await.contains("galley_queue_depth{recipe=\"fake\"} 0")).await;
-    assert!(metrics(&server).await.contains(r#"protocol="fastdeploy",outcome="cancelled"} 1"#));
+    until(async || {
+        metrics(&server)
+            .await
+            .contains("galley_queue_depth{recipe=\"fake\"} 0")
+    })
+    .await;
+    assert!(
+        metrics(&server)
+            .await
+            .contains(r#"protocol="fastdeploy",outcome="cancelled"} 1"#)
+    );
     server.controls.open();
     assert_eq!(first.await.unwrap().unwrap().status(), 200);
     assert_eq!(server.controls.items(), 1);
@@ -133,10 +219,21 @@ async fn a_client_that_leaves_takes_its_items_along() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_past_the_limit_wait_their_turn() {
-    let server = Server::start(Json, 64, HttpConfig { max_connections: 1, ..HttpConfig::default() }).await;
+    let server = Server::start(
+        Json,
+        64,
+        HttpConfig {
+            max_connections: 1,
+            ..HttpConfig::default()
+        },
+    )
+    .await;
     let first = TcpStream::connect(server.address).await.unwrap();
     let mut second = TcpStream::connect(server.address).await.unwrap();
-    second.write_all(b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
+    second
+        .write_all(b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        .await
+        .unwrap();
     let early = tokio::time::timeout(Duration::from_millis(200), second.readable()).await;
     assert!(early.is_err(), "served before the first was gone");
     drop(first);
@@ -150,34 +247,84 @@ async fn a_drain_answers_what_was_accepted_and_refuses_the_rest() {
     let infer = format!("{}/infer", server.url);
     let client = reqwest::Client::new();
     let in_flight = tokio::spawn(client.post(&infer).json(&json!(["a"])).send());
-    let accepted = client.post(format!("{infer}?async=true&unique_id=job")).json(&json!(["b"])).send().await.unwrap();
+    let accepted = client
+        .post(format!("{infer}?async=true&unique_id=job"))
+        .json(&json!(["b"]))
+        .send()
+        .await
+        .unwrap();
     assert_eq!(accepted.status(), 200);
-    until(async || metrics(&server).await.contains("galley_in_flight{recipe=\"fake\"} 2")).await;
+    until(async || {
+        metrics(&server)
+            .await
+            .contains("galley_in_flight{recipe=\"fake\"} 2")
+    })
+    .await;
     // Connected before the drain, not yet used.
     let mut idle = TcpStream::connect(server.address).await.unwrap();
-    idle.write_all(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    idle.write_all(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+        .await
+        .unwrap();
     idle.readable().await.unwrap();
     let mut untouched = TcpStream::connect(server.address).await.unwrap();
 
     server.engine.drain();
-    until(async || client.get(format!("{}/readyz", server.url)).send().await.unwrap().status() == 503).await;
-    let refused = client.post(&infer).json(&json!(["c"])).send().await.unwrap();
+    until(async || {
+        client
+            .get(format!("{}/readyz", server.url))
+            .send()
+            .await
+            .unwrap()
+            .status()
+            == 503
+    })
+    .await;
+    let refused = client
+        .post(&infer)
+        .json(&json!(["c"]))
+        .send()
+        .await
+        .unwrap();
     assert_eq!(refused.status(), 503);
     assert_eq!(refused.headers()["connection"], "close");
-    assert!(refused.json::<Value>().await.unwrap()["reason"].as_str().unwrap().contains("shutting down"));
+    assert!(
+        refused.json::<Value>().await.unwrap()["reason"]
+            .as_str()
+            .unwrap()
+            .contains("shutting down")
+    );
 
     server.stop.take().unwrap().send(()).unwrap();
     until(async || TcpStream::connect(server.address).await.is_err()).await;
     // A connection that is open still gets its answer.
-    untouched.write_all(b"POST /infer HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n[\"d\"]").await.unwrap();
+    untouched
+        .write_all(b"POST /infer HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n[\"d\"]")
+        .await
+        .unwrap();
     let answer = read_all(untouched).await.to_lowercase();
-    assert!(answer.starts_with("http/1.1 503") && answer.contains("connection: close"), "{answer}");
-    assert!(read_all(idle).await.starts_with("HTTP/1.1 200"), "answered, and closed once idle");
+    assert!(
+        answer.starts_with("http/1.1 503") && answer.contains("connection: close"),
+        "{answer}"
+    );
+    assert!(
+        read_all(idle).await.starts_with("HTTP/1.1 200"),
+        "answered, and closed once idle"
+    );
     assert!(!server.task.is_finished(), "two requests are still running");
 
     server.controls.open();
     let answer = in_flight.await.unwrap().unwrap();
-    assert_eq!((answer.status().as_u16(), answer.headers()["connection"].to_str().unwrap()), (200, "close"));
-    tokio::time::timeout(Duration::from_secs(5), server.task).await.expect("it ends").unwrap().unwrap();
+    assert_eq!(
+        (
+            answer.status().as_u16(),
+            answer.headers()["connection"].to_str().unwrap()
+        ),
+        (200, "close")
+    );
+    tokio::time::timeout(Duration::from_secs(5), server.task)
+        .await
+        .expect("it ends")
+        .unwrap()
+        .unwrap();
     assert_eq!(server.controls.items(), 2, "the job has run as well");
 }

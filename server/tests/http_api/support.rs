@@ -24,28 +24,28 @@ use tower::ServiceExt;
 
 /// How a test handles its recipe.
 #[derive(Default)]
-pub struct Controls {
+pub(crate) struct Controls {
     /// Items run, without those of the warm-up and of probes.
-    pub items: AtomicUsize,
+    pub(crate) items: AtomicUsize,
     /// Whether batches fail.
-    pub fails: AtomicBool,
+    pub(crate) fails: AtomicBool,
     closed: Mutex<bool>,
     opened: Condvar,
 }
 
 impl Controls {
     /// From now on batches wait.
-    pub fn close(&self) {
+    pub(crate) fn close(&self) {
         *self.closed.lock().unwrap() = true;
     }
 
     /// No longer.
-    pub fn open(&self) {
+    pub(crate) fn open(&self) {
         *self.closed.lock().unwrap() = false;
         self.opened.notify_all();
     }
 
-    pub fn items(&self) -> usize {
+    pub(crate) fn items(&self) -> usize {
         self.items.load(Ordering::SeqCst)
     }
 }
@@ -78,10 +78,17 @@ impl Recipe for Fake {
         let value = match (input, self.info.input_kind) {
             (Input::File(bytes), InputKind::File) => String::from_utf8_lossy(&bytes).into(),
             (Input::Json(value), InputKind::Json) => value,
-            _ => return Err(InputError::WrongKind { expected: "the other kind", got }),
+            _ => {
+                return Err(InputError::WrongKind {
+                    expected: "the other kind",
+                    got,
+                });
+            }
         };
         match value.as_str() {
-            Some(text) if text.starts_with("bad") => Err(InputError::Unreadable("not an image".into())),
+            Some(text) if text.starts_with("bad") => {
+                Err(InputError::Unreadable("not an image".into()))
+            }
             Some(text) if text.starts_with("huge") => Err(InputError::TooLarge {
                 what: "image of 100 pixels".into(),
                 limit: "10 pixels".into(),
@@ -99,7 +106,9 @@ impl Recipe for Fake {
                 closed = self.controls.opened.wait(closed).unwrap();
             }
             if self.controls.fails.load(Ordering::SeqCst) {
-                return Err(ForwardError::Failed(candle_core::Error::Msg("/secret/path.rs:7".into())));
+                return Err(ForwardError::Failed(candle_core::Error::Msg(
+                    "/secret/path.rs:7".into(),
+                )));
             }
         }
         self.controls.items.fetch_add(items, Ordering::SeqCst);
@@ -120,7 +129,7 @@ impl Recipe for Fake {
 }
 
 /// A recipe of that name and kind, with its controls.
-pub fn fake(name: &'static str, input_kind: InputKind) -> (AnyRecipe, Arc<Controls>) {
+pub(crate) fn fake(name: &'static str, input_kind: InputKind) -> (AnyRecipe, Arc<Controls>) {
     let controls = Arc::new(Controls::default());
     let info = RecipeInfo {
         name,
@@ -132,42 +141,59 @@ pub fn fake(name: &'static str, input_kind: InputKind) -> (AnyRecipe, Arc<Contro
         inline_bytes: 1000,
         max_batch_size: None,
     };
-    (Arc::new(Fake { info, controls: Arc::clone(&controls) }), controls)
+    (
+        Arc::new(Fake {
+            info,
+            controls: Arc::clone(&controls),
+        }),
+        controls,
+    )
 }
 
 /// A state with these recipes, warmed up.
-pub async fn state_of(recipes: Vec<AnyRecipe>, max_queue_size: usize, config: HttpConfig) -> (AppState, Arc<Engine>) {
+pub(crate) async fn state_of(
+    recipes: Vec<AnyRecipe>,
+    max_queue_size: usize,
+    config: HttpConfig,
+) -> (AppState, Arc<Engine>) {
     let registry = Arc::new(Registry::new().unwrap());
-    let engine_config = EngineConfig { max_batch_size: Some(1), max_queue_size, ..EngineConfig::default() };
-    let devices = vec![Device { name: "cpu".into(), recipes }];
+    let engine_config = EngineConfig {
+        max_batch_size: Some(1),
+        max_queue_size,
+        ..EngineConfig::default()
+    };
+    let devices = vec![Device {
+        name: "cpu".into(),
+        recipes,
+    }];
     let engine = Engine::start(devices, &engine_config, &registry).unwrap();
     engine.ready().await.unwrap();
     (AppState::new(Arc::clone(&engine), registry, config), engine)
 }
 
 /// A server's handlers without its sockets.
-pub struct App {
-    pub state: AppState,
-    pub controls: Arc<Controls>,
+pub(crate) struct App {
+    pub(crate) state: AppState,
+    pub(crate) controls: Arc<Controls>,
 }
 
 impl App {
-    pub async fn new(kind: InputKind) -> Self {
+    pub(crate) async fn new(kind: InputKind) -> Self {
         Self::with(kind, 64, HttpConfig::default()).await
     }
 
-    pub async fn with(kind: InputKind, max_queue_size: usize, config: HttpConfig) -> Self {
+    pub(crate) async fn with(kind: InputKind, max_queue_size: usize, config: HttpConfig) -> Self {
         let (recipe, controls) = fake("fake", kind);
         let (state, _) = state_of(vec![recipe], max_queue_size, config).await;
         Self { state, controls }
     }
 
-    pub async fn send(&self, request: Request<Body>) -> Response {
+    pub(crate) async fn send(&self, request: Request<Body>) -> Response {
         router(self.state.clone()).oneshot(request).await.unwrap()
     }
 
     /// Posts a body of that type; with an empty type, of none.
-    pub async fn post(&self, path: &str, content_type: &str, body: impl Into<Body>) -> Reply {
+    pub(crate) async fn post(&self, path: &str, content_type: &str, body: impl Into<Body>) -> Reply {
         let mut request = Request::post(path);
         if !content_type.is_empty() {
             request = request.header("content-type", content_type);
@@ -175,55 +201,68 @@ impl App {
         Reply::read(self.send(request.body(body.into()).unwrap()).await).await
     }
 
-    pub async fn get(&self, path: &str) -> Reply {
-        Reply::read(self.send(Request::get(path).body(Body::empty()).unwrap()).await).await
+    pub(crate) async fn get(&self, path: &str) -> Reply {
+        Reply::read(
+            self.send(Request::get(path).body(Body::empty()).unwrap())
+                .await,
+        )
+        .await
     }
 }
 
 /// An answer, read to its end.
 #[derive(Debug)]
-pub struct Reply {
-    pub status: u16,
-    pub headers: axum::http::HeaderMap,
-    pub body: Vec<u8>,
+pub(crate) struct Reply {
+    pub(crate) status: u16,
+    pub(crate) headers: axum::http::HeaderMap,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Reply {
     async fn read(response: Response) -> Self {
         let (parts, body) = response.into_parts();
         let body = body.collect().await.unwrap().to_bytes().to_vec();
-        Self { status: parts.status.as_u16(), headers: parts.headers, body }
+        Self {
+            status: parts.status.as_u16(),
+            headers: parts.headers,
+            body,
+        }
     }
 
-    pub fn header(&self, name: &str) -> &str {
-        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    pub(crate) fn header(&self, name: &str) -> &str {
+        self.headers
+            .get(name)
+            .map_or("", |value| value.to_str().unwrap())
     }
 
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         String::from_utf8(self.body.clone()).unwrap()
     }
 
-    pub fn reason(&self) -> String {
-        self.json()["reason"].as_str().unwrap_or_default().to_owned()
+    pub(crate) fn reason(&self) -> String {
+        self.json()["reason"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned()
     }
 }
 
 /// A server on a port of its own.
-pub struct Server {
-    pub url: String,
-    pub address: std::net::SocketAddr,
-    pub engine: Arc<Engine>,
-    pub controls: Arc<Controls>,
-    pub stop: Option<oneshot::Sender<()>>,
-    pub task: JoinHandle<std::io::Result<()>>,
+pub(crate) struct Server {
+    pub(crate) url: String,
+    pub(crate) address: std::net::SocketAddr,
+    pub(crate) engine: Arc<Engine>,
+    pub(crate) controls: Arc<Controls>,
+    pub(crate) stop: Option<oneshot::Sender<()>>,
+    pub(crate) task: JoinHandle<std::io::Result<()>>,
 }
 
 impl Server {
-    pub async fn start(kind: InputKind, max_queue_size: usize, config: HttpConfig) -> Self {
+    pub(crate) async fn start(kind: InputKind, max_queue_size: usize, config: HttpConfig) -> Self {
         let (recipe, controls) = fake("fake", kind);
         let (state, engine) = state_of(vec![recipe], max_queue_size, config).await;
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -233,12 +272,19 @@ impl Server {
             let _ = stopped.await;
         };
         let task = tokio::spawn(serve(listener, state, shutdown));
-        Self { url: format!("http://{address}"), address, engine, controls, stop: Some(stop), task }
+        Self {
+            url: format!("http://{address}"),
+            address,
+            engine,
+            controls,
+            stop: Some(stop),
+            task,
+        }
     }
 }
 
 /// Waits until something holds, for at most five seconds.
-pub async fn until(mut holds: impl AsyncFnMut() -> bool) {
+pub(crate) async fn until(mut holds: impl AsyncFnMut() -> bool) {
     for _ in 0..500 {
         if holds().await {
             return;

@@ -57,12 +57,16 @@ fn predictions<S: Serializer>(
     answers: &Option<&[Result<Output, InputError>]>,
     serializer: S,
 ) -> Result<S::Ok, S::Error> {
-    let Some(answers) = answers else { return serializer.serialize_none() };
+    let Some(answers) = answers else {
+        return serializer.serialize_none();
+    };
     let mut list = serializer.serialize_seq(Some(answers.len()))?;
     for answer in *answers {
         match answer {
             Ok(output) => list.serialize_element(output)?,
-            Err(error) => list.serialize_element(&ItemError { error: error.to_string() })?,
+            Err(error) => list.serialize_element(&ItemError {
+                error: error.to_string(),
+            })?,
         }
     }
     list.end()
@@ -71,7 +75,9 @@ fn predictions<S: Serializer>(
 /// Whether answers count as a success: items may fail, but not every one.
 pub(super) fn verdict(answers: &Answers) -> Result<Outcome, ApiError> {
     let refused = || answers.iter().filter_map(|answer| answer.as_ref().err());
-    let Some(first) = refused().next() else { return Ok(Outcome::Ok) };
+    let Some(first) = refused().next() else {
+        return Ok(Outcome::Ok);
+    };
     if refused().count() < answers.len() {
         return Ok(Outcome::Partial);
     }
@@ -89,11 +95,18 @@ impl Encoding {
     pub(super) fn answers(self, unique_id: &str, answers: &Answers) -> (Response, Outcome) {
         match verdict(answers) {
             Ok(outcome) => {
-                let answer =
-                    Answer { success: Some(true), unique_id: Some(unique_id), prediction: Some(answers), reason: None };
+                let answer = Answer {
+                    success: Some(true),
+                    unique_id: Some(unique_id),
+                    prediction: Some(answers),
+                    reason: None,
+                };
                 (self.write(StatusCode::OK, &answer), outcome)
             }
-            Err(error) => (self.failure(Some(unique_id), Some(answers), &error), error.outcome()),
+            Err(error) => (
+                self.failure(Some(unique_id), Some(answers), &error),
+                error.outcome(),
+            ),
         }
     }
 
@@ -104,17 +117,32 @@ impl Encoding {
 
     /// The answer to an asynchronous request.
     pub(super) fn accepted(self, unique_id: &str) -> Response {
-        self.write(StatusCode::OK, &Accepted { success: true, unique_id })
+        self.write(
+            StatusCode::OK,
+            &Accepted {
+                success: true,
+                unique_id,
+            },
+        )
     }
 
     /// The answer while a request runs.
     pub(super) fn processing(self, unique_id: &str) -> Response {
-        let answer =
-            Answer { success: None, unique_id: Some(unique_id), prediction: None, reason: Some("processing") };
+        let answer = Answer {
+            success: None,
+            unique_id: Some(unique_id),
+            prediction: None,
+            reason: Some("processing"),
+        };
         self.write(StatusCode::OK, &answer)
     }
 
-    fn failure(self, unique_id: Option<&str>, prediction: Option<&Answers>, error: &ApiError) -> Response {
+    fn failure(
+        self,
+        unique_id: Option<&str>,
+        prediction: Option<&Answers>,
+        error: &ApiError,
+    ) -> Response {
         let reason = error.to_string();
         tracing::debug!(status = error.status().as_u16(), reason, "refused");
         let answer = Answer {
@@ -125,7 +153,9 @@ impl Encoding {
         };
         let mut response = self.write(error.status(), &answer);
         if let Some(seconds) = error.retry_after() {
-            response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
+            response
+                .headers_mut()
+                .insert(header::RETRY_AFTER, seconds.into());
         }
         response
     }
@@ -135,12 +165,16 @@ impl Encoding {
             Ok((content_type, bytes)) => {
                 let mut response = Response::new(Body::from(bytes));
                 *response.status_mut() = status;
-                response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+                response
+                    .headers_mut()
+                    .insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
                 response
             }
             Err(error) => {
                 tracing::error!(%error, "an answer cannot be written");
-                let mut response = Response::new(Body::from(r#"{"success":false,"unique_id":null,"prediction":null,"reason":"the answer cannot be written"}"#));
+                let mut response = Response::new(Body::from(
+                    r#"{"success":false,"unique_id":null,"prediction":null,"reason":"the answer cannot be written"}"#,
+                ));
                 *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
                 response
             }
@@ -179,7 +213,12 @@ pub(super) fn json_size(answers: &Answers) -> usize {
         }
     }
     let mut count = Count(0);
-    let answer = Answer { success: None, unique_id: None, prediction: Some(answers), reason: None };
+    let answer = Answer {
+        success: None,
+        unique_id: None,
+        prediction: Some(answers),
+        reason: None,
+    };
     // Nothing but memory is written to.
     let _ = serde_json::to_writer(&mut count, &answer);
     count.0

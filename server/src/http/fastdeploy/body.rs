@@ -70,7 +70,11 @@ impl Arrived {
         let values = usize::try_from(config.max_body / BYTES_A_VALUE).unwrap_or(usize::MAX);
         Ok(Self {
             form: recognise(query.input_type, headers, kind)?,
-            bounds: Bounds { items: max_items, values, kind },
+            bounds: Bounds {
+                items: max_items,
+                values,
+                kind,
+            },
             max_decompressed: query.compressed.then_some(config.max_decompressed),
             with_digest: query.unique_id.is_some(),
             body,
@@ -85,11 +89,17 @@ impl Arrived {
                 return self.read_pooled().await;
             }
             match zstd::decompress(&self.body, max.min(INLINE_DECOMPRESSED)) {
-                Err(ApiError::TooLarge { .. }) if max > INLINE_DECOMPRESSED => return self.read_pooled().await,
+                Err(ApiError::TooLarge { .. }) if max > INLINE_DECOMPRESSED => {
+                    return self.read_pooled().await;
+                }
                 plain => self.unpacked(plain?)?,
             }
         }
-        if self.body.len() > INLINE { self.read_pooled().await } else { self.read_here() }
+        if self.body.len() > INLINE {
+            self.read_pooled().await
+        } else {
+            self.read_here()
+        }
     }
 
     async fn read_pooled(self) -> Result<Read, ApiError> {
@@ -112,7 +122,11 @@ impl Arrived {
         }
         let items = decode(self.form, &self.body, self.bounds)?;
         let digest = self.with_digest.then(|| items.digest());
-        Ok(Read { items, digest, share: self.share })
+        Ok(Read {
+            items,
+            digest,
+            share: self.share,
+        })
     }
 
     fn unpacked(&mut self, plain: Bytes) -> Result<(), ApiError> {
@@ -124,7 +138,11 @@ impl Arrived {
 }
 
 /// What the query names counts; without that, what the content type says; without either it is JSON.
-fn recognise(input_type: Option<Format>, headers: &HeaderMap, kind: InputKind) -> Result<Form, ApiError> {
+fn recognise(
+    input_type: Option<Format>,
+    headers: &HeaderMap,
+    kind: InputKind,
+) -> Result<Form, ApiError> {
     if let Some(encoding) = headers.get(header::CONTENT_ENCODING)
         && encoding != "identity"
     {
@@ -137,15 +155,25 @@ fn recognise(input_type: Option<Format>, headers: &HeaderMap, kind: InputKind) -
         Some(Format::Msgpack) => return Ok(Form::Msgpack),
         None => {}
     }
-    let Some(content_type) = headers.get(header::CONTENT_TYPE) else { return Ok(Form::Json) };
+    let Some(content_type) = headers.get(header::CONTENT_TYPE) else {
+        return Ok(Form::Json);
+    };
     let content_type = String::from_utf8_lossy(content_type.as_bytes());
-    let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let essence = content_type
+        .split(';')
+        .next()
+        .unwrap_or_default()
+        .trim()
+        .to_ascii_lowercase();
     Ok(match essence.as_str() {
-        "multipart/form-data" => Form::Multipart(
-            multer::parse_boundary(&*content_type)
-                .map_err(|_| ApiError::malformed("multipart/form-data: expected a boundary in Content-Type"))?,
-        ),
-        "application/msgpack" | "application/x-msgpack" | "application/vnd.msgpack" => Form::Msgpack,
+        "multipart/form-data" => {
+            Form::Multipart(multer::parse_boundary(&*content_type).map_err(|_| {
+                ApiError::malformed("multipart/form-data: expected a boundary in Content-Type")
+            })?)
+        }
+        "application/msgpack" | "application/x-msgpack" | "application/vnd.msgpack" => {
+            Form::Msgpack
+        }
         "application/octet-stream" if kind == InputKind::File => Form::File,
         image if image.starts_with("image/") => Form::File,
         _ => Form::Json,
@@ -157,7 +185,8 @@ fn decode(form: Form, body: &Bytes, bounds: Bounds) -> Result<Items, ApiError> {
         Form::Json => {
             let mut json = serde_json::Deserializer::from_slice(body);
             let items = items::read(&mut json, "JSON", bounds)?;
-            json.end().map_err(|error| ApiError::malformed(format!("JSON: {error}")))?;
+            json.end()
+                .map_err(|error| ApiError::malformed(format!("JSON: {error}")))?;
             Ok(items)
         }
         Form::Msgpack => {
@@ -166,13 +195,19 @@ fn decode(form: Form, body: &Bytes, bounds: Bounds) -> Result<Items, ApiError> {
             items::read(&mut msgpack, "msgpack", bounds)
         }
         Form::Multipart(boundary) => multipart(body, boundary, bounds),
-        Form::File if body.is_empty() => Err(ApiError::malformed("the body is empty, expected a file")),
-        Form::File => Ok(Items { inputs: vec![Input::File(body.clone())], refused: Vec::new() }),
+        Form::File if body.is_empty() => {
+            Err(ApiError::malformed("the body is empty, expected a file"))
+        }
+        Form::File => Ok(Items {
+            inputs: vec![Input::File(body.clone())],
+            refused: Vec::new(),
+        }),
     }
 }
 
 fn multipart(body: &Bytes, boundary: String, bounds: Bounds) -> Result<Items, ApiError> {
-    let malformed = |error: multer::Error| ApiError::malformed(format!("multipart/form-data: {error}"));
+    let malformed =
+        |error: multer::Error| ApiError::malformed(format!("multipart/form-data: {error}"));
     let sink = Sink::new(bounds);
     let whole = stream::iter([Ok::<_, std::convert::Infallible>(body.clone())]);
     let mut parts = multer::Multipart::new(whole, boundary);
@@ -189,7 +224,8 @@ fn multipart(body: &Bytes, boundary: String, bounds: Bounds) -> Result<Items, Ap
         Ok(())
     };
     // Everything is in memory, so that there is nothing to wait for.
-    read.now_or_never().unwrap_or_else(|| Err(ApiError::malformed("multipart/form-data: incomplete")))?;
+    read.now_or_never()
+        .unwrap_or_else(|| Err(ApiError::malformed("multipart/form-data: incomplete")))?;
     Ok(sink.into_items())
 }
 
@@ -199,7 +235,10 @@ fn part_as_input(bytes: Bytes, kind: InputKind) -> Result<Input, InputError> {
         InputKind::File => Ok(Input::File(bytes)),
         InputKind::Json => match std::str::from_utf8(&bytes) {
             Ok(text) => Ok(Input::text(text)),
-            Err(_) => Err(InputError::WrongKind { expected: "a text in UTF-8", got: "a file" }),
+            Err(_) => Err(InputError::WrongKind {
+                expected: "a text in UTF-8",
+                got: "a file",
+            }),
         },
     }
 }
@@ -208,7 +247,11 @@ fn part_as_input(bytes: Bytes, kind: InputKind) -> Result<Input, InputError> {
 mod tests {
     use super::*;
 
-    fn form(input_type: Option<Format>, content_type: &'static str, kind: InputKind) -> Result<Form, ApiError> {
+    fn form(
+        input_type: Option<Format>,
+        content_type: &'static str,
+        kind: InputKind,
+    ) -> Result<Form, ApiError> {
         let mut headers = HeaderMap::new();
         if !content_type.is_empty() {
             headers.insert(header::CONTENT_TYPE, content_type.parse().unwrap());
@@ -230,15 +273,35 @@ mod tests {
             (None, "IMAGE/PNG", File, Form::File),
             (None, "application/msgpack", Json, Form::Msgpack),
             (None, multipart, File, Form::Multipart("x".into())),
-            (Some(Format::Json), "application/octet-stream", File, Form::Json),
-            (Some(Format::Msgpack), "application/octet-stream", File, Form::Msgpack),
+            (
+                Some(Format::Json),
+                "application/octet-stream",
+                File,
+                Form::Json,
+            ),
+            (
+                Some(Format::Msgpack),
+                "application/octet-stream",
+                File,
+                Form::Msgpack,
+            ),
         ] {
-            assert_eq!(form(input_type, content_type, kind), Ok(expected), "{input_type:?} {content_type}");
+            assert_eq!(
+                form(input_type, content_type, kind),
+                Ok(expected),
+                "{input_type:?} {content_type}"
+            );
         }
-        assert!(matches!(form(None, "multipart/form-data", File), Err(ApiError::Malformed(_))));
+        assert!(matches!(
+            form(None, "multipart/form-data", File),
+            Err(ApiError::Malformed(_))
+        ));
         let mut headers = HeaderMap::new();
         headers.insert(header::CONTENT_ENCODING, "gzip".parse().unwrap());
-        assert!(matches!(recognise(None, &headers, Json), Err(ApiError::UnsupportedType(_))));
+        assert!(matches!(
+            recognise(None, &headers, Json),
+            Err(ApiError::UnsupportedType(_))
+        ));
     }
 
     #[test]
@@ -246,13 +309,34 @@ mod tests {
         let body = "--x\r\nContent-Disposition: form-data; name=\"z\"; filename=\"z.jpg\"\r\n\r\nfirst\r\n\
             --x\r\nContent-Disposition: form-data; name=\"a\"\r\n\r\n\r\n\
             --x\r\nContent-Disposition: form-data; name=\"z\"\r\n\r\nthird\r\n--x--\r\n";
-        let bounds = Bounds { items: 3, values: 0, kind: InputKind::File };
+        let bounds = Bounds {
+            items: 3,
+            values: 0,
+            kind: InputKind::File,
+        };
         let items = multipart(&body.into(), "x".into(), bounds).unwrap();
-        assert_eq!(items.inputs, ["first", "", "third"].map(|file| Input::File(file.into())));
+        assert_eq!(
+            items.inputs,
+            ["first", "", "third"].map(|file| Input::File(file.into()))
+        );
         let few = Bounds { items: 2, ..bounds };
-        assert!(matches!(multipart(&body.into(), "x".into(), few), Err(ApiError::TooLarge { .. })));
-        assert!(matches!(multipart(&body[..90].into(), "x".into(), bounds), Err(ApiError::Malformed(_))));
-        let texts = multipart(&body.into(), "x".into(), Bounds { kind: InputKind::Json, ..bounds }).unwrap();
+        assert!(matches!(
+            multipart(&body.into(), "x".into(), few),
+            Err(ApiError::TooLarge { .. })
+        ));
+        assert!(matches!(
+            multipart(&body[..90].into(), "x".into(), bounds),
+            Err(ApiError::Malformed(_))
+        ));
+        let texts = multipart(
+            &body.into(),
+            "x".into(),
+            Bounds {
+                kind: InputKind::Json,
+                ..bounds
+            },
+        )
+        .unwrap();
         assert_eq!(texts.inputs[2], Input::text("third"));
     }
 }

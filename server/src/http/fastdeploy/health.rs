@@ -40,17 +40,25 @@ pub(super) async fn health(Extract(state): Extract<AppState>, request: Request) 
     };
     for recipe in recipes {
         if let Err(error) = check(&state, recipe, &conditions).await {
-            let body = json!({"status": "failing", "recipe": recipe.name(), "reason": error.to_string()});
+            let body =
+                json!({"status": "failing", "recipe": recipe.name(), "reason": error.to_string()});
             return (error.status(), Json(body)).into_response();
         }
     }
     let names: Vec<&str> = recipes.iter().map(|recipe| recipe.name()).collect();
-    Json(json!({"status": "ok", "recipes": names, "up_time": state.uptime().as_secs_f64()})).into_response()
+    Json(json!({"status": "ok", "recipes": names, "up_time": state.uptime().as_secs_f64()}))
+        .into_response()
 }
 
-async fn check(state: &AppState, recipe: &ServedRecipe, conditions: &[Condition]) -> Result<(), ApiError> {
+async fn check(
+    state: &AppState,
+    recipe: &ServedRecipe,
+    conditions: &[Condition],
+) -> Result<(), ApiError> {
     for condition in conditions {
-        condition.check(state, recipe).map_err(ApiError::Unhealthy)?;
+        condition
+            .check(state, recipe)
+            .map_err(ApiError::Unhealthy)?;
     }
     // Whatever keeps the engine from answering, the server is not healthy: never a 500 or 504 here.
     let probe = recipe.served.probe(state.config().health_window).await;
@@ -60,25 +68,37 @@ async fn check(state: &AppState, recipe: &ServedRecipe, conditions: &[Condition]
 impl Condition {
     fn check(self, state: &AppState, recipe: &ServedRecipe) -> Result<(), String> {
         let now = Instant::now();
-        let above = |count: u64, ended: u64, percent: f64| ended > 0 && count as f64 * 100.0 > percent * ended as f64;
+        let above = |count: u64, ended: u64, percent: f64| {
+            ended > 0 && count as f64 * 100.0 > percent * ended as f64
+        };
         let (fails, reason) = match self {
             Self::Failed(window, percent) => {
                 let counts = recipe.activity.within(window, now);
-                let reason = format!("more than {percent}% of requests failed in the last {} s", window.as_secs_f64());
+                let reason = format!(
+                    "more than {percent}% of requests failed in the last {} s",
+                    window.as_secs_f64()
+                );
                 (above(counts.failed, counts.ended, percent), reason)
             }
             Self::TimedOut(window, percent) => {
                 let counts = recipe.activity.within(window, now);
-                let reason = format!("more than {percent}% of requests timed out in the last {} s", window.as_secs_f64());
+                let reason = format!(
+                    "more than {percent}% of requests timed out in the last {} s",
+                    window.as_secs_f64()
+                );
                 (above(counts.timed_out, counts.ended, percent), reason)
             }
             Self::Pending(age) => {
-                let reason = format!("a request has been pending for more than {} s", age.as_secs_f64());
+                let reason = format!(
+                    "a request has been pending for more than {} s",
+                    age.as_secs_f64()
+                );
                 (recipe.activity.has_pending_older_than(age, now), reason)
             }
-            Self::UpTime(limit) => {
-                (state.uptime() > limit, format!("up for more than {} s", limit.as_secs_f64()))
-            }
+            Self::UpTime(limit) => (
+                state.uptime() > limit,
+                format!("up for more than {} s", limit.as_secs_f64()),
+            ),
         };
         if fails { Err(reason) } else { Ok(()) }
     }
@@ -90,7 +110,10 @@ fn conditions(query: Option<&str>) -> Result<Vec<Condition>, ApiError> {
         let malformed = |expected: &str| ApiError::malformed(format!("{key}: expected {expected}"));
         let pair = || {
             let (window, percent) = value.split_once(',')?;
-            Some((seconds(window).filter(|window| *window <= HORIZON)?, number(percent)?))
+            Some((
+                seconds(window).filter(|window| *window <= HORIZON)?,
+                number(percent)?,
+            ))
         };
         let pair = || pair().ok_or_else(|| malformed("X,Y: at most 3600 seconds and a percentage"));
         let age = || seconds(&value).ok_or_else(|| malformed("a number of seconds"));
@@ -114,7 +137,10 @@ fn seconds(text: &str) -> Option<Duration> {
 }
 
 fn number(text: &str) -> Option<f64> {
-    text.trim().parse().ok().filter(|number: &f64| number.is_finite() && *number >= 0.0)
+    text.trim()
+        .parse()
+        .ok()
+        .filter(|number: &f64| number.is_finite() && *number >= 0.0)
 }
 
 #[cfg(test)]
@@ -134,13 +160,25 @@ mod tests {
             Condition::UpTime(second(1000)),
         ];
         assert_eq!(conditions(Some(query)).unwrap(), expected);
-        for value in ["", "5", "a,b", "-1,2", "1,-2", "NaN,1", "1,inf", "3601,1", "1,2,3"] {
-            let query = format!("fail_if_requests_timedout_in_last_x_seconds_is_more_than_y={value}");
+        for value in [
+            "", "5", "a,b", "-1,2", "1,-2", "NaN,1", "1,inf", "3601,1", "1,2,3",
+        ] {
+            let query =
+                format!("fail_if_requests_timedout_in_last_x_seconds_is_more_than_y={value}");
             let error = conditions(Some(&query)).unwrap_err();
-            assert!(error.to_string().contains("timedout") && error.status() == 400, "{value}: {error}");
+            assert!(
+                error.to_string().contains("timedout") && error.status() == 400,
+                "{value}: {error}"
+            );
         }
         for value in ["", "x", "-1", "1,2", "inf", "1e40"] {
-            assert!(conditions(Some(&format!("fail_if_up_time_more_than_x_seconds={value}"))).is_err(), "{value}");
+            assert!(
+                conditions(Some(&format!(
+                    "fail_if_up_time_more_than_x_seconds={value}"
+                )))
+                .is_err(),
+                "{value}"
+            );
         }
     }
 }

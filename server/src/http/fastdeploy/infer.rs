@@ -52,7 +52,13 @@ pub(super) async fn infer(Extract(state): Extract<AppState>, request: Request) -
         }
     };
     let mut call = Some(Call::begin(recipe, Protocol::FastDeploy, start));
-    let request = Pending { state: &state, recipe, query: &query, unique_id: &unique_id, deadline: start + query.timeout(state.config().timeout) };
+    let request = Pending {
+        state: &state,
+        recipe,
+        query: &query,
+        unique_id: &unique_id,
+        deadline: start + query.timeout(state.config().timeout),
+    };
     let read = match valid {
         Ok(()) => request.read(&parts, &mut body).await,
         Err(error) => Err(error),
@@ -92,24 +98,39 @@ impl Pending<'_> {
             let mut share = self.state.bodies().share();
             let config = self.state.config();
             let bytes = read_body(body, config.max_body, &mut share).await?;
-            let takes = (self.recipe.served.info().input_kind, self.recipe.served.max_queue_size());
-            Arrived::new((bytes, share), self.query, &parts.headers, takes, config)?.read().await
+            let takes = (
+                self.recipe.served.info().input_kind,
+                self.recipe.served.max_queue_size(),
+            );
+            Arrived::new((bytes, share), self.query, &parts.headers, takes, config)?
+                .read()
+                .await
         };
-        timeout_at(self.deadline.into(), read).await.unwrap_or_else(|_| Err(InferError::Deadline.into()))
+        timeout_at(self.deadline.into(), read)
+            .await
+            .unwrap_or_else(|_| Err(InferError::Deadline.into()))
     }
 
     async fn reply(&self, read: Read, call: &mut Option<Call>) -> Result<Reply, ApiError> {
         if !self.query.is_async && self.query.unique_id.is_none() {
             let _share = read.share;
-            return answer_items(Arc::clone(self.recipe), read.items, self.deadline).await.map(Reply::Answers);
+            return answer_items(Arc::clone(self.recipe), read.items, self.deadline)
+                .await
+                .map(Reply::Answers);
         }
-        let key = Key { recipe: self.recipe.name(), id: Arc::clone(self.unique_id) };
+        let key = Key {
+            recipe: self.recipe.name(),
+            id: Arc::clone(self.unique_id),
+        };
         let work = (Arc::clone(self.recipe), read);
         if self.query.is_async {
             self.state.jobs().submit(key, work, self.deadline, call)?;
             return Ok(Reply::Accepted);
         }
-        let job = self.state.jobs().submit(key, work, self.deadline, &mut None)?;
+        let job = self
+            .state
+            .jobs()
+            .submit(key, work, self.deadline, &mut None)?;
         job.wait(self.deadline).await.map(Reply::Shared)
     }
 }

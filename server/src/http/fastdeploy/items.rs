@@ -70,7 +70,8 @@ pub(super) fn merge(answers: Answers, refused: Vec<(usize, InputError)>) -> Answ
     let mut all: Answers = Vec::with_capacity(answers.len() + refused.len());
     let mut answers = answers.into_iter();
     for (place, error) in refused {
-        let before: Vec<Result<Output, InputError>> = answers.by_ref().take(place - all.len()).collect();
+        let before: Vec<Result<Output, InputError>> =
+            answers.by_ref().take(place - all.len()).collect();
         all.extend(before);
         all.push(Err(error));
     }
@@ -90,11 +91,18 @@ pub(super) struct Bounds {
 }
 
 /// Reads a whole body.
-pub(super) fn read<'de, D: Deserializer<'de>>(body: D, format: &str, bounds: Bounds) -> Result<Items, ApiError> {
+pub(super) fn read<'de, D: Deserializer<'de>>(
+    body: D,
+    format: &str,
+    bounds: Bounds,
+) -> Result<Items, ApiError> {
     let sink = Sink::new(bounds);
     match sink.whole().deserialize(body) {
         Ok(()) => Ok(sink.items.into_inner()),
-        Err(error) => Err(sink.exceeded.take().unwrap_or_else(|| ApiError::malformed(format!("{format}: {error}")))),
+        Err(error) => Err(sink
+            .exceeded
+            .take()
+            .unwrap_or_else(|| ApiError::malformed(format!("{format}: {error}")))),
     }
 }
 
@@ -108,7 +116,12 @@ pub(super) struct Sink {
 
 impl Sink {
     pub(super) fn new(bounds: Bounds) -> Self {
-        Self { bounds, items: RefCell::default(), values: Cell::new(0), exceeded: Cell::new(None) }
+        Self {
+            bounds,
+            items: RefCell::default(),
+            values: Cell::new(0),
+            exceeded: Cell::new(None),
+        }
     }
 
     /// Adds an item.
@@ -161,12 +174,20 @@ impl Sink {
 
 /// Decodes a file in text: base64, perhaps in lines, perhaps as a data URL.
 fn file_in(text: &str) -> Result<Input, InputError> {
-    let text = text.strip_prefix("data:").and_then(|url| url.split_once(";base64,")).map_or(text, |(_, data)| data);
+    let text = text
+        .strip_prefix("data:")
+        .and_then(|url| url.split_once(";base64,"))
+        .map_or(text, |(_, data)| data);
     let decoded = STANDARD.decode(text).or_else(|_| {
-        let without_spaces: Vec<u8> = text.bytes().filter(|byte| !byte.is_ascii_whitespace()).collect();
+        let without_spaces: Vec<u8> = text
+            .bytes()
+            .filter(|byte| !byte.is_ascii_whitespace())
+            .collect();
         STANDARD.decode(without_spaces)
     });
-    decoded.map(|bytes| Input::File(bytes.into())).map_err(|_| InputError::Unreadable("expected a file in base64".into()))
+    decoded
+        .map(|bytes| Input::File(bytes.into()))
+        .map_err(|_| InputError::Unreadable("expected a file in base64".into()))
 }
 
 const FILE_IN_TEXT: &str = "a file in base64";
@@ -212,7 +233,14 @@ impl<'de> Visitor<'de> for Whole<'_> {
             }
             is_empty = false;
         }
-        if is_empty { Err(A::Error::custom(format_args!("expected {}", Expected(&self)))) } else { Ok(()) }
+        if is_empty {
+            Err(A::Error::custom(format_args!(
+                "expected {}",
+                Expected(&self)
+            )))
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -295,7 +323,10 @@ impl Item<'_> {
     fn value<E: Error>(self, value: Value) -> Result<(), E> {
         let input = Input::Json(value);
         let item = match self.takes_files() {
-            true => Err(InputError::WrongKind { expected: FILE_IN_TEXT, got: input.describe() }),
+            true => Err(InputError::WrongKind {
+                expected: FILE_IN_TEXT,
+                got: input.describe(),
+            }),
             false => Ok(input),
         };
         self.0.push_or(item)
@@ -352,7 +383,8 @@ impl<'de> Visitor<'de> for Item<'_> {
     }
 
     fn visit_bytes<E: Error>(self, bytes: &[u8]) -> Result<(), E> {
-        self.0.push_or(Ok(Input::File(Bytes::copy_from_slice(bytes))))
+        self.0
+            .push_or(Ok(Input::File(Bytes::copy_from_slice(bytes))))
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
@@ -374,7 +406,11 @@ impl<'de> Visitor<'de> for Item<'_> {
             map.next_value_seed(OneFile(self.0))?;
             is_empty = false;
         }
-        if is_empty { self.value(Value::Object(Map::new())) } else { Ok(()) }
+        if is_empty {
+            self.value(Value::Object(Map::new()))
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -471,7 +507,9 @@ impl<'de> Visitor<'de> for AnyValue<'_> {
 }
 
 fn finite<E: Error>(number: f64) -> Result<Value, E> {
-    Number::from_f64(number).map(Value::Number).ok_or_else(|| E::custom("a number is not finite"))
+    Number::from_f64(number)
+        .map(Value::Number)
+        .ok_or_else(|| E::custom("a number is not finite"))
 }
 
 #[cfg(test)]
@@ -480,32 +518,76 @@ mod tests {
 
     use super::*;
 
-    const JSON: Bounds = Bounds { items: 4, values: 8, kind: InputKind::Json };
-    const FILES: Bounds = Bounds { kind: InputKind::File, ..JSON };
+    const JSON: Bounds = Bounds {
+        items: 4,
+        values: 8,
+        kind: InputKind::Json,
+    };
+    const FILES: Bounds = Bounds {
+        kind: InputKind::File,
+        ..JSON
+    };
 
     fn json(body: &str, bounds: Bounds) -> Result<Items, ApiError> {
-        read(&mut serde_json::Deserializer::from_str(body), "JSON", bounds)
+        read(
+            &mut serde_json::Deserializer::from_str(body),
+            "JSON",
+            bounds,
+        )
     }
 
     fn texts(texts: &[&str]) -> Items {
-        Items { inputs: texts.iter().map(|text| Input::text(*text)).collect(), refused: Vec::new() }
+        Items {
+            inputs: texts.iter().map(|text| Input::text(*text)).collect(),
+            refused: Vec::new(),
+        }
     }
 
     fn files(files: &[&'static str]) -> Vec<Input> {
-        files.iter().map(|file| Input::File(file.as_bytes().into())).collect()
+        files
+            .iter()
+            .map(|file| Input::File(file.as_bytes().into()))
+            .collect()
     }
 
     #[test]
     fn lists_and_lists_under_data_are_inputs() {
-        for body in [r#"["a", "ü"]"#, r#"{"data": ["a", "\u00fc"]}"#, r#"{"x": [{}], "data": ["a", "ü"], "y": 1}"#] {
+        for body in [
+            r#"["a", "ü"]"#,
+            r#"{"data": ["a", "\u00fc"]}"#,
+            r#"{"x": [{}], "data": ["a", "ü"], "y": 1}"#,
+        ] {
             assert_eq!(json(body, JSON), Ok(texts(&["a", "ü"])), "{body}");
         }
         let any = json!([null, true, -1, {"a": [1.5, "b", 18446744073709551615u64]}]);
-        let inputs = any.as_array().unwrap().iter().cloned().map(Input::Json).collect();
-        assert_eq!(json(&any.to_string(), JSON), Ok(Items { inputs, refused: Vec::new() }));
-        for body in ["1", "\"a\"", "null", "{}", r#"{"inputs": []}"#, r#"{"data": "a"}"#, r#"{"data": [], "data": []}"#] {
+        let inputs = any
+            .as_array()
+            .unwrap()
+            .iter()
+            .cloned()
+            .map(Input::Json)
+            .collect();
+        assert_eq!(
+            json(&any.to_string(), JSON),
+            Ok(Items {
+                inputs,
+                refused: Vec::new()
+            })
+        );
+        for body in [
+            "1",
+            "\"a\"",
+            "null",
+            "{}",
+            r#"{"inputs": []}"#,
+            r#"{"data": "a"}"#,
+            r#"{"data": [], "data": []}"#,
+        ] {
             let error = json(body, JSON).unwrap_err();
-            assert!(matches!(&error, ApiError::Malformed(reason) if reason.contains("data") || reason.contains("list")), "{body}: {error}");
+            assert!(
+                matches!(&error, ApiError::Malformed(reason) if reason.contains("data") || reason.contains("list")),
+                "{body}: {error}"
+            );
         }
     }
 
@@ -519,13 +601,20 @@ mod tests {
             r#"[{"z.jpg": "Y2F0"}, {"a.jpg": "ZG9n"}]"#,
             r#"["Y2\nF0\n", "data:image/png;base64,ZG9n"]"#,
         ] {
-            assert_eq!(json(body, FILES).unwrap().inputs, files(&["cat", "dog"]), "{body}");
+            assert_eq!(
+                json(body, FILES).unwrap().inputs,
+                files(&["cat", "dog"]),
+                "{body}"
+            );
         }
         let items = json(r#"["Y2F0", "?", 7, "ZG9n"]"#, FILES).unwrap();
         assert_eq!(items.inputs, files(&["cat", "dog"]));
         let places: Vec<usize> = items.refused.iter().map(|(place, _)| *place).collect();
         assert_eq!(places, [1, 2]);
-        assert_eq!(items.refused[1].1.to_string(), "expected a file in base64, got a number");
+        assert_eq!(
+            items.refused[1].1.to_string(),
+            "expected a file in base64, got a number"
+        );
     }
 
     #[test]
@@ -534,8 +623,18 @@ mod tests {
         let mut bytes = body.clone();
         bytes[0] = 0x93;
         bytes.extend([0xc4, 3, b'c', b'a', b't']);
-        let read = |bytes: &[u8], bounds| read(&mut rmp_serde::Deserializer::from_read_ref(bytes), "msgpack", bounds);
-        let expected = vec![Input::text("a"), Input::Json(json!({"k": [1, 2.5]})), Input::File("cat".into())];
+        let read = |bytes: &[u8], bounds| {
+            read(
+                &mut rmp_serde::Deserializer::from_read_ref(bytes),
+                "msgpack",
+                bounds,
+            )
+        };
+        let expected = vec![
+            Input::text("a"),
+            Input::Json(json!({"k": [1, 2.5]})),
+            Input::File("cat".into()),
+        ];
         assert_eq!(read(&bytes, JSON).unwrap().inputs, expected);
         // A length that is claimed, and not there; an extension; NaN; a number as a key; binary inside a value.
         for bytes in [
@@ -545,26 +644,53 @@ mod tests {
             &[0x91, 0x81, 1, 1],
             &[0x91, 0x91, 0xc4, 1, 1],
         ] {
-            assert!(matches!(read(bytes, JSON), Err(ApiError::Malformed(_))), "{bytes:?}");
+            assert!(
+                matches!(read(bytes, JSON), Err(ApiError::Malformed(_))),
+                "{bytes:?}"
+            );
         }
     }
 
     #[test]
     fn items_and_values_are_bounded() {
         let error = json("[1,2,3,4,5]", JSON).unwrap_err();
-        assert_eq!(error.to_string(), "the number of inputs exceeds the limit of 4 items (--max-queue-size)");
+        assert_eq!(
+            error.to_string(),
+            "the number of inputs exceeds the limit of 4 items (--max-queue-size)"
+        );
         assert!(json("[[1,2,3,4],[5,6,7,8]]", JSON).is_ok());
-        assert!(matches!(json("[[1,2,3,4],[5,6,7,[8]]]", JSON), Err(ApiError::TooLarge { .. })));
-        assert!(matches!(json(&"[".repeat(500), JSON), Err(ApiError::Malformed(_) | ApiError::TooLarge { .. })));
+        assert!(matches!(
+            json("[[1,2,3,4],[5,6,7,[8]]]", JSON),
+            Err(ApiError::TooLarge { .. })
+        ));
+        assert!(matches!(
+            json(&"[".repeat(500), JSON),
+            Err(ApiError::Malformed(_) | ApiError::TooLarge { .. })
+        ));
     }
 
     #[test]
     fn a_digest_knows_inputs_and_not_their_encoding() {
         let digest = |body: &str, bounds| json(body, bounds).unwrap().digest();
-        assert_eq!(digest(r#"["a", {"k": 1}]"#, JSON), digest(r#"{"data": ["\u0061", {"k" : 1}]}"#, JSON));
-        assert_eq!(digest(r#"["Y2F0"]"#, FILES), digest(r#"{"cat.jpg": "Y2F0"}"#, FILES));
-        let different = [r#"["a","b"]"#, r#"["ab"]"#, r#"["b","a"]"#, r#"["a",["b"]]"#, "[]", r#"["1"]"#, "[1]"];
-        let digests: std::collections::HashSet<_> = different.iter().map(|body| digest(body, JSON)).collect();
+        assert_eq!(
+            digest(r#"["a", {"k": 1}]"#, JSON),
+            digest(r#"{"data": ["\u0061", {"k" : 1}]}"#, JSON)
+        );
+        assert_eq!(
+            digest(r#"["Y2F0"]"#, FILES),
+            digest(r#"{"cat.jpg": "Y2F0"}"#, FILES)
+        );
+        let different = [
+            r#"["a","b"]"#,
+            r#"["ab"]"#,
+            r#"["b","a"]"#,
+            r#"["a",["b"]]"#,
+            "[]",
+            r#"["1"]"#,
+            "[1]",
+        ];
+        let digests: std::collections::HashSet<_> =
+            different.iter().map(|body| digest(body, JSON)).collect();
         assert_eq!(digests.len(), different.len());
     }
 
@@ -573,7 +699,13 @@ mod tests {
         let refused = |place: usize| (place, InputError::Unreadable(place.to_string()));
         let ok = |n: u64| Ok(Output::Json(n.into()));
         let merged = merge(vec![ok(1), ok(2)], vec![refused(0), refused(2), refused(4)]);
-        let expected = vec![Err(refused(0).1), ok(1), Err(refused(2).1), ok(2), Err(refused(4).1)];
+        let expected = vec![
+            Err(refused(0).1),
+            ok(1),
+            Err(refused(2).1),
+            ok(2),
+            Err(refused(4).1),
+        ];
         assert_eq!(merged, expected);
     }
 }

@@ -50,9 +50,18 @@ pub(in crate::http) struct Jobs {
 
 impl Jobs {
     pub(in crate::http) fn new(config: &HttpConfig) -> Self {
-        let limits =
-            Limits { ttl: config.result_ttl, results: config.max_results.max(1), bytes: config.max_result_bytes };
-        Self { store: Arc::new(Store { limits, inner: Mutex::default() }), tasks: TaskTracker::new() }
+        let limits = Limits {
+            ttl: config.result_ttl,
+            results: config.max_results.max(1),
+            bytes: config.max_result_bytes,
+        };
+        Self {
+            store: Arc::new(Store {
+                limits,
+                inner: Mutex::default(),
+            }),
+            tasks: TaskTracker::new(),
+        }
     }
 
     /// Forgets expired results.
@@ -70,7 +79,10 @@ impl Jobs {
     pub(super) fn get(&self, key: &Key) -> Option<Job> {
         let mut inner = self.store.lock();
         inner.forget_expired(Instant::now(), self.store.limits.ttl);
-        inner.entries.get(key).map(|entry| Job(entry.receiver.clone()))
+        inner
+            .entries
+            .get(key)
+            .map(|entry| Job(entry.receiver.clone()))
     }
 
     /// Joins the job of this id, or begins it. Only a new one that outlives this call takes `call` along.
@@ -186,7 +198,9 @@ impl Store {
         inner.forget_expired(Instant::now(), self.limits.ttl);
         if let Some(entry) = inner.entries.get(&key) {
             if entry.digest != digest {
-                return Err(ApiError::Conflict("this unique_id was given to a request with another body".into()));
+                return Err(ApiError::Conflict(
+                    "this unique_id was given to a request with another body".into(),
+                ));
             }
             // A failure is not a result: sent again, the request runs again.
             if !matches!(*entry.receiver.borrow(), Some(Err(_))) {
@@ -195,13 +209,28 @@ impl Store {
             inner.remove(&key);
         }
         if inner.entries.len() >= self.limits.results && !inner.forget_oldest() {
-            return Err(ApiError::Busy("as many requests with a unique_id run as may (--max-results)".into()));
+            return Err(ApiError::Busy(
+                "as many requests with a unique_id run as may (--max-results)".into(),
+            ));
         }
         let serial = inner.next_serial;
         inner.next_serial += 1;
         let (sender, receiver) = watch::channel(None);
-        inner.entries.insert(key.clone(), Entry { serial, digest, receiver, bytes: 0 });
-        Ok(Begun::New(Running { store: Arc::clone(self), key, serial, sender }))
+        inner.entries.insert(
+            key.clone(),
+            Entry {
+                serial,
+                digest,
+                receiver,
+                bytes: 0,
+            },
+        );
+        Ok(Begun::New(Running {
+            store: Arc::clone(self),
+            key,
+            serial,
+            sender,
+        }))
     }
 }
 
@@ -213,7 +242,11 @@ impl Inner {
     }
 
     fn forget_expired(&mut self, now: Instant, ttl: Duration) {
-        while self.ended.front().is_some_and(|(at, ..)| now.saturating_duration_since(*at) >= ttl) {
+        while self
+            .ended
+            .front()
+            .is_some_and(|(at, ..)| now.saturating_duration_since(*at) >= ttl)
+        {
             self.forget_oldest();
         }
     }
@@ -221,7 +254,11 @@ impl Inner {
     /// Forgets the oldest result; `false` if there is none.
     fn forget_oldest(&mut self) -> bool {
         while let Some((_, key, serial)) = self.ended.pop_front() {
-            if self.entries.get(&key).is_some_and(|entry| entry.serial == serial) {
+            if self
+                .entries
+                .get(&key)
+                .is_some_and(|entry| entry.serial == serial)
+            {
                 self.remove(&key);
                 return true;
             }
@@ -230,7 +267,9 @@ impl Inner {
     }
 
     fn end(&mut self, key: &Key, serial: u64, bytes: usize, limits: Limits) {
-        let hash_map::Entry::Occupied(mut entry) = self.entries.entry(key.clone()) else { return };
+        let hash_map::Entry::Occupied(mut entry) = self.entries.entry(key.clone()) else {
+            return;
+        };
         if entry.get().serial != serial {
             return;
         }
@@ -271,7 +310,9 @@ impl Running {
     fn publish(&self, finished: Finished) {
         let bytes = finished.as_deref().map_or(0, json_size);
         self.sender.send_replace(Some(finished));
-        self.store.lock().end(&self.key, self.serial, bytes, self.store.limits);
+        self.store
+            .lock()
+            .end(&self.key, self.serial, bytes, self.store.limits);
     }
 }
 
@@ -290,12 +331,22 @@ mod tests {
     use super::*;
 
     fn store(ttl_ms: u64, results: usize, bytes: usize) -> Arc<Store> {
-        let limits = Limits { ttl: Duration::from_millis(ttl_ms), results, bytes };
-        Arc::new(Store { limits, inner: Mutex::default() })
+        let limits = Limits {
+            ttl: Duration::from_millis(ttl_ms),
+            results,
+            bytes,
+        };
+        Arc::new(Store {
+            limits,
+            inner: Mutex::default(),
+        })
     }
 
     fn key(id: &str) -> Key {
-        Key { recipe: "echo", id: id.into() }
+        Key {
+            recipe: "echo",
+            id: id.into(),
+        }
     }
 
     fn begin(store: &Arc<Store>, id: &str) -> Running {
@@ -318,10 +369,17 @@ mod tests {
     fn an_id_is_one_job_until_it_fails_and_another_body_is_refused() {
         let store = store(60_000, 10, 1000);
         let first = begin(&store, "a");
-        assert!(matches!(store.begin(key("a"), [0; 32]), Ok(Begun::Known(job)) if job.finished().is_none()));
-        assert!(matches!(store.begin(key("a"), [1; 32]), Err(ApiError::Conflict(_))));
+        assert!(
+            matches!(store.begin(key("a"), [0; 32]), Ok(Begun::Known(job)) if job.finished().is_none())
+        );
+        assert!(matches!(
+            store.begin(key("a"), [1; 32]),
+            Err(ApiError::Conflict(_))
+        ));
         first.finish(answers("x"));
-        assert!(matches!(store.begin(key("a"), [0; 32]), Ok(Begun::Known(job)) if job.finished().is_some()));
+        assert!(
+            matches!(store.begin(key("a"), [0; 32]), Ok(Begun::Known(job)) if job.finished().is_some())
+        );
         begin(&store, "b").finish(Err(lost()));
         begin(&store, "b").finish(answers("y"));
         assert_eq!(store.lock().entries.len(), 2);
@@ -335,7 +393,10 @@ mod tests {
         begin(&store, "c").finish(answers("x"));
         assert!(!knows(&store, "a") && knows(&store, "b") && knows(&store, "c"));
         let other = begin(&store, "d");
-        assert!(matches!(store.begin(key("e"), [0; 32]), Err(ApiError::Busy(_))));
+        assert!(matches!(
+            store.begin(key("e"), [0; 32]),
+            Err(ApiError::Busy(_))
+        ));
         drop((running, other));
         begin(&store, "e");
         assert_eq!(store.lock().entries.len(), 2);

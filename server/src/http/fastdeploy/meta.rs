@@ -2,7 +2,7 @@
 
 use axum::{
     Json,
-    extract::{State as Extract, Request},
+    extract::{Request, State as Extract},
     response::{IntoResponse, Response},
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};

@@ -48,14 +48,18 @@ pub(super) fn routes() -> Router<AppState> {
 pub(super) async fn unknown_path(Extract(state): Extract<AppState>, request: Request) -> Response {
     let named = recipe_in(request.uri().path());
     let unknown_recipe = named.and_then(|name| state.recipe(Some(name)).err());
-    let error = unknown_recipe.unwrap_or_else(|| ApiError::NotFound("no such path; GET / lists them".into()));
+    let error = unknown_recipe
+        .unwrap_or_else(|| ApiError::NotFound("no such path; GET / lists them".into()));
     discard(request.into_body()).await;
     Encoding::default().error(None, &error)
 }
 
 /// The answer where there is something, but not for this method.
 pub(super) async fn wrong_method(request: Request) -> Response {
-    let reason = format!("{} is not allowed here; GET / lists what is", request.method());
+    let reason = format!(
+        "{} is not allowed here; GET / lists what is",
+        request.method()
+    );
     discard(request.into_body()).await;
     Encoding::default().error(None, &ApiError::MethodNotAllowed(reason))
 }
@@ -76,5 +80,7 @@ fn named_recipe(uri: &Uri) -> Option<Cow<'_, str>> {
 
 /// The recipe that a path names: `/recipes/NAME/...`. (Recipes' names need no escapes.)
 fn recipe_in(path: &str) -> Option<&str> {
-    path.strip_prefix("/recipes/")?.split_once('/').map(|(name, _)| name)
+    path.strip_prefix("/recipes/")?
+        .split_once('/')
+        .map(|(name, _)| name)
 }

@@ -39,7 +39,10 @@ impl Query {
 
     /// How the answer is to be written: as the request was.
     pub(super) fn encoding(&self) -> Encoding {
-        Encoding { format: self.input_type.unwrap_or_default(), compressed: self.compressed }
+        Encoding {
+            format: self.input_type.unwrap_or_default(),
+            compressed: self.compressed,
+        }
     }
 
     /// How long the answer may take.
@@ -68,16 +71,20 @@ impl Query {
 /// Checks a client's own id; an empty one is none.
 pub(super) fn id(value: Cow<'_, str>) -> Result<Option<String>, ApiError> {
     if value.len() > MAX_ID || value.chars().any(char::is_control) {
-        return Err(ApiError::malformed(format!("unique_id: expected at most {MAX_ID} bytes of printable text")));
+        return Err(ApiError::malformed(format!(
+            "unique_id: expected at most {MAX_ID} bytes of printable text"
+        )));
     }
     Ok(Some(value.into_owned()).filter(|id| !id.is_empty()))
 }
 
 fn timeout(value: &str) -> Result<f64, ApiError> {
     // The comparison is false for NaN too.
-    value.parse().ok().filter(|&seconds: &f64| seconds > 0.0).ok_or_else(|| {
-        ApiError::malformed("timeout: expected a number of seconds above 0")
-    })
+    value
+        .parse()
+        .ok()
+        .filter(|&seconds: &f64| seconds > 0.0)
+        .ok_or_else(|| ApiError::malformed("timeout: expected a number of seconds above 0"))
 }
 
 fn boolean(key: &str, value: &str) -> Result<bool, ApiError> {
@@ -87,7 +94,9 @@ fn boolean(key: &str, value: &str) -> Result<bool, ApiError> {
     } else if is(&["false", "f", "0", ""]) {
         Ok(false)
     } else {
-        Err(ApiError::malformed(format!("{key}: expected true or false")))
+        Err(ApiError::malformed(format!(
+            "{key}: expected true or false"
+        )))
     }
 }
 
@@ -113,7 +122,9 @@ mod tests {
 
     #[test]
     fn reads_what_official_clients_send() {
-        let query = parse("unique_id=a%20b&async=False&input_type=msgpack&compressed=True&timeout=0.5&recipe=echo&x=1");
+        let query = parse(
+            "unique_id=a%20b&async=False&input_type=msgpack&compressed=True&timeout=0.5&recipe=echo&x=1",
+        );
         let expected = Query {
             unique_id: Some("a b".into()),
             timeout: Some(0.5),
@@ -153,9 +164,16 @@ mod tests {
 
     #[test]
     fn the_first_error_counts_and_the_encoding_is_known_all_the_same() {
-        let (query, result) = Query::parse(Some("timeout=x&compressed=true&async=y&input_type=msgpack"));
+        let (query, result) =
+            Query::parse(Some("timeout=x&compressed=true&async=y&input_type=msgpack"));
         assert!(result.unwrap_err().to_string().contains("timeout"));
-        assert_eq!(query.encoding(), Encoding { format: Format::Msgpack, compressed: true });
+        assert_eq!(
+            query.encoding(),
+            Encoding {
+                format: Format::Msgpack,
+                compressed: true
+            }
+        );
     }
 
     #[test]

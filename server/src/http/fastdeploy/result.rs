@@ -47,9 +47,17 @@ pub(super) async fn result(Extract(state): Extract<AppState>, request: Request) 
 }
 
 /// How the request ended, if it has.
-fn look_up(state: &AppState, query: &Query, uri: &Uri, id: &str) -> Result<Option<super::jobs::Finished>, ApiError> {
+fn look_up(
+    state: &AppState,
+    query: &Query,
+    uri: &Uri,
+    id: &str,
+) -> Result<Option<super::jobs::Finished>, ApiError> {
     let recipe = state.recipe(recipe_in(uri.path()).or(query.recipe.as_deref()))?;
-    let job = state.jobs().get(&Key { recipe: recipe.name(), id: id.into() });
+    let job = state.jobs().get(&Key {
+        recipe: recipe.name(),
+        id: id.into(),
+    });
     let unknown = || ApiError::NotFound("unknown unique_id, or its result has expired".into());
     Ok(job.ok_or_else(unknown)?.finished())
 }
@@ -59,15 +67,21 @@ async fn wanted(state: &AppState, query: &Query, request: Request) -> Result<Str
     if let Some(id) = &query.unique_id {
         return Ok(id.clone());
     }
-    let expected = || ApiError::malformed("expected {\"unique_id\": \"...\"} as the body, or ?unique_id=");
+    let expected =
+        || ApiError::malformed("expected {\"unique_id\": \"...\"} as the body, or ?unique_id=");
     if request.method() != Method::POST {
         return Err(expected());
     }
     let mut share = state.bodies().share();
     let limit = state.config().max_body.min(MAX_BODY);
     let mut body = request.into_body();
-    let bytes = timeout(state.config().timeout, read_body(&mut body, limit, &mut share));
-    let mut bytes = bytes.await.unwrap_or_else(|_| Err(InferError::Deadline.into()))?;
+    let bytes = timeout(
+        state.config().timeout,
+        read_body(&mut body, limit, &mut share),
+    );
+    let mut bytes = bytes
+        .await
+        .unwrap_or_else(|_| Err(InferError::Deadline.into()))?;
     if query.compressed {
         bytes = zstd::decompress(&bytes, limit)?;
     }

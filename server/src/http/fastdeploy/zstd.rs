@@ -17,10 +17,14 @@ pub(super) fn decompress(bytes: &[u8], limit: u64) -> Result<Bytes, ApiError> {
     let mut plain = Vec::new();
     let read = Decoder::with_buffer(bytes).and_then(|mut decoder| {
         decoder.window_log_max(MAX_WINDOW_LOG)?;
-        decoder.take(limit.saturating_add(1)).read_to_end(&mut plain)
+        decoder
+            .take(limit.saturating_add(1))
+            .read_to_end(&mut plain)
     });
     if read.is_err() {
-        return Err(ApiError::malformed("expected a body compressed with zstd, with a window of at most 16 MiB"));
+        return Err(ApiError::malformed(
+            "expected a body compressed with zstd, with a window of at most 16 MiB",
+        ));
     }
     if plain.len() as u64 > limit {
         return Err(ApiError::TooLarge {
@@ -46,9 +50,18 @@ mod tests {
         let text = b"abc".repeat(1000);
         let packed = compress(&text).unwrap();
         assert_eq!(decompress(&packed, 3000).unwrap(), text);
-        assert!(matches!(decompress(&packed, 2999), Err(ApiError::TooLarge { .. })));
-        assert!(matches!(decompress(b"not zstd", 10), Err(ApiError::Malformed(_))));
-        assert!(matches!(decompress(&packed[..packed.len() - 1], 3000), Err(ApiError::Malformed(_))));
+        assert!(matches!(
+            decompress(&packed, 2999),
+            Err(ApiError::TooLarge { .. })
+        ));
+        assert!(matches!(
+            decompress(b"not zstd", 10),
+            Err(ApiError::Malformed(_))
+        ));
+        assert!(matches!(
+            decompress(&packed[..packed.len() - 1], 3000),
+            Err(ApiError::Malformed(_))
+        ));
     }
 
     #[test]
@@ -57,6 +70,9 @@ mod tests {
         encoder.window_log(25).unwrap();
         std::io::copy(&mut std::io::repeat(7).take(1 << 26), &mut encoder).unwrap();
         let packed = encoder.finish().unwrap();
-        assert!(matches!(decompress(&packed, 1 << 30), Err(ApiError::Malformed(_))));
+        assert!(matches!(
+            decompress(&packed, 1 << 30),
+            Err(ApiError::Malformed(_))
+        ));
     }
 }
