@@ -201,7 +201,7 @@ mod tests {
     use galley_core::LoadOptions;
 
     use super::*;
-    use crate::corpus::CorpusKind;
+    use crate::corpus::{CorpusKind, SEED};
 
     #[test]
     fn a_pass_counts_each_example_once_and_splits_its_time() {
@@ -210,7 +210,7 @@ mod tests {
             ..LoadOptions::default()
         };
         let recipe = galley_catalog::load("echo", &options).unwrap();
-        let corpus = Corpus::open(CorpusKind::Ner, 80, &|_, _| ()).unwrap();
+        let corpus = Corpus::open(CorpusKind::Ner, 80, SEED, &|_, _| ()).unwrap();
         let pass = Pass {
             recipe: &recipe,
             corpus: &corpus,

@@ -20,8 +20,8 @@ use crate::{
     },
     served::{LoadGenerator, Setting},
     setup::{
-        Context, Described, client_threads, load, load_options, note_recipe, open_corpus, seconds,
-        set_threads,
+        Context, Described, calibration_corpus, client_threads, load, load_options, note_recipe,
+        open_corpus, seconds, set_threads,
     },
     stats::{CellCost, examples_within},
 };
@@ -54,7 +54,7 @@ fn native(args: &NativeArgs, context: &Context) -> Result<()> {
         described("native", context, args.output.machine.as_deref()).recipe(entry, &args.size);
     note_recipe(&mut run, &recipe);
     let batches = sizes(&args.batch);
-    let few = open_corpus(entry, 0, args.output.json)?;
+    let few = calibration_corpus(entry, args.output.json)?;
     let costs = native_costs(&recipe, &few, &batches)?;
     shrink(&mut run, &args.size, &costs, &batches)?;
     let corpus = open_corpus(entry, run.examples, args.output.json)?;
@@ -122,7 +122,7 @@ fn served(args: &ServedArgs, context: &Context) -> Result<()> {
     let load = LoadGenerator::new(entry, &args.recipe, &args.target)?;
     note_server(&mut run, load.info());
     run.client_threads = Some(client_threads(args.target.client_threads));
-    let few = load.payloads(&Arc::new(open_corpus(entry, 0, args.output.json)?))?;
+    let few = load.payloads(&Arc::new(calibration_corpus(entry, args.output.json)?))?;
     let settings = settings(&args.batch, &args.concurrency, args.rate);
     let costs = settings
         .iter()
@@ -165,7 +165,7 @@ fn matrix(args: &MatrixArgs, context: &Context) -> Result<()> {
     same_model(&run, load.info(), args.target.url.as_deref())?;
     run.server = Some(load.info().clone());
     run.client_threads = Some(client_threads(args.target.client_threads));
-    let few = Arc::new(open_corpus(entry, 0, args.output.json)?);
+    let few = Arc::new(calibration_corpus(entry, args.output.json)?);
     let batches = sizes(&args.batch);
     let concurrencies = sizes(&args.concurrency);
     let native = native_costs(&recipe, &few, &batches)?;

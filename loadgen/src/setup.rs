@@ -7,7 +7,7 @@ use galley_core::{AnyRecipe, Entry, LoadOptions};
 
 use crate::{
     args::{DeviceArg, DtypeArg, RecipeArgs, SizeArgs},
-    corpus::{Corpus, CorpusKind, SEED},
+    corpus::{CALIBRATION_SEED, Corpus, CorpusKind, SEED},
     error::{Error, Result},
     progress::Progress,
     report::{
@@ -16,7 +16,7 @@ use crate::{
     },
 };
 
-/// Examples beyond those that are measured, for warming up: no measured example has been seen before.
+/// Examples beyond those that are measured, for warming up, so that no measured example has been seen before.
 pub(crate) const WARMUP_EXAMPLES: usize = 64;
 
 /// What the program that runs the benchmark says of itself.
@@ -87,11 +87,18 @@ pub(crate) fn set_threads(threads: Option<NonZeroUsize>) {
 
 /// The recipe's corpus: the examples to measure, and behind them those for warming up.
 pub(crate) fn open_corpus(entry: &Entry, examples: usize, quiet: bool) -> Result<Corpus> {
-    let kind = CorpusKind::of(entry);
+    open_seeded(entry, examples + WARMUP_EXAMPLES, SEED, quiet)
+}
+
+/// A few examples, other than those to measure, for estimating how long they will take.
+pub(crate) fn calibration_corpus(entry: &Entry, quiet: bool) -> Result<Corpus> {
+    open_seeded(entry, WARMUP_EXAMPLES, CALIBRATION_SEED, quiet)
+}
+
+fn open_seeded(entry: &Entry, count: usize, seed: u64, quiet: bool) -> Result<Corpus> {
     let bar = Progress::counting("making the corpus", quiet);
-    let corpus = Corpus::open(kind, examples + WARMUP_EXAMPLES, &|done, of| {
-        bar.count(done, of)
-    });
+    let progress = |done, of| bar.count(done, of);
+    let corpus = Corpus::open(CorpusKind::of(entry), count, seed, &progress);
     bar.clear();
     corpus
 }

@@ -16,6 +16,8 @@ use crate::error::Result;
 
 /// The seed of every corpus that a report is made with.
 pub const SEED: u64 = 1;
+/// The seed of examples for estimating, before anything is measured, how long it will take.
+pub const CALIBRATION_SEED: u64 = 2;
 
 /// What the examples are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,13 +87,18 @@ impl Corpus {
     ///
     /// # Errors
     /// The cache cannot be written, or `count` is more than there are distinct texts.
-    pub fn open(kind: CorpusKind, count: usize, progress: &dyn Fn(usize, usize)) -> Result<Self> {
+    pub fn open(
+        kind: CorpusKind,
+        count: usize,
+        seed: u64,
+        progress: &dyn Fn(usize, usize),
+    ) -> Result<Self> {
         let items = match kind {
             CorpusKind::Images => {
-                Items::Images(images::open(&pack::cache_dir(), count, SEED, progress)?)
+                Items::Images(images::open(&pack::cache_dir(), count, seed, progress)?)
             }
             _ => Items::Texts(
-                texts::generate(kind, count, SEED)?
+                texts::generate(kind, count, seed)?
                     .into_iter()
                     .map(|example| example.text)
                     .collect(),

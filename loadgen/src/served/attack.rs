@@ -1,8 +1,8 @@
 //! A closed loop of clients, run by goose: each user sends its next request once it has the answer to its last.
 //!
-//! goose starts and ends the users. Each user's one transaction takes requests off a counter that all share until there
-//! are none left, so that exactly the wanted requests are sent and all users are busy until the end. Time is measured
-//! here, because goose counts a response as complete at its headers, and whole runs in seconds.
+//! goose starts the users. Each user's one transaction takes requests off a counter that all share until there are none
+//! left, so that exactly the wanted requests are sent and all users are busy until the end. Time is measured here, because
+//! goose counts a response as complete at its headers, and whole runs in seconds.
 
 use std::{
     sync::{
@@ -19,6 +19,7 @@ use goose::{
     goose::{GooseUser, Scenario, Transaction, TransactionFunction},
 };
 use reqwest::{Client, Url, header};
+use tokio::sync::Semaphore;
 
 use super::{
     answer::{Failure, check},
@@ -45,7 +46,7 @@ pub(crate) struct Attack {
 }
 
 /// How far the clients are.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Progress {
     /// The next request to send.
     next: AtomicUsize,
@@ -53,6 +54,20 @@ pub(crate) struct Progress {
     tally: Mutex<Tally>,
     /// Why the clients cannot go on.
     failed: Mutex<Option<Error>>,
+    /// Clients that have found no more requests.
+    finished: Semaphore,
+}
+
+impl Default for Progress {
+    fn default() -> Self {
+        Self {
+            next: AtomicUsize::new(0),
+            started: OnceLock::new(),
+            tally: Mutex::default(),
+            failed: Mutex::default(),
+            finished: Semaphore::new(0),
+        }
+    }
 }
 
 impl Attack {
@@ -127,6 +142,14 @@ impl Attack {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .merge(tally);
+        self.progress.finished.add_permits(1);
+    }
+
+    /// Waits until so many clients have finished.
+    async fn finished(&self, clients: usize) {
+        let all = u32::try_from(clients).unwrap_or(u32::MAX);
+        // The semaphore is never closed.
+        let _ = self.progress.finished.acquire_many(all).await;
     }
 
     /// Waits until a request is due, and says when that was: now, unless requests come at a rate of their own.
@@ -169,17 +192,21 @@ pub(crate) async fn run(attack: &Arc<Attack>, concurrency: usize) -> Result<()> 
             Ok(())
         })
     });
-    let scenario = Scenario::new("closed loop").register_transaction(Transaction::new(transaction));
+    // Run once at its start, it is all that a user does. A transaction that repeats would need a limit of iterations,
+    // with which goose prints to standard output.
+    let transaction = Transaction::new(transaction).set_on_start();
+    let scenario = Scenario::new("closed loop").register_transaction(transaction);
     let failed = |error: goose::GooseError| Error::Client(error.to_string());
-    GooseAttack::initialize_with_config(configuration(&attack.infer, concurrency)?)
+    let goose = GooseAttack::initialize_with_config(configuration(&attack.infer, concurrency)?)
         .map_err(failed)?
         .set_client_builder_without_cookies(GooseClientBuilder::new().without_cookies())
         .map_err(failed)?
-        .register_scenario(scenario)
-        .execute()
-        .await
-        .map_err(failed)?;
-    Ok(())
+        .register_scenario(scenario);
+    // goose looks for its end twice a second only, so it is not waited for: its users have ended by themselves.
+    tokio::select! {
+        result = goose.execute() => result.map(drop).map_err(failed),
+        () = attack.finished(concurrency) => Ok(()),
+    }
 }
 
 fn configuration(infer: &Url, concurrency: usize) -> Result<GooseConfiguration> {
@@ -193,8 +220,6 @@ fn configuration(infer: &Url, concurrency: usize) -> Result<GooseConfiguration> 
         // All users at once: starting them one by one would be part of the measured time.
         "--increase-rate",
         "1000000",
-        "--iterations",
-        "1",
         "--no-metrics",
         "--no-print-metrics",
         "--no-telnet",

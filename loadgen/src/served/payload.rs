@@ -86,11 +86,11 @@ impl Encoder {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::corpus::CorpusKind;
+    use crate::corpus::{CorpusKind, SEED};
 
     #[test]
     fn texts_become_a_json_list() {
-        let corpus = Arc::new(Corpus::open(CorpusKind::Ner, 3, &|_, _| ()).unwrap());
+        let corpus = Arc::new(Corpus::open(CorpusKind::Ner, 3, SEED, &|_, _| ()).unwrap());
         let encoder = Encoder::new(InputKind::Json, &corpus).unwrap();
         let texts: Vec<String> = serde_json::from_slice(&encoder.body(1..3).unwrap()).unwrap();
         assert_eq!(texts.len(), 2);
@@ -99,7 +99,7 @@ mod tests {
 
     #[test]
     fn files_become_parts_of_a_form() {
-        let corpus = Arc::new(Corpus::open(CorpusKind::Sentiment, 2, &|_, _| ()).unwrap());
+        let corpus = Arc::new(Corpus::open(CorpusKind::Sentiment, 2, SEED, &|_, _| ()).unwrap());
         let encoder = Encoder::new(InputKind::File, &corpus).unwrap();
         let body = String::from_utf8(encoder.body(0..2).unwrap().to_vec()).unwrap();
         assert_eq!(body.matches("filename=").count(), 2);
