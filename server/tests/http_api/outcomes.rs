@@ -41,8 +41,8 @@ async fn items_refused_before_and_by_the_recipe_keep_their_places() {
 #[tokio::test]
 async fn if_every_item_fails_the_request_does() {
     let app = App::new(Json).await;
-    for (body, status, reason) in [
-        (r#"["bad"]"#, 400, "not an image"),
+    for (id, body, status, reason) in [
+        ("one", r#"["bad"]"#, 400, "not an image"),
         (
             "mixed",
             r#"["bad", "huge"]"#,

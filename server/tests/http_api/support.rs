@@ -193,7 +193,12 @@ impl App {
     }
 
     /// Posts a body of that type; with an empty type, of none.
-    pub(crate) async fn post(&self, path: &str, content_type: &str, body: impl Into<Body>) -> Reply {
+    pub(crate) async fn post(
+        &self,
+        path: &str,
+        content_type: &str,
+        body: impl Into<Body>,
+    ) -> Reply {
         let mut request = Request::post(path);
         if !content_type.is_empty() {
             request = request.header("content-type", content_type);
