@@ -1,0 +1,109 @@
+//! The shipped tokenizers, and the same ones built from a bare vocabulary, against transformers: ids and offsets of 36
+//! texts in many scripts.
+
+use std::{fs, path::PathBuf};
+
+use galley_text::{Tokenizer, WordPieceSettings};
+use serde_json::Value;
+
+/// Text, ids with special tokens, offsets in code points.
+type Golden = (String, Vec<u32>, Vec<(usize, usize)>);
+
+struct Case {
+    json: Vec<u8>,
+    goldens: Vec<Golden>,
+    settings: WordPieceSettings,
+}
+
+fn case(name: &str, recipe: &str) -> Case {
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    let json = root.join(format!("../{recipe}/weights/{name}/tokenizer.json"));
+    let goldens = fs::read(root.join(format!("tests/data/{name}.json"))).unwrap();
+    Case {
+        json: fs::read(json).unwrap(),
+        goldens: serde_json::from_slice(&goldens).unwrap(),
+        settings: WordPieceSettings {
+            do_lower_case: name.ends_with("uncased"),
+            ..WordPieceSettings::default()
+        },
+    }
+}
+
+fn cases() -> [Case; 2] {
+    [
+        case("bert_base_cased", "transformers_ner"),
+        case("bert_base_uncased", "distilbert_sst2"),
+    ]
+}
+
+fn check(tokenizer: &Tokenizer, goldens: &[Golden]) {
+    for (text, ids, offsets) in goldens {
+        let tokens = tokenizer.tokens(text).unwrap();
+        assert_eq!(
+            &tokenizer.framed(&tokens.ids).collect::<Vec<_>>(),
+            ids,
+            "{text:?}"
+        );
+        let before = |byte: usize| text[..byte].chars().count();
+        let got: Vec<_> = (tokens.offsets.iter())
+            .map(|&(start, end)| (before(start), before(end)))
+            .collect();
+        // Special tokens have no place in the text.
+        assert_eq!(got, offsets[1..offsets.len() - 1], "{text:?}");
+    }
+}
+
+#[test]
+fn tokenizer_files_give_the_tokens_of_transformers() {
+    for case in cases() {
+        check(&Tokenizer::from_bytes(&case.json).unwrap(), &case.goldens);
+    }
+}
+
+#[test]
+fn a_vocabulary_gives_the_same_tokens_as_the_tokenizer_file() {
+    for case in cases() {
+        let json: Value = serde_json::from_slice(&case.json).unwrap();
+        let mut vocab: Vec<(u64, &String)> = (json["model"]["vocab"].as_object().unwrap().iter())
+            .map(|(token, id)| (id.as_u64().unwrap(), token))
+            .collect();
+        vocab.sort_unstable();
+        let lines: Vec<&str> = vocab.iter().map(|(_, token)| token.as_str()).collect();
+        let tokenizer = Tokenizer::from_vocab(lines.join("\n").as_bytes(), &case.settings).unwrap();
+        check(&tokenizer, &case.goldens);
+        let pieces = ["d", "'", "angelo", "##s", ",", "x"].map(String::from);
+        let whole = Tokenizer::from_bytes(&case.json).unwrap();
+        assert_eq!(tokenizer.text(pieces.to_vec()), whole.text(pieces.to_vec()));
+        assert_eq!(tokenizer.unknown(), whole.unknown());
+        assert!(tokenizer.marks_continuations() && whole.marks_continuations());
+    }
+}
+
+#[test]
+fn truncation_and_padding_of_the_file_are_switched_off() {
+    let case = &cases()[0];
+    let mut json: Value = serde_json::from_slice(&case.json).unwrap();
+    json["truncation"] = serde_json::json!({
+        "direction": "Right", "max_length": 8, "strategy": "LongestFirst", "stride": 0
+    });
+    json["padding"] = serde_json::json!({
+        "strategy": {"Fixed": 64}, "direction": "Right", "pad_to_multiple_of": null,
+        "pad_id": 0, "pad_type_id": 0, "pad_token": "[PAD]"
+    });
+    let tokenizer = Tokenizer::from_bytes(json.to_string().as_bytes()).unwrap();
+    check(&tokenizer, &case.goldens);
+}
+
+#[test]
+fn folders_without_a_tokenizer_and_broken_files_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let error = Tokenizer::from_dir(dir.path()).unwrap_err().to_string();
+    assert!(
+        error.contains("expected a tokenizer.json or a vocab.txt"),
+        "{error}"
+    );
+    fs::write(dir.path().join("vocab.txt"), "[CLS]\n[SEP]\na\n").unwrap();
+    let error = Tokenizer::from_dir(dir.path()).unwrap_err().to_string();
+    assert!(error.contains("[UNK] is missing"), "{error}");
+    assert!(Tokenizer::from_bytes(b"{}").is_err());
+}
