@@ -1,10 +1,15 @@
 //! Where figures go as they come: the run's folder, or JSON lines on standard output.
 
+use std::{
+    fmt::Display,
+    io::{self, Write},
+};
+
 use serde_json::{Value, json};
 
 use crate::{
     args::OutputArgs,
-    error::Result,
+    error::{Error, Result},
     report::{
         Folder,
         record::{Record, Run},
@@ -36,7 +41,7 @@ impl Output {
     /// Takes a figure.
     pub(crate) fn add(&mut self, record: &Record) -> Result<()> {
         if self.json {
-            println!("{}", json_line(record, &self.recipe));
+            print_line(&json_line(record, &self.recipe))?;
         }
         match &mut self.folder {
             Some(folder) => folder.append(record),
@@ -51,11 +56,16 @@ impl Output {
         };
         let table = rewrite(folder.path())?;
         if !self.json {
-            println!("{table}");
+            print_line(&table)?;
         }
         eprintln!("written to {}", folder.path().display());
         Ok(())
     }
+}
+
+/// Prints to standard output, whose reader may have gone.
+pub(crate) fn print_line(line: &impl Display) -> Result<()> {
+    writeln!(io::stdout().lock(), "{line}").map_err(Error::file("standard output"))
 }
 
 /// A record with the keys that figures of other frameworks have: `peer`, `model`, `batch`, `shape`, `ms`, `items_per_s`.

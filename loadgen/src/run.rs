@@ -12,7 +12,7 @@ use crate::{
     matrix::Matrix,
     native::{Pass, model_alone},
     operators,
-    output::Output,
+    output::{Output, print_line},
     progress::Progress,
     report::{
         record::{Record, Run, ServerInfo},
@@ -218,7 +218,7 @@ fn operators(args: &OperatorsArgs, context: &Context) -> Result<()> {
 
 fn report(args: &ReportArgs) -> Result<()> {
     for dir in &args.dirs {
-        println!("{}", rewrite(dir)?);
+        print_line(&rewrite(dir)?)?;
     }
     Ok(())
 }

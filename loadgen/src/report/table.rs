@@ -334,7 +334,8 @@ fn number(value: f64) -> String {
         size if size >= 1000.0 => 0,
         size if size >= 100.0 => 1,
         size if size >= 1.0 => 2,
-        _ => 3,
+        size if size >= 0.1 => 3,
+        _ => 5,
     };
     format!("{value:.digits$}")
 }

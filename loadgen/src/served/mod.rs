@@ -54,6 +54,19 @@ pub(crate) struct Payloads {
     all: usize,
 }
 
+impl Payloads {
+    /// The examples that warm up: those behind the measured ones, but few for a short run, so that a slow recipe does not
+    /// spend its time on them.
+    fn warm_up(&self) -> Range<usize> {
+        let spare = self.all - self.examples;
+        let few = match self.examples {
+            0 => spare,
+            examples => (examples / 10).clamp(1, spare),
+        };
+        self.examples..self.examples + few
+    }
+}
+
 /// One pass over the examples.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Setting {
@@ -115,7 +128,7 @@ impl LoadGenerator {
         self.runtime.block_on(async {
             self.warm_up(setting, payloads).await?;
             let time = self.warm_up(setting, payloads).await?;
-            Ok(time.as_secs_f64() / WARMUP_EXAMPLES as f64)
+            Ok(time.as_secs_f64() / payloads.warm_up().len() as f64)
         })
     }
 
@@ -173,7 +186,7 @@ impl LoadGenerator {
             rate: None,
             ..setting
         };
-        let attack = self.attack(payloads, payloads.examples..payloads.all, setting);
+        let attack = self.attack(payloads, payloads.warm_up(), setting);
         let clients = setting.concurrency.min(attack.requests());
         join_all((0..clients).map(|_| attack.client(&self.client))).await;
         attack.result().map(|(_, time)| time)
