@@ -1,6 +1,8 @@
 //! The shipped tokenizers, and the same ones built from a bare vocabulary, against transformers: ids and offsets of 36
 //! texts in many scripts.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::{fs, path::PathBuf};
 
 use galley_text::{Tokenizer, WordPieceSettings};

@@ -1,5 +1,7 @@
 //! Models that are not bundled: random weights of BERT-base against PyTorch, and folders as the hub has them.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod common;
 
 use std::{collections::HashMap, fs, path::Path};

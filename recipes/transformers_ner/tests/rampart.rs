@@ -1,6 +1,8 @@
 //! The bundled model against transformers: logits, labels and entities of 40 texts, made by its token-classification
 //! pipeline with aggregation `simple` (texts longer than 512 tokens cut there, as transformers does).
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod common;
 
 use candle_core::Tensor;

@@ -1,5 +1,7 @@
 //! Texts as people send them: long, empty, in any script, with options, and wrong.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod common;
 
 use common::{ask, bundled, load};

@@ -72,12 +72,7 @@ struct Task {
 }
 
 /// The kernel. The caller has checked that the offsets are in order and end at the last row of `qkv`.
-pub(super) fn attention_cpu(
-    qkv: &[f32],
-    offsets: &[usize],
-    heads: usize,
-    dim: usize,
-) -> Vec<f32> {
+pub(super) fn attention_cpu(qkv: &[f32], offsets: &[usize], heads: usize, dim: usize) -> Vec<f32> {
     let hidden = heads * dim;
     let rows = qkv.len() / (3 * hidden).max(1);
     assert!(
@@ -86,7 +81,10 @@ pub(super) fn attention_cpu(
     );
     let mut output = vec![0f32; rows * hidden];
     let tasks = tasks(offsets, heads);
-    let work: usize = tasks.iter().map(|task| task.queries * task.tokens * dim * 2).sum();
+    let work: usize = tasks
+        .iter()
+        .map(|task| task.queries * task.tokens * dim * 2)
+        .sum();
     let least = (TASK * tasks.len()).div_ceil(work.max(1));
     let target = Output(output.as_mut_ptr());
     tasks

@@ -6,8 +6,8 @@ use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
 use super::{
-    packed::Packed,
     norm::layer_norm_row,
+    packed::Packed,
     simd::{TASK, dispatch},
     storage::slice,
 };
@@ -29,7 +29,10 @@ pub fn embed(
     let (vocabulary, features) = words.dims2()?;
     let (max_positions, width) = positions.dims2()?;
     if width != features || norm.dims() != [2, features] {
-        bail!("embed: expected tables of one width, got {features}, {width} and {:?}", norm.shape())
+        bail!(
+            "embed: expected tables of one width, got {features}, {width} and {:?}",
+            norm.shape()
+        )
     }
     if let Some(id) = batch.ids().iter().find(|&&id| id as usize >= vocabulary) {
         bail!("embed: expected ids below {vocabulary}, got {id}")

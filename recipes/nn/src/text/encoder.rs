@@ -109,7 +109,10 @@ impl Encoder {
     pub fn load(config: &EncoderConfig, names: &TensorNames, vb: &VarBuilder) -> Result<Self> {
         let hidden = config.hidden;
         if config.heads == 0 || !hidden.is_multiple_of(config.heads) {
-            bail!("expected a hidden size that is a multiple of {} heads, got {hidden}", config.heads)
+            bail!(
+                "expected a hidden size that is a multiple of {} heads, got {hidden}",
+                config.heads
+            )
         }
         let embeddings = vb.pp("embeddings");
         let table = |name: &str, rows| embeddings.pp(name).get((rows, hidden), "weight");

@@ -143,13 +143,8 @@ mod tests {
             let parameters = Tensor::randn(0f32, 1.0, (3, features), &Device::Cpu).unwrap();
             let [a, r, p] =
                 [&x, &residual, &parameters].map(|t| t.to_dtype(candle_core::DType::F64).unwrap());
-            let sum = (a + r)
-                .unwrap()
-                .broadcast_add(&p.get(0).unwrap())
-                .unwrap();
-            let centred = sum
-                .broadcast_sub(&sum.mean_keepdim(1).unwrap())
-                .unwrap();
+            let sum = (a + r).unwrap().broadcast_add(&p.get(0).unwrap()).unwrap();
+            let centred = sum.broadcast_sub(&sum.mean_keepdim(1).unwrap()).unwrap();
             let variance = centred.sqr().unwrap().mean_keepdim(1).unwrap();
             let expected = centred
                 .broadcast_div(&(variance + f64::from(eps)).unwrap().sqrt().unwrap())

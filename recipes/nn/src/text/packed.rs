@@ -76,9 +76,11 @@ mod tests {
 
     #[test]
     fn padding_at_the_end_is_left_out() {
-        let packed =
-            Packed::from_padded(&[vec![5, 6, 0], vec![7, 0, 0]], &[vec![1, 1, 0], vec![1, 0, 0]])
-                .unwrap();
+        let packed = Packed::from_padded(
+            &[vec![5, 6, 0], vec![7, 0, 0]],
+            &[vec![1, 1, 0], vec![1, 0, 0]],
+        )
+        .unwrap();
         assert_eq!(packed.ids(), [5, 6, 7]);
         assert_eq!(packed.offsets()[..], [0, 2, 3]);
         assert_eq!(packed.positions().collect::<Vec<_>>(), [0, 1, 0]);

@@ -80,7 +80,11 @@ fn candle_output(config: &bert::Config, weights: HashMap<String, Tensor>) -> Ten
     let longest = LENGTHS.into_iter().max().unwrap();
     let (mut ids, mut mask) = (Vec::new(), Vec::new());
     for mut row in sequences() {
-        mask.push((0..longest).map(|i| u32::from(i < row.len())).collect::<Vec<_>>());
+        mask.push(
+            (0..longest)
+                .map(|i| u32::from(i < row.len()))
+                .collect::<Vec<_>>(),
+        );
         row.resize(longest, 0);
         ids.push(row);
     }
@@ -147,10 +151,7 @@ fn old_layer_norm_names_are_understood() {
             &TensorNames::BERT,
             &builder(weights),
         );
-        encoder
-            .unwrap()
-            .forward(&Packed::new(sequences()))
-            .unwrap()
+        encoder.unwrap().forward(&Packed::new(sequences())).unwrap()
     });
     assert_eq!(max_error(&new, &old), 0.0);
 }
