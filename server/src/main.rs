@@ -1,6 +1,6 @@
 //! The `galley` command: parses, validates and hands over.
 
-use std::process::ExitCode;
+use std::{io::IsTerminal, process::ExitCode};
 
 use clap::Parser;
 use galley::{
@@ -75,6 +75,7 @@ fn start_logging(cli: &Cli) -> Result<(), Failure> {
         EnvFilter::try_new(&cli.log).map_err(|error| wrong(anyhow::anyhow!("--log: {error}")))?;
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
     match cli.log_format {
         LogFormat::Text => lines.init(),

@@ -17,8 +17,9 @@ use super::{
 };
 use crate::batching::{Policy, Queued};
 
-/// How many times a batch size is measured; the fastest counts, for noise only ever adds.
-const WARMUP_RUNS: usize = 2;
+/// A batch size is measured for at least this long and this often; the fastest run counts, for noise only ever adds.
+const MEASURING_TIME: Duration = Duration::from_millis(30);
+const MEASURING_RUNS: u32 = 3;
 /// What a batch may cost, in units of a typical item times the batch size: room for items of twice that size.
 const COST_HEADROOM: u64 = 2;
 
@@ -80,11 +81,14 @@ impl DeviceThread {
         let mut measure = |size: usize| {
             samples.extend((samples.len()..size).map(|seed| recipe.sample(None, seed as u64)));
             let batch: Vec<&Prepared> = samples[..size].iter().collect();
+            let begin = Instant::now();
             let mut fastest = Duration::MAX;
-            for _ in 0..WARMUP_RUNS {
+            let mut runs = 0;
+            while runs < MEASURING_RUNS || begin.elapsed() < MEASURING_TIME {
                 let start = Instant::now();
                 guarded_forward(recipe, &batch)?;
                 fastest = fastest.min(start.elapsed());
+                runs += 1;
             }
             Ok(fastest)
         };

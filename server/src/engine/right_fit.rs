@@ -8,13 +8,15 @@ use galley_core::ForwardError;
 const WORTHWHILE_GAIN: f64 = 1.05;
 /// After this many doublings without such a gain, the search ends.
 const PATIENCE: usize = 2;
+/// What a batch costs beside its forward pass: forming it, handing it over, waking its callers.
+const HAND_OVER: Duration = Duration::from_micros(50);
 
 /// One measured batch size.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Measured {
     /// The size.
     pub batch_size: usize,
-    /// Items a second.
+    /// Items a second, handing over included.
     pub throughput: f64,
 }
 
@@ -50,7 +52,7 @@ pub fn right_fit(
             Err(ForwardError::OutOfMemory) if !measured.is_empty() => break,
             Err(error) => return Err(error),
         };
-        let throughput = batch_size as f64 / time.as_secs_f64().max(1e-9);
+        let throughput = batch_size as f64 / (time + HAND_OVER).as_secs_f64();
         let now = Measured {
             batch_size,
             throughput,
@@ -100,7 +102,12 @@ mod tests {
 
     #[test]
     fn a_device_that_gains_nothing_from_batches_runs_single_items() {
-        assert_eq!(fit(128, |size| Some(500 * size as u64)).batch_size, 1);
+        assert_eq!(fit(128, |size| Some(10_000 * size as u64)).batch_size, 1);
+    }
+
+    #[test]
+    fn short_forward_passes_run_together_so_that_handing_over_costs_little() {
+        assert_eq!(fit(128, |size| Some(100 * size as u64)).batch_size, 4);
     }
 
     #[test]
