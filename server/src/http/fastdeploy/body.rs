@@ -8,8 +8,10 @@ use tokio::sync::oneshot;
 
 use super::{
     answer::Format,
-    items::{self, Bounds, Digest, Items, Sink},
+    items::{Digest, Items},
     query::Query,
+    reader,
+    sink::{Bounds, Sink},
     zstd,
 };
 use crate::{
@@ -184,7 +186,7 @@ fn decode(form: Form, body: &Bytes, bounds: Bounds) -> Result<Items, ApiError> {
     match form {
         Form::Json => {
             let mut json = serde_json::Deserializer::from_slice(body);
-            let items = items::read(&mut json, "JSON", bounds)?;
+            let items = reader::read(&mut json, "JSON", bounds)?;
             json.end()
                 .map_err(|error| ApiError::malformed(format!("JSON: {error}")))?;
             Ok(items)
@@ -192,7 +194,7 @@ fn decode(form: Form, body: &Bytes, bounds: Bounds) -> Result<Items, ApiError> {
         Form::Msgpack => {
             let mut msgpack = rmp_serde::Deserializer::from_read_ref(&**body);
             msgpack.set_max_depth(MAX_DEPTH);
-            items::read(&mut msgpack, "msgpack", bounds)
+            reader::read(&mut msgpack, "msgpack", bounds)
         }
         Form::Multipart(boundary) => multipart(body, boundary, bounds),
         Form::File if body.is_empty() => {

@@ -14,9 +14,9 @@ use uuid::Uuid;
 use super::{
     body::{Arrived, Read},
     items::{Items, merge},
-    jobs::Key,
     query::Query,
     recipe_in,
+    store::Key,
 };
 use crate::{
     engine::{Answers, InferError},

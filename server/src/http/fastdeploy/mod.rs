@@ -12,7 +12,11 @@ mod items;
 mod jobs;
 mod meta;
 mod query;
+mod reader;
 mod result;
+mod sink;
+mod store;
+mod value;
 mod zstd;
 
 use std::{borrow::Cow, sync::Arc};

@@ -10,9 +10,10 @@ use tokio::time::timeout;
 
 use super::{
     answer::Format,
-    jobs::Key,
     query::{self, Query},
-    recipe_in, zstd,
+    recipe_in,
+    store::Key,
+    zstd,
 };
 use crate::{
     engine::InferError,
@@ -52,7 +53,7 @@ fn look_up(
     query: &Query,
     uri: &Uri,
     id: &str,
-) -> Result<Option<super::jobs::Finished>, ApiError> {
+) -> Result<Option<super::store::Finished>, ApiError> {
     let recipe = state.recipe(recipe_in(uri.path()).or(query.recipe.as_deref()))?;
     let job = state.jobs().get(&Key {
         recipe: recipe.name(),
