@@ -107,7 +107,7 @@ mod tests {
 
     #[test]
     fn short_forward_passes_run_together_so_that_handing_over_costs_little() {
-        assert_eq!(fit(128, |size| Some(100 * size as u64)).batch_size, 4);
+        assert_eq!(fit(128, |size| Some(100 * size as u64)).batch_size, 8);
     }
 
     #[test]

@@ -197,17 +197,17 @@ async fn while_the_device_is_busy_the_next_batch_fills_out_of_many_requests() {
     let recipe = Doubler::new(usize::MAX);
     let (_engine, served) = start(&recipe, fixed(64)).await;
     recipe.gate.close();
-    let requests: Vec<_> = (0..40)
-        .map(|n| {
-            let served = Arc::clone(&served);
-            tokio::spawn(async move { served.infer(numbers(n..n + 1), soon()).await })
-        })
-        .collect();
+    let request = |n: i32| {
+        let served = Arc::clone(&served);
+        tokio::spawn(async move { served.infer(numbers(n..n + 1), soon()).await })
+    };
+    let mut requests = vec![request(20)];
     recipe.gate.until_busy().await;
-    until_waiting(&served, 40 - 1).await;
+    requests.extend((21..60).map(request));
+    until_waiting(&served, 39).await;
     recipe.gate.open();
-    for (n, request) in requests.into_iter().enumerate() {
-        assert_eq!(request.await.unwrap(), Ok(doubled(n as i32..n as i32 + 1)));
+    for (n, request) in (20..).zip(requests) {
+        assert_eq!(request.await.unwrap(), Ok(doubled(n..n + 1)));
     }
     assert_eq!(*recipe.batches.lock().unwrap(), [1, 39]);
 }
@@ -387,14 +387,20 @@ async fn several_devices_pull_from_one_queue() {
     let engine = Engine::start(devices.collect(), &fixed(1), &Registry::new().unwrap()).unwrap();
     engine.ready().await.unwrap();
     let served = engine.recipe("doubler").unwrap();
-    recipes[0].gate.close();
-    let answers = served.infer(numbers(20..21), soon());
-    let more = async {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-        let answers = served.infer(numbers(20..21), soon()).await;
-        recipes[0].gate.open();
-        answers
-    };
-    let (first, second) = tokio::join!(answers, more);
-    assert_eq!((first, second), (Ok(doubled(20..21)), Ok(doubled(20..21))));
+    for recipe in &recipes {
+        recipe.gate.close();
+    }
+    let (first, second, ()) = tokio::join!(
+        served.infer(numbers(20..21), soon()),
+        served.infer(numbers(30..31), soon()),
+        async {
+            for recipe in &recipes {
+                recipe.gate.until_busy().await;
+            }
+            for recipe in &recipes {
+                recipe.gate.open();
+            }
+        }
+    );
+    assert_eq!((first, second), (Ok(doubled(20..21)), Ok(doubled(30..31))));
 }
