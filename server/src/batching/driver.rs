@@ -98,24 +98,23 @@ impl<T> Dispatcher<T> {
         loop {
             let now = Instant::now();
             let expired = state.take_expired(now);
-            let (due, wait_until) = state.poll(now);
-            match due {
-                Some((queue, batch)) => {
+            match state.poll(now) {
+                Polled::Due(queue, batch) => {
                     return Some(Due {
                         queue,
                         batch,
                         expired,
                     });
                 }
-                None if !expired.is_empty() => {
+                Polled::NotBefore(_) if !expired.is_empty() => {
                     return Some(Due {
                         queue: QueueId(0),
                         batch: Vec::new(),
                         expired,
                     });
                 }
-                None if state.closed && wait_until.is_none() => return None,
-                None => state = self.wait(state, now, wait_until),
+                Polled::NotBefore(None) if state.closed => return None,
+                Polled::NotBefore(until) => state = self.wait(state, now, until),
             }
         }
     }
@@ -169,8 +168,7 @@ impl<T> State<T> {
         expired
     }
 
-    /// A due batch, or when the first may become due.
-    fn poll(&mut self, now: Instant) -> (Option<(QueueId, Vec<Queued<T>>)>, Option<Instant>) {
+    fn poll(&mut self, now: Instant) -> Polled<T> {
         let mut order: Vec<(Instant, usize)> = self
             .queues
             .iter()
@@ -178,18 +176,26 @@ impl<T> State<T> {
             .filter_map(|(id, queue)| Some((queue.oldest()?, id)))
             .collect();
         order.sort_unstable();
-        let mut wait_until: Option<Instant> = None;
+        let mut first: Option<Instant> = None;
         for (_, id) in order {
             match self.queues[id].poll(now) {
-                Step::Run(batch) => return (Some((QueueId(id), batch)), None),
+                Step::Run(batch) => return Polled::Due(QueueId(id), batch),
                 Step::WaitUntil(until) => {
-                    wait_until = Some(wait_until.map_or(until, |earlier| earlier.min(until)))
+                    first = Some(first.map_or(until, |earlier| earlier.min(until)))
                 }
                 Step::Idle => {}
             }
         }
-        (None, wait_until)
+        Polled::NotBefore(first)
     }
+}
+
+/// What all queues together have for a free device.
+enum Polled<T> {
+    /// A batch.
+    Due(QueueId, Vec<Queued<T>>),
+    /// Nothing yet; unless an item comes, the first batch is due then, or none at all.
+    NotBefore(Option<Instant>),
 }
 
 #[cfg(test)]
