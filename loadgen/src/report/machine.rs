@@ -17,7 +17,7 @@ pub struct Machine {
     pub memory_bytes: Option<u64>,
     /// Operating system and architecture.
     pub os: String,
-    /// The kernel's release.
+    /// The kernel's release, its version numbers only.
     pub kernel: Option<String>,
 }
 
@@ -33,7 +33,7 @@ impl Machine {
             name: name.map_or_else(|| format!("{}-{cores}core", slug(&cpu)), slug),
             memory_bytes: read("/proc/meminfo")
                 .and_then(|text| kibibytes(&field(&text, "MemTotal")?)),
-            kernel: read("/proc/sys/kernel/osrelease").map(|text| text.trim().to_owned()),
+            kernel: read("/proc/sys/kernel/osrelease").map(|text| version(&text).to_owned()),
             os: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
             cpu,
             cores,
@@ -88,6 +88,12 @@ pub(super) fn slug(name: &str) -> String {
         .join("-")
 }
 
+/// `6.1.0` of `6.1.0-13-amd64`: what follows names the builder of the kernel, and says nothing of speed.
+fn version(release: &str) -> &str {
+    let end = release.find(|c: char| c != '.' && !c.is_ascii_digit());
+    &release[..end.unwrap_or(release.len())]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -103,6 +109,12 @@ mod tests {
             "amd-epyc-7763-64-core"
         );
         assert_eq!(slug("../../etc"), "etc");
+    }
+
+    #[test]
+    fn a_kernel_is_named_by_its_numbers() {
+        assert_eq!(version("6.1.0-13-amd64\n"), "6.1.0");
+        assert_eq!(version("6.18\n"), "6.18");
     }
 
     #[test]

@@ -6,6 +6,7 @@ use galley_core::{
     Entry, ForwardError, Input, InputError, InputLimits, LoadOptions, Output, RawTensors, Recipe,
     RecipeInfo, synthetic,
 };
+use galley_nn::pool;
 use rayon::prelude::*;
 use serde_json::{Value, json};
 
@@ -112,14 +113,16 @@ impl Recipe for EfficientNet {
     }
 
     fn forward(&self, batch: &[&Pixels]) -> Result<Vec<Vec<f32>>, ForwardError> {
-        let mut logits = Vec::with_capacity(batch.len());
-        // Only made-up items ever differ in size.
-        for images in batch.chunk_by(|a, b| a.side == b.side) {
-            for images in images.chunks(CHUNK) {
-                logits.extend(self.logits(images)?);
+        pool::run(|| {
+            let mut logits = Vec::with_capacity(batch.len());
+            // Only made-up items ever differ in size.
+            for images in batch.chunk_by(|a, b| a.side == b.side) {
+                for images in images.chunks(CHUNK) {
+                    logits.extend(self.logits(images)?);
+                }
             }
-        }
-        Ok(logits)
+            Ok(logits)
+        })
     }
 
     fn finish(&self, _: Pixels, logits: Vec<f32>) -> Output {

@@ -30,7 +30,6 @@ impl Admission {
     }
 
     /// How many more items have room now.
-    #[cfg(test)]
     pub(super) fn free(&self) -> usize {
         self.max - self.waiting.load(Ordering::Acquire)
     }

@@ -54,6 +54,11 @@ pub enum InferError {
     Failed(String),
 }
 
+/// A full queue empties within a second, or else the device is stuck.
+const QUEUE_FULL: InferError = InferError::QueueFull {
+    retry_after: Duration::from_secs(1),
+};
+
 impl InferError {
     /// The outcome that metrics count it as.
     pub fn outcome(&self) -> Outcome {
@@ -115,6 +120,18 @@ impl Served {
     /// The recipe's metrics.
     pub fn metrics(&self) -> &RecipeMetrics {
         &self.metrics
+    }
+
+    /// Whether a request of even one item would be taken now. To be asked before anything is spent on reading it.
+    ///
+    /// # Errors
+    /// As [`Served::infer`] would answer.
+    pub fn has_room(&self) -> Result<(), InferError> {
+        self.state.borrow().accepts()?;
+        match self.admission.free() {
+            0 => Err(QUEUE_FULL),
+            _ => Ok(()),
+        }
     }
 
     /// Answers inputs, in their order. An input that cannot be read has its error in its place.
@@ -197,9 +214,7 @@ impl Served {
         if items > limit {
             return Err(InferError::TooManyItems { items, limit });
         }
-        self.admission.admit(items).ok_or(InferError::QueueFull {
-            retry_after: Duration::from_secs(1),
-        })
+        self.admission.admit(items).ok_or(QUEUE_FULL)
     }
 
     fn prepare(

@@ -18,6 +18,9 @@ use super::error::ApiError;
 /// How long a refused body is read on, so that a client that writes before it reads gets to see the refusal.
 const DISCARD_TIME: Duration = Duration::from_secs(1);
 
+/// The most bytes that are reserved for a body on the word of its header.
+const MAX_RESERVED: u64 = 1 << 20;
+
 /// How many bytes of bodies may be in memory at a time.
 #[derive(Debug)]
 pub(super) struct BodyBudget {
@@ -101,6 +104,12 @@ pub(super) async fn read_body(
         if whole.is_empty() && pieces.is_empty() {
             whole = data;
             continue;
+        }
+        if pieces.is_empty() {
+            // What is announced, as far as a client may be believed before it has sent it.
+            pieces.reserve(
+                body.size_hint().lower().min(MAX_RESERVED) as usize + whole.len() + data.len(),
+            );
         }
         pieces.extend_from_slice(&std::mem::take(&mut whole));
         pieces.extend_from_slice(&data);

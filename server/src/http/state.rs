@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     engine::{Engine, Served, State},
+    memory,
     metrics::{Outcome, Protocol, Registry},
 };
 
@@ -114,6 +115,10 @@ impl AppState {
     pub(super) fn upkeep(&self) {
         let now = Instant::now();
         self.0.registry.upkeep();
+        if let Some(bytes) = memory::resident_bytes() {
+            let gauge = self.0.registry.device_memory("cpu".into(), "resident");
+            gauge.set(bytes as f64);
+        }
         self.0.jobs.sweep(now);
         for recipe in &self.0.recipes {
             recipe.activity.sample(now);

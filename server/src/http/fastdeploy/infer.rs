@@ -94,6 +94,10 @@ struct Pending<'a> {
 
 impl Pending<'_> {
     async fn read(&self, parts: &Parts, body: &mut Body) -> Result<Read, ApiError> {
+        if !self.is_job() {
+            // Under overload most requests end here, before anything is spent on their bodies. A job may be known already.
+            self.recipe.served.has_room()?;
+        }
         let read = async {
             let mut share = self.state.bodies().share();
             let config = self.state.config();
@@ -111,8 +115,13 @@ impl Pending<'_> {
             .unwrap_or_else(|_| Err(InferError::Deadline.into()))
     }
 
+    /// Whether others may ask for the result, by an id of the client's.
+    fn is_job(&self) -> bool {
+        self.query.is_async || self.query.unique_id.is_some()
+    }
+
     async fn reply(&self, read: Read, call: &mut Option<Call>) -> Result<Reply, ApiError> {
-        if !self.query.is_async && self.query.unique_id.is_none() {
+        if !self.is_job() {
             let _share = read.share;
             return answer_items(Arc::clone(self.recipe), read.items, self.deadline)
                 .await
