@@ -6,12 +6,11 @@
 use candle_core::{CpuStorage, CustomOp1, Device, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
-use super::{
-    Activation, Padding,
+use super::{Activation, Padding, padding::Axis};
+use crate::{
     host::{self, Output, Shared},
-    padding::Axis,
+    simd::{Level, Vector, dispatch},
 };
-use crate::simd::{Level, Vector, dispatch};
 
 /// A depthwise convolution: `activation(x * w + bias)`, each channel alone.
 #[derive(Clone, Debug)]
@@ -294,8 +293,8 @@ pub(super) fn made_up(channels: usize, kernel: usize, stride: usize) -> Result<D
 
 #[cfg(test)]
 mod tests {
-    use super::super::host::tests::{assert_close, flat, random};
     use super::*;
+    use crate::host::tests::{assert_close, flat, random};
 
     /// By candle's own operator, on an image padded by hand, channels first.
     fn candle(layer: (&Tensor, &Tensor), window: Window, x: &Tensor) -> Tensor {

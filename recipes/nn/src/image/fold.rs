@@ -44,8 +44,8 @@ impl BatchNorm {
 mod tests {
     use candle_nn::ModuleT;
 
-    use super::super::host::tests::{assert_close, random};
     use super::*;
+    use crate::host::tests::{assert_close, random};
 
     #[test]
     fn one_folded_convolution_equals_convolution_and_batch_norm() {

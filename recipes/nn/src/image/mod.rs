@@ -8,10 +8,8 @@
 //! An operator is a layer (weights, laid out once for its kernel), a candle `CustomOp1` that checks and hands over
 //! slices, and a kernel that knows neither tensors nor candle. Threads are those of rayon's global pool.
 
-mod activation;
 mod depthwise;
 mod fold;
-mod host;
 mod padding;
 mod pointwise;
 mod pool;
@@ -20,7 +18,7 @@ mod stem;
 
 use candle_core::{Device, Result, Tensor};
 
-pub use activation::Activation;
+pub use crate::activation::Activation;
 pub use depthwise::{Depthwise, Window};
 pub use fold::BatchNorm;
 pub use padding::Padding;

@@ -3,7 +3,7 @@
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::host;
+use crate::host;
 
 /// The mean over all pixels: `[n, h, w, c]` -> `[n, c]`.
 ///
@@ -40,8 +40,8 @@ impl CustomOp1 for Pool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::host::tests::{assert_close, random};
     use super::*;
+    use crate::host::tests::{assert_close, random};
 
     #[test]
     fn equals_the_mean() {

@@ -7,7 +7,7 @@
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::host;
+use crate::host;
 
 /// The two small layers of a squeeze-excite: reduce with SiLU, expand with a sigmoid.
 #[derive(Clone, Debug)]
@@ -159,8 +159,8 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::host::tests::{assert_close, random};
     use super::*;
+    use crate::host::tests::{assert_close, random};
 
     #[test]
     fn equals_mean_and_two_linear_layers() {

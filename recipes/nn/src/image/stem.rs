@@ -3,12 +3,11 @@
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
-use super::{
-    Activation, Padding,
+use super::{Activation, Padding, padding::Axis};
+use crate::{
     host::{self, Output, Shared},
-    padding::Axis,
+    simd::{Level, Vector, dispatch},
 };
-use crate::simd::{Level, Vector, dispatch};
 
 const KERNEL: usize = 3;
 const COLOURS: usize = 3;
@@ -180,8 +179,8 @@ unsafe fn row_kernel<V: Vector>(convolution: &Convolution<'_>, row: usize) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::host::tests::{assert_close, random};
     use super::*;
+    use crate::host::tests::{assert_close, random};
 
     #[test]
     fn equals_candles_convolution_on_odd_shapes() {

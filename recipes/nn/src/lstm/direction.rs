@@ -1,10 +1,14 @@
 //! One direction of an LSTM, and the loop over its steps for a group of sequences.
 
 use super::{
-    kernel::{self, Step},
-    matrix::{Aligned, Matrix},
+    kernel::Step,
+    matrix::{Columns, Recurrent},
 };
-use crate::simd::Level;
+use crate::{
+    aligned::Aligned,
+    matmul::{Matrix, Product},
+    simd::Level,
+};
 
 /// The input's part of the gates is made for about this many rows at once: they stay in the second-level cache until
 /// the recurrence reads them, and the matrix is read once for all of them.
@@ -24,9 +28,11 @@ pub struct DirectionWeights<'a> {
 
 /// The packed weights of one direction.
 pub(super) struct Direction {
-    /// Input to gates, with the sum of both biases.
-    pub(super) input: Matrix,
-    recurrent: Matrix,
+    /// Input to gates, in the kernel's order of columns.
+    input: Matrix,
+    /// The sum of both biases, in the same order.
+    bias: Vec<f32>,
+    recurrent: Recurrent,
     reverse: bool,
 }
 
@@ -86,30 +92,35 @@ impl Direction {
         reverse: bool,
         weights: &DirectionWeights<'_>,
     ) -> Self {
-        let lanes = kernel::lanes(level);
-        let columns: Vec<Option<usize>> = (0..hidden.div_ceil(lanes) * 4 * lanes)
-            .map(|p| {
-                let (block, gate, lane) = (p / (4 * lanes), p / lanes % 4, p % lanes);
-                let unit = block * lanes + lane;
-                (unit < hidden).then_some(gate * hidden + unit)
-            })
-            .collect();
-        let bias: Vec<f32> = weights
-            .bias_ih
-            .iter()
-            .zip(weights.bias_hh)
-            .map(|(a, b)| a + b)
-            .collect();
-        let none = vec![0.0; 4 * hidden];
+        let columns = Columns::new(level, hidden);
+        let bias = |row: usize| weights.bias_ih[row] + weights.bias_hh[row];
         Self {
-            input: Matrix::pack(level, input, &columns, weights.weight_ih, &bias),
-            recurrent: Matrix::pack(level, hidden, &columns, weights.weight_hh, &none),
+            input: Matrix::pack(input, columns.width(), weights.weight_ih, |column| {
+                columns.gate_row(column)
+            }),
+            bias: (0..columns.width())
+                .map(|column| columns.gate_row(column).map_or(0.0, bias))
+                .collect(),
+            recurrent: Recurrent::pack(level, hidden, weights.weight_hh),
             reverse,
         }
     }
 
-    fn hidden(&self) -> usize {
-        self.recurrent.inputs
+    /// Values of a row of gates.
+    pub(super) fn width(&self) -> usize {
+        self.input.outputs()
+    }
+
+    /// The input's part of the gates, `[rows, width]`, on this thread.
+    ///
+    /// # Panics
+    /// `x` does not hold `[rows, input]` values, or `gates` has another length.
+    pub(super) fn project(&self, x: &[f32], rows: usize, gates: &mut [f32]) {
+        let product = Product {
+            bias: Some(&self.bias),
+            ..Product::new(x, rows, &self.input)
+        };
+        product.compute_into(self.recurrent.level, gates);
     }
 
     /// Runs sequences, which are sorted, the longest first.
@@ -120,7 +131,7 @@ impl Direction {
         let Some(longest) = sequences.first().map(|sequence| sequence.length) else {
             return;
         };
-        let units = self.recurrent.width() / 4;
+        let units = self.recurrent.units();
         let mut state = State {
             h: Aligned::zeros(sequences.len() * units),
             next: Aligned::zeros(sequences.len() * units),
@@ -139,13 +150,13 @@ impl Direction {
             match source {
                 Source::Table(table, index) => gates.extend(now.iter().map(|sequence| {
                     let row = index[sequence.row(step, self.reverse)] as usize;
-                    table[row * self.input.width()..][..self.input.width()].as_ptr()
+                    table[row * self.width()..][..self.width()].as_ptr()
                 })),
                 Source::Input(x) => {
                     if step == window.end {
                         self.advance(&mut window, now, x);
                     }
-                    gates.extend((0..active).map(|r| window.row(step, r, self.input.width())));
+                    gates.extend((0..active).map(|r| window.row(step, r, self.width())));
                 }
             }
             self.step(&gates, &mut state);
@@ -161,7 +172,7 @@ impl Direction {
         let step = Step {
             gates,
             weight: matrix.weight.as_slice().as_ptr(),
-            hidden: matrix.inputs,
+            hidden: matrix.hidden,
             blocks: matrix.blocks,
             h: state.h.as_slice()[..len].as_ptr(),
             next: state.next.as_mut_slice()[..len].as_mut_ptr(),
@@ -178,24 +189,21 @@ impl Direction {
         window.start = window.end;
         window.end += steps;
         window.places.clear();
-        let mut rows: Vec<&[f32]> = Vec::with_capacity(steps * now.len());
+        window.x.clear();
+        let (inputs, mut rows) = (self.input.inputs(), 0);
         for step in window.start..window.end {
-            window.places.push(rows.len());
-            rows.extend(
-                now.iter()
-                    .take_while(|sequence| sequence.length > step)
-                    .map(|sequence| {
-                        let row = sequence.row(step, self.reverse);
-                        &x[row * self.input.inputs..][..self.input.inputs]
-                    }),
-            );
+            window.places.push(rows);
+            for sequence in now.iter().take_while(|sequence| sequence.length > step) {
+                let row = sequence.row(step, self.reverse);
+                window.x.extend_from_slice(&x[row * inputs..][..inputs]);
+                rows += 1;
+            }
         }
-        let len = rows.len() * self.input.width();
+        let len = rows * self.width();
         if window.gates.as_slice().len() < len {
             window.gates.resize(len);
         }
-        self.input
-            .product(&rows, &mut window.gates.as_mut_slice()[..len]);
+        self.project(&window.x, rows, &mut window.gates.as_mut_slice()[..len]);
     }
 
     /// Copies a step's states to where they belong.
@@ -203,7 +211,7 @@ impl Direction {
     /// # Safety
     /// As [`Direction::run`].
     unsafe fn put(&self, now: &[Sequence], step: usize, state: &State, sink: Sink) {
-        let hidden = self.hidden();
+        let hidden = self.recurrent.hidden;
         for (r, sequence) in now.iter().enumerate() {
             let h = &state.next.as_slice()[r * state.units..][..hidden];
             let c = &state.c.as_slice()[r * state.units..][..hidden];
@@ -237,6 +245,8 @@ struct Window {
     end: usize,
     /// The first row of each step.
     places: Vec<usize>,
+    /// The inputs of these steps' rows, in their order.
+    x: Vec<f32>,
     gates: Aligned,
 }
 

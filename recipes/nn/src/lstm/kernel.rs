@@ -1,25 +1,11 @@
-//! The two inner loops: rows times a packed matrix, and one step of the recurrence with the gates in registers.
+//! The inner loop of the recurrence: one step, with the gates in registers.
 //!
-//! Both work on tiles of a few rows by a *block* of four vectors. A block of a recurrent matrix holds the four gates of
-//! as many hidden units as a vector has lanes, so that the cell's arithmetic follows the product without a detour
-//! through memory. Each accumulator is summed in the order of the inputs whatever the tile's height: a row's result
-//! does not depend, to the bit, on the rows beside it.
+//! It works on tiles of a few rows by a *block* of four vectors: the four gates of as many hidden units as a vector has
+//! lanes, so that the cell's arithmetic follows the product without a detour through memory. Each accumulator is summed
+//! in the order of the inputs whatever the tile's height: a row's result does not depend, to the bit, on the rows
+//! beside it.
 
-use crate::simd::{Level, Vector, dispatch, exp};
-
-/// `out[r] = bias + x[r] * weight`, where `x` are pointers to rows.
-pub(super) struct Product<'a> {
-    /// A row of `inputs` values each.
-    pub(super) x: &'a [&'a [f32]],
-    /// `[block][input][4 * lanes]`.
-    pub(super) weight: *const f32,
-    /// `[block][4 * lanes]`.
-    pub(super) bias: *const f32,
-    pub(super) inputs: usize,
-    pub(super) blocks: usize,
-    /// `[rows][block][4 * lanes]`.
-    pub(super) out: *mut f32,
-}
+use crate::simd::{Level, Vector, below_sigmoid, dispatch, tanh_fraction};
 
 /// One step of some sequences: `h', c' = cell(gates + h * weight, c)`.
 pub(super) struct Step<'a> {
@@ -37,21 +23,7 @@ pub(super) struct Step<'a> {
     pub(super) c: *mut f32,
 }
 
-dispatch!(fn product_at(product: &Product<'_>) = product_on);
 dispatch!(fn step_at(step: &Step<'_>) = step_on);
-dispatch!(fn tanh_at(values: &mut [f32]) = tanh_on);
-
-impl Product<'_> {
-    /// Runs it.
-    ///
-    /// # Safety
-    /// The processor has the level; the pointers have the shapes that the fields state, with its lanes; and each row
-    /// has `inputs` values.
-    pub(super) unsafe fn run(&self, level: Level) {
-        // SAFETY: as the caller's.
-        unsafe { product_at(level, self) }
-    }
-}
 
 impl Step<'_> {
     /// Runs it.
@@ -61,28 +33,6 @@ impl Step<'_> {
     pub(super) unsafe fn run(&self, level: Level) {
         // SAFETY: as the caller's.
         unsafe { step_at(level, self) }
-    }
-}
-
-/// Applies tanh to every value.
-pub(super) fn tanh_all(level: Level, values: &mut [f32]) {
-    let whole = values.len() / lanes(level) * lanes(level);
-    let (vectors, rest) = values.split_at_mut(whole);
-    let mut last = [0.0; 16];
-    last[..rest.len()].copy_from_slice(rest);
-    // SAFETY: the processor has the level, which was detected.
-    unsafe {
-        tanh_at(level, vectors);
-        tanh_at(level, &mut last);
-    }
-    rest.copy_from_slice(&last[..rest.len()]);
-}
-
-#[inline(always)]
-unsafe fn tanh_on<V: Vector>(values: &mut [f32]) {
-    for vector in values.chunks_exact_mut(V::LEN) {
-        // SAFETY: a chunk is a vector, and the processor is the caller's to vouch for.
-        unsafe { tanh(V::load(vector.as_ptr())).store(vector.as_mut_ptr()) }
     }
 }
 
@@ -104,43 +54,6 @@ macro_rules! for_each_tile {
             $first += height;
         }
     };
-}
-
-#[inline(always)]
-unsafe fn product_on<V: Vector>(product: &Product<'_>) {
-    for block in 0..product.blocks {
-        // SAFETY: the caller's pointers have the stated shapes, and tiles and blocks stay within them.
-        unsafe {
-            for_each_tile!(product.x.len(), V, |first| product_tile(
-                product, block, first
-            ));
-        }
-    }
-}
-
-#[inline(always)]
-unsafe fn product_tile<V: Vector, const R: usize>(
-    product: &Product<'_>,
-    block: usize,
-    first: usize,
-) {
-    let width = 4 * V::LEN;
-    // SAFETY: rows `first..first + R` and this block lie within the caller's pointers.
-    unsafe {
-        let bias = product.bias.add(block * width);
-        let mut acc = [four::<V>(bias); R];
-        let x: [*const f32; R] = std::array::from_fn(|r| product.x[first + r].as_ptr());
-        let weight = product.weight.add(block * product.inputs * width);
-        accumulate(&mut acc, &x, weight, product.inputs);
-        for (r, acc) in acc.iter().enumerate() {
-            let out = product
-                .out
-                .add(((first + r) * product.blocks + block) * width);
-            for (g, acc) in acc.iter().enumerate() {
-                acc.store(out.add(g * V::LEN));
-            }
-        }
-    }
 }
 
 #[inline(always)]
@@ -209,22 +122,10 @@ unsafe fn four<V: Vector>(from: *const f32) -> [V; 4] {
     }
 }
 
-/// How many values a vector has.
-pub(super) fn lanes(level: Level) -> usize {
-    match level {
-        Level::Portable => crate::simd::Portable::LEN,
-        #[cfg(target_arch = "x86_64")]
-        Level::Avx2 => std::arch::x86_64::__m256::LEN,
-        #[cfg(target_arch = "x86_64")]
-        Level::Avx512 => std::arch::x86_64::__m512::LEN,
-    }
-}
-
 /// `c' = sigmoid(f) c + sigmoid(i) tanh(g)` and `h' = sigmoid(o) tanh(c')`, exact to about 1e-7 (absolutely).
 ///
 /// With `sigmoid(x) = 1 / (1 + e^-x)` and `tanh(x) = (e^2x - 1) / (e^2x + 1)` brought to a common denominator, two
-/// divisions do the work of five, which would take as long as a quarter of the product. The bounds change neither
-/// function by more than 2e-11 and 5e-9, and keep the denominators finite.
+/// divisions do the work of five, which would take as long as a quarter of the product.
 #[inline(always)]
 unsafe fn cell<V: Vector>([i, f, g, o]: [V; 4], c: V) -> (V, V) {
     // SAFETY: register arithmetic only; the instruction set is the caller's to vouch for.
@@ -235,41 +136,5 @@ unsafe fn cell<V: Vector>([i, f, g, o]: [V; 4], c: V) -> (V, V) {
         let c = c.mul_add(input, above.mul(f)).div(input.mul(f));
         let (above, below) = tanh_fraction(c);
         (c, above.div(o.mul(below)))
-    }
-}
-
-// Functions, not closures: these cannot be `inline(always)`, and a closure that is not inlined is compiled without the
-// instruction set, so that each intrinsic in it is a call.
-
-/// `1 + e^-x`.
-#[inline(always)]
-unsafe fn below_sigmoid<V: Vector>(x: V) -> V {
-    // SAFETY: as for `cell`.
-    unsafe { exp(bounded(x, 25.0).mul(V::splat(-1.0))).add(V::splat(1.0)) }
-}
-
-/// `e^2x - 1` and `e^2x + 1`.
-#[inline(always)]
-unsafe fn tanh_fraction<V: Vector>(x: V) -> (V, V) {
-    // SAFETY: as for `cell`.
-    unsafe {
-        let e = exp(bounded(x.add(x), 20.0));
-        (e.add(V::splat(-1.0)), e.add(V::splat(1.0)))
-    }
-}
-
-#[inline(always)]
-unsafe fn bounded<V: Vector>(x: V, bound: f32) -> V {
-    // SAFETY: as for `cell`.
-    unsafe { x.min(V::splat(bound)).max(V::splat(-bound)) }
-}
-
-/// tanh, exact to about 1e-7 absolutely (not relatively).
-#[inline(always)]
-unsafe fn tanh<V: Vector>(x: V) -> V {
-    // SAFETY: as for `cell`.
-    unsafe {
-        let (above, below) = tanh_fraction(x);
-        above.div(below)
     }
 }

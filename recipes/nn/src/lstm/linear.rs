@@ -1,15 +1,19 @@
-//! A dense layer on the LSTM's kernels, for the small products that follow it: rows of host memory, no tensors.
+//! A dense layer for the small products that follow an LSTM: rows of host memory, no tensors.
 
 use candle_core::Result;
 use candle_nn::VarBuilder;
 
-use super::{host, kernel, matrix::Matrix};
-use crate::simd::Level;
+use super::host_values;
+use crate::{
+    activation::Activation,
+    matmul::{Matrix, Product},
+    simd::Level,
+};
 
 /// `x * weight^T + bias`.
 pub struct Dense {
-    outputs: usize,
     matrix: Matrix,
+    bias: Vec<f32>,
 }
 
 impl Dense {
@@ -18,12 +22,10 @@ impl Dense {
     /// # Errors
     /// A tensor is missing or has another shape.
     pub fn load(vb: &VarBuilder<'_>, inputs: usize, outputs: usize) -> Result<Self> {
-        let weight = host(&vb.get((outputs, inputs), "weight")?)?;
-        let bias = host(&vb.get(outputs, "bias")?)?;
-        let columns: Vec<_> = (0..outputs).map(Some).collect();
+        let weight = host_values(&vb.get((outputs, inputs), "weight")?)?;
         Ok(Self {
-            outputs,
-            matrix: Matrix::pack(Level::detect(), inputs, &columns, &weight, &bias),
+            matrix: Matrix::pack(inputs, outputs, &weight, Some),
+            bias: host_values(&vb.get(outputs, "bias")?)?,
         })
     }
 
@@ -32,16 +34,7 @@ impl Dense {
     /// # Panics
     /// `x` does not hold whole rows.
     pub fn forward(&self, x: &[f32]) -> Vec<f32> {
-        assert_eq!(x.len() % self.matrix.inputs, 0, "whole rows");
-        let rows: Vec<&[f32]> = x.chunks_exact(self.matrix.inputs).collect();
-        let width = self.matrix.width();
-        let mut packed = vec![0.0; rows.len() * width];
-        self.matrix.product(&rows, &mut packed);
-        let mut out = Vec::with_capacity(rows.len() * self.outputs);
-        for row in packed.chunks_exact(width) {
-            out.extend_from_slice(&row[..self.outputs]);
-        }
-        out
+        self.compute(x, Activation::None)
     }
 
     /// [`Dense::forward`], then tanh.
@@ -49,8 +42,16 @@ impl Dense {
     /// # Panics
     /// As [`Dense::forward`].
     pub fn forward_tanh(&self, x: &[f32]) -> Vec<f32> {
-        let mut out = self.forward(x);
-        kernel::tanh_all(self.matrix.level, &mut out);
-        out
+        self.compute(x, Activation::Tanh)
+    }
+
+    fn compute(&self, x: &[f32], activation: Activation) -> Vec<f32> {
+        assert_eq!(x.len() % self.matrix.inputs(), 0, "whole rows");
+        let product = Product {
+            bias: Some(&self.bias),
+            activation,
+            ..Product::new(x, x.len() / self.matrix.inputs(), &self.matrix)
+        };
+        product.compute(Level::detect())
     }
 }

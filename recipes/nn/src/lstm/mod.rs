@@ -26,9 +26,8 @@ use rayon::prelude::*;
 pub use direction::DirectionWeights;
 use direction::{Direction, Sequence, Sink, Source};
 pub use linear::Dense;
-use matrix::Aligned;
 
-use crate::simd::Level;
+use crate::{aligned::Aligned, simd::Level};
 
 /// More sequences than this make two groups: their states and the matrix's block share the first-level cache.
 const GROUP: usize = 24;
@@ -95,7 +94,7 @@ impl BiLstm {
         let direction = |suffix: &str| {
             let get = |name: &str, shape: &[usize]| {
                 vb.get(shape, &format!("{name}_l0{suffix}"))
-                    .and_then(|tensor| host(&tensor))
+                    .and_then(|tensor| host_values(&tensor))
             };
             let weights = DirectionWeights {
                 weight_ih: &get("weight_ih", &[gates, input])?,
@@ -167,16 +166,18 @@ impl BiLstm {
     pub fn project(&self, rows: &[&[f32]], gates: &mut Gates) {
         let total = gates.rows + rows.len();
         let start = gates.rows;
+        assert!(rows.iter().all(|row| row.len() == self.input), "row length");
+        let x = rows.concat();
         self.directions
             .par_iter()
             .zip(&mut gates.directions)
             .for_each(|(direction, table)| {
-                let width = direction.input.width();
+                let width = direction.width();
                 if table.as_slice().len() < total * width {
                     table.resize(total * width);
                 }
                 let new = &mut table.as_mut_slice()[start * width..total * width];
-                direction.input.product(rows, new);
+                direction.project(&x, rows.len(), new);
             });
         gates.rows = total;
     }
@@ -265,7 +266,7 @@ fn run_group(direction: &Direction, group: &[Sequence], source: Source<'_>, sink
 }
 
 /// The values of a tensor as f32 on the host.
-fn host(tensor: &Tensor) -> Result<Vec<f32>> {
+fn host_values(tensor: &Tensor) -> Result<Vec<f32>> {
     tensor
         .to_dtype(candle_core::DType::F32)?
         .to_device(&Device::Cpu)?

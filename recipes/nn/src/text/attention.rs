@@ -8,9 +8,9 @@ use std::sync::Arc;
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
-use super::{
-    simd::{LANES, dispatch, mul_add, sum_lanes},
-    storage::slice,
+use crate::{
+    host::{self, Output, Shared},
+    simd::{Level, Vector, dispatch, exp, load_up_to, store_up_to},
 };
 
 /// Queries in a block: the scores of 64 queries against 512 keys take 128 KiB.
@@ -53,7 +53,7 @@ impl CustomOp1 for Attention {
 
     fn cpu_fwd(&self, qkv: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let (tokens, width) = layout.shape().dims2()?;
-        let qkv = slice(self.name(), qkv, layout)?;
+        let qkv = host::values(qkv, layout)?;
         let output = attention_cpu(qkv, &self.offsets, self.heads, width / (3 * self.heads));
         Ok((CpuStorage::F32(output), (tokens, width / 3).into()))
     }
@@ -79,38 +79,31 @@ pub(super) fn attention_cpu(qkv: &[f32], offsets: &[usize], heads: usize, dim: u
         offsets.iter().all(|&offset| offset <= rows),
         "offsets lie within the rows"
     );
-    let mut output = vec![0f32; rows * hidden];
+    let mut output = Output::new(rows * hidden);
     let tasks = tasks(offsets, heads);
     let work: usize = tasks
         .iter()
         .map(|task| task.queries * task.tokens * dim * 2)
         .sum();
     let least = (TASK * tasks.len()).div_ceil(work.max(1));
-    let target = Output(output.as_mut_ptr());
+    let shared = output.shared();
+    let level = Level::detect();
     tasks
         .par_iter()
         .with_min_len(least)
         .for_each_init(Vec::new, |scores, task| {
+            let block = Block {
+                qkv,
+                hidden,
+                dim,
+                task,
+            };
             // SAFETY: tasks are disjoint in their (row, head), so no two write to the same element; every row is below
             // `rows` by the assertion above, and `output` is neither moved nor read until all tasks are done.
-            unsafe { run_task(task, qkv, hidden, dim, scores, target) };
+            unsafe { block.run(level, scores, shared) };
         });
-    output
-}
-
-/// The output's address, which the tasks share and each write to in places of their own.
-#[derive(Clone, Copy)]
-struct Output(*mut f32);
-
-// SAFETY: it is only written through, at places that no other task touches.
-unsafe impl Send for Output {}
-// SAFETY: as above.
-unsafe impl Sync for Output {}
-
-impl Output {
-    fn at(self, index: usize) -> *mut f32 {
-        self.0.wrapping_add(index)
-    }
+    // SAFETY: the offsets cover the rows, so that each (row, head) was in a task.
+    unsafe { output.values() }
 }
 
 fn tasks(offsets: &[usize], heads: usize) -> Vec<Task> {
@@ -132,57 +125,65 @@ fn tasks(offsets: &[usize], heads: usize) -> Vec<Task> {
     tasks
 }
 
-/// Attends from one block of queries.
-///
-/// # Safety
-/// The task's rows must lie within `qkv` `[rows, 3 * hidden]` and `output` `[rows, hidden]`, its head within `hidden`,
-/// and nobody else may use the output's elements of these queries and this head meanwhile.
-unsafe fn run_task(
-    task: &Task,
-    qkv: &[f32],
+/// A task and what it reads.
+struct Block<'a> {
+    /// `[rows, 3 * hidden]`.
+    qkv: &'a [f32],
     hidden: usize,
     dim: usize,
-    scores: &mut Vec<f32>,
-    output: Output,
-) {
-    let Task {
-        start,
-        tokens,
-        head,
-        query,
-        queries,
-    } = *task;
-    let stride = 3 * hidden;
-    let column = head * dim;
-    let first = start * stride + column;
-    let (q, k, v) = (first + query * stride, first + hidden, first + 2 * hidden);
-    scores.resize(queries * tokens, 0.0);
-    // SAFETY: `scores` is [queries, tokens]; q's rows are `queries` of the sequence's, k's all `tokens`, each `dim` wide
-    // at this head's column, and all rows are within `qkv`.
-    unsafe {
-        product(
-            [queries, tokens, dim],
-            scores.as_mut_ptr(),
+    task: &'a Task,
+}
+
+impl Block<'_> {
+    /// Attends from one block of queries.
+    ///
+    /// # Safety
+    /// The task's rows must lie within `qkv` and `output` `[rows, hidden]`, its head within `hidden`, nobody else may use
+    /// the output's elements of these queries and this head meanwhile, and the processor has the level.
+    unsafe fn run(&self, level: Level, scores: &mut Vec<f32>, output: Shared) {
+        let Self {
+            qkv, hidden, dim, ..
+        } = *self;
+        let Task {
+            start,
             tokens,
-            (&raw const qkv[q], stride, 1),
-            (&raw const qkv[k], 1, stride),
-            1.0 / (dim as f32).sqrt(),
-        );
-    }
-    for row in scores.chunks_exact_mut(tokens) {
-        softmax(row);
-    }
-    let target = output.at((start + query) * hidden + column);
-    // SAFETY: `scores` as above, v as k, and the output's rows of this block at this head's column are this task's own.
-    unsafe {
-        product(
-            [queries, dim, tokens],
-            target,
-            hidden,
-            (scores.as_ptr(), tokens, 1),
-            (&raw const qkv[v], stride, 1),
-            1.0,
-        );
+            head,
+            query,
+            queries,
+        } = *self.task;
+        let stride = 3 * hidden;
+        let column = head * dim;
+        let first = start * stride + column;
+        let (q, k, v) = (first + query * stride, first + hidden, first + 2 * hidden);
+        scores.resize(queries * tokens, 0.0);
+        // SAFETY: `scores` is [queries, tokens]; q's rows are `queries` of the sequence's, k's all `tokens`, each `dim` wide
+        // at this head's column, and all rows are within `qkv`.
+        unsafe {
+            product(
+                [queries, tokens, dim],
+                scores.as_mut_ptr(),
+                tokens,
+                (&raw const qkv[q], stride, 1),
+                (&raw const qkv[k], 1, stride),
+                1.0 / (dim as f32).sqrt(),
+            );
+        }
+        for row in scores.chunks_exact_mut(tokens) {
+            // SAFETY: the level is the caller's to vouch for, and the kernel stays within its slice.
+            unsafe { softmax(level, row) };
+        }
+        // SAFETY: `scores` as above, v as k, and the output's rows of this block at this head's column are this task's own.
+        unsafe {
+            let target = output.at((start + query) * hidden + column);
+            product(
+                [queries, dim, tokens],
+                target,
+                hidden,
+                (scores.as_ptr(), tokens, 1),
+                (&raw const qkv[v], stride, 1),
+                1.0,
+            );
+        }
     }
 }
 
@@ -230,95 +231,54 @@ dispatch! {
 }
 
 #[inline(always)]
-fn softmax_kernel<const FMA: bool>(row: &mut [f32]) {
-    let max = max::<FMA>(row);
-    let mut lanes = [0f32; LANES];
-    let mut rest = 0f32;
-    let mut chunks = row.chunks_exact_mut(LANES);
-    for chunk in &mut chunks {
-        for (lane, x) in lanes.iter_mut().zip(chunk) {
-            *x = exp::<FMA>(*x - max);
-            *lane += *x;
+unsafe fn softmax_kernel<V: Vector>(row: &mut [f32]) {
+    // SAFETY: a chunk has at most a vector's values; the instruction set is the caller's to vouch for.
+    unsafe {
+        let max = max::<V>(row);
+        let mut sums = V::splat(0.0);
+        let mut rest = 0f32;
+        for chunk in row.chunks_mut(V::LEN) {
+            let x: V = load_up_to(chunk.as_ptr(), chunk.len());
+            let power = exp(x.add(V::splat(-max)));
+            store_up_to(power, chunk.as_mut_ptr(), chunk.len());
+            if chunk.len() == V::LEN {
+                sums = sums.add(power);
+            } else {
+                rest = chunk.iter().sum();
+            }
         }
-    }
-    for x in chunks.into_remainder() {
-        *x = exp::<FMA>(*x - max);
-        rest += *x;
-    }
-    let scale = 1.0 / (sum_lanes(lanes) + rest);
-    for x in row {
-        *x *= scale;
+        let scale = 1.0 / (sums.sum() + rest);
+        for x in row {
+            *x *= scale;
+        }
     }
 }
 
 #[inline(always)]
-fn max<const FMA: bool>(row: &[f32]) -> f32 {
-    let mut lanes = [f32::NEG_INFINITY; LANES];
-    let chunks = row.chunks_exact(LANES);
+unsafe fn max<V: Vector>(row: &[f32]) -> f32 {
+    let chunks = row.chunks_exact(V::LEN);
     let mut max = f32::NEG_INFINITY;
     for &x in chunks.remainder() {
         max = if x > max { x } else { max };
     }
-    for chunk in chunks {
-        for (lane, &x) in lanes.iter_mut().zip(chunk) {
-            *lane = if x > *lane { x } else { *lane };
+    // SAFETY: a chunk is a vector; the instruction set is the caller's to vouch for.
+    let lanes = unsafe {
+        let mut lanes = V::splat(f32::NEG_INFINITY);
+        for chunk in chunks {
+            lanes = lanes.max(V::load(chunk.as_ptr()));
         }
-    }
-    for lane in lanes {
-        max = if lane > max { lane } else { max };
+        lanes.to_array()
+    };
+    for lane in &lanes[..V::LEN] {
+        max = if *lane > max { *lane } else { max };
     }
     max
-}
-
-/// `e^x` for `x <= 0`, within 2 units in the last place; under -87 it stays at the least normal number.
-///
-/// `x = n ln 2 + r` with `|r| <= ln 2 / 2`: a Taylor polynomial for `e^r`, and `n` goes straight into the exponent.
-#[inline(always)]
-fn exp<const FMA: bool>(x: f32) -> f32 {
-    // Adding it leaves the nearest whole number in the low bits of the mantissa.
-    const ROUND: f32 = 12_582_912.0;
-    const LN2_HIGH: f32 = 0.693_359_4;
-    const LN2_LOW: f32 = -2.121_944_4e-4;
-    const TAYLOR: [f32; 7] = [
-        1.0 / 720.0,
-        1.0 / 120.0,
-        1.0 / 24.0,
-        1.0 / 6.0,
-        0.5,
-        1.0,
-        1.0,
-    ];
-    let x = if x > -87.0 { x } else { -87.0 };
-    let shifted = mul_add::<FMA>(x, std::f32::consts::LOG2_E, ROUND);
-    let n = shifted - ROUND;
-    let r = mul_add::<FMA>(n, -LN2_HIGH, x);
-    let r = mul_add::<FMA>(n, -LN2_LOW, r);
-    let mut power = TAYLOR[0];
-    for coefficient in &TAYLOR[1..] {
-        power = mul_add::<FMA>(power, r, *coefficient);
-    }
-    let exponent = shifted.to_bits().wrapping_add(127) << 23;
-    power * f32::from_bits(exponent)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use candle_core::{D, Device};
-
-    #[test]
-    fn exp_is_accurate_and_never_overflows() {
-        for i in 0..=870_000 {
-            let x = i as f32 * -1e-4;
-            let exact = f64::from(x).exp();
-            for got in [exp::<true>(x), exp::<false>(x)] {
-                let error = (f64::from(got) - exact).abs() / exact;
-                assert!(error < 4e-7, "{x}: {got} {exact}");
-            }
-        }
-        assert!(exp::<true>(-1e9) < 1e-37);
-        assert!(exp::<true>(f32::NEG_INFINITY) < 1e-37);
-    }
 
     /// The textbook form in f64, one sequence at a time.
     fn naive(qkv: &Tensor, offsets: &[usize], heads: usize) -> Tensor {

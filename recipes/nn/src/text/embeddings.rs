@@ -5,11 +5,10 @@ use std::sync::Arc;
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
-use super::{
-    norm::layer_norm_row,
-    packed::Packed,
-    simd::{TASK, dispatch},
-    storage::slice,
+use super::{TASK, norm::layer_norm_row, packed::Packed};
+use crate::{
+    host,
+    simd::{Level, Vector, dispatch},
 };
 
 /// `LayerNorm(word[id] + position[i])` for the `i`-th token of each sequence.
@@ -68,9 +67,9 @@ impl CustomOp3 for Embed {
         norm: &CpuStorage,
         norm_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let words = slice(self.name(), words, words_layout)?;
-        let positions = slice(self.name(), positions, positions_layout)?;
-        let norm = slice(self.name(), norm, norm_layout)?;
+        let words = host::values(words, words_layout)?;
+        let positions = host::values(positions, positions_layout)?;
+        let norm = host::values(norm, norm_layout)?;
         let features = norm.len() / 2;
         let output = embed_cpu(words, positions, norm, &self.rows, self.eps);
         Ok((CpuStorage::F32(output), (self.rows.len(), features).into()))
@@ -88,6 +87,7 @@ pub(super) fn embed_cpu(
     let features = (norm.len() / 2).max(1);
     let mut output = vec![0f32; rows.len() * features];
     let task = (TASK / features).max(1);
+    let level = Level::detect();
     output
         .par_chunks_mut(task * features)
         .zip(rows.par_chunks(task))
@@ -95,7 +95,8 @@ pub(super) fn embed_cpu(
             for (output, &(word, position)) in output.chunks_exact_mut(features).zip(rows) {
                 let word = &words[word as usize * features..][..features];
                 let position = &positions[position as usize * features..][..features];
-                embed_row(output, word, position, norm, eps);
+                // SAFETY: the level is this processor's, and the kernel stays within its slices.
+                unsafe { embed_row(level, output, word, position, norm, eps) };
             }
         });
     output
@@ -107,7 +108,7 @@ dispatch! {
 }
 
 #[inline(always)]
-fn embed_row_kernel<const FMA: bool>(
+unsafe fn embed_row_kernel<V: Vector>(
     row: &mut [f32],
     word: &[f32],
     position: &[f32],
@@ -117,5 +118,6 @@ fn embed_row_kernel<const FMA: bool>(
     for ((x, w), p) in row.iter_mut().zip(word).zip(position) {
         *x = w + p;
     }
-    layer_norm_row::<FMA>(row, norm, eps);
+    // SAFETY: the caller vouches for the instruction set.
+    unsafe { layer_norm_row::<V>(row, norm, eps) };
 }

@@ -8,10 +8,9 @@ use candle_core::{Result, Tensor, bail};
 use candle_nn::VarBuilder;
 
 use super::{
-    activation::Activation,
     attention::attention,
     embeddings::embed,
-    linear::{Linear, Weight},
+    linear::{Activation, Linear, Weight},
     norm::residual_layer_norm,
     packed::Packed,
 };

@@ -1,10 +1,23 @@
-//! A linear layer whose weight is laid out once, when it is loaded.
+//! A linear layer over tokens.
 
-use candle_core::{Result, Tensor};
+use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 
-use super::activation::{Activation, bias_activation};
+use crate::{
+    activation, host,
+    matmul::{Matrix, Product},
+    simd::Level,
+};
 
-/// `x W^T + b`, with the bias and an activation in one pass.
+/// What follows a linear layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// Nothing.
+    Identity,
+    /// The exact GELU, by the error function.
+    Gelu,
+}
+
+/// `activation(x W^T + b)`, in one pass.
 #[derive(Clone, Debug)]
 pub struct Linear {
     weight: Weight,
@@ -13,22 +26,33 @@ pub struct Linear {
 
 /// A linear layer's weight without the bias, for where a later operator adds that.
 #[derive(Clone, Debug)]
-pub(super) struct Weight {
-    /// `[in, out]`, laid out so: the product reads it a fifth to a third faster than a view of the stored `[out, in]`.
-    transposed: Tensor,
-}
+pub(super) struct Weight(Matrix);
 
 impl Weight {
     /// From a state dict's `[out, in]`.
     pub(super) fn new(weight: &Tensor) -> Result<Self> {
-        Ok(Self {
-            transposed: weight.t()?.contiguous()?,
-        })
+        Matrix::new(weight).map(Self)
     }
 
     /// `[rows, in]` to `[rows, out]`.
     pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        x.matmul(&self.transposed)
+        self.call(x, None, Activation::Identity)
+    }
+
+    fn call(&self, x: &Tensor, bias: Option<&Tensor>, activation: Activation) -> Result<Tensor> {
+        let (_, width) = x.dims2()?;
+        if width != self.0.inputs() {
+            bail!(
+                "linear: expected [rows, {}], got {:?}",
+                self.0.inputs(),
+                x.dims()
+            )
+        }
+        x.apply_op1_no_bwd(&Call {
+            matrix: &self.0,
+            bias,
+            activation,
+        })
     }
 }
 
@@ -36,21 +60,100 @@ impl Linear {
     /// From a state dict's weight `[out, in]` and bias `[out]`.
     ///
     /// # Errors
-    /// The weight is no matrix.
+    /// The weight is no matrix, the bias does not fit it, or they are not on the CPU.
     pub fn new(weight: &Tensor, bias: Tensor) -> Result<Self> {
-        Ok(Self {
-            weight: Weight::new(weight)?,
-            bias,
-        })
+        let weight = Weight::new(weight)?;
+        host::expect_shape("linear: a bias", &bias, &[weight.0.outputs()])?;
+        Ok(Self { weight, bias })
     }
 
     /// `[rows, in]` to `[rows, out]`.
     ///
     /// # Errors
-    /// `x` has another width, or another dtype or device than the weights.
+    /// `x` has another width, is not contiguous f32, or is on a device that has no such operator.
     pub fn forward(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
-        let y = self.weight.forward(x)?;
-        bias_activation(&y, &self.bias, activation)?;
-        Ok(y)
+        self.weight.call(x, Some(&self.bias), activation)
+    }
+}
+
+struct Call<'a> {
+    matrix: &'a Matrix,
+    bias: Option<&'a Tensor>,
+    activation: Activation,
+}
+
+impl CustomOp1 for Call<'_> {
+    fn name(&self) -> &'static str {
+        "linear"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let x = host::values(storage, layout)?;
+        let (rows, _) = layout.shape().dims2()?;
+        host::with_option(self.bias, |bias| {
+            let product = Product {
+                bias,
+                activation: match self.activation {
+                    Activation::Identity => activation::Activation::None,
+                    Activation::Gelu => activation::Activation::Gelu,
+                },
+                ..Product::new(x, rows, self.matrix)
+            };
+            let values = product.compute(Level::detect());
+            Ok((
+                CpuStorage::F32(values),
+                (rows, self.matrix.outputs()).into(),
+            ))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::{DType, Device};
+
+    #[test]
+    fn bias_and_gelu_match_candle() {
+        // More rows than one task takes, and widths that are no multiple of anything.
+        let (rows, inputs, outputs) = (107, 23, 37);
+        let random = |shape: &[usize]| Tensor::randn(0f32, 1.0, shape, &Device::Cpu).unwrap();
+        let (x, weight, bias) = (
+            random(&[rows, inputs]),
+            random(&[outputs, inputs]),
+            random(&[outputs]),
+        );
+        let linear = Linear::new(&weight, bias.clone()).unwrap();
+        let [x64, weight, bias] = [&x, &weight, &bias].map(|t| t.to_dtype(DType::F64).unwrap());
+        let sum = (x64
+            .matmul(&weight.t().unwrap())
+            .unwrap()
+            .broadcast_add(&bias))
+        .unwrap();
+        for (activation, expected) in [
+            (Activation::Identity, sum.clone()),
+            (Activation::Gelu, sum.gelu_erf().unwrap()),
+        ] {
+            let got = linear.forward(&x, activation).unwrap();
+            let error = super::super::tests::max_error(&got, &expected);
+            assert!(error < 1e-5, "{activation:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn shapes_that_do_not_fit_are_refused() {
+        let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap();
+        assert!(Linear::new(&zeros(&[4, 2]), zeros(&[3])).is_err());
+        assert!(Linear::new(&zeros(&[4]), zeros(&[4])).is_err());
+        let linear = Linear::new(&zeros(&[4, 2]), zeros(&[4])).unwrap();
+        assert!(
+            linear
+                .forward(&zeros(&[3, 3]), Activation::Identity)
+                .is_err()
+        );
+        let transposed = zeros(&[2, 3]).t().unwrap();
+        assert!(linear.forward(&transposed, Activation::Identity).is_err());
+        let nothing = linear.forward(&zeros(&[0, 2]), Activation::Gelu).unwrap();
+        assert_eq!(nothing.dims(), [0, 4]);
     }
 }

@@ -6,12 +6,6 @@
 //! Each operator is a candle custom op around a kernel on plain slices, so that other devices can get kernels of their
 //! own. The kernels share out rows or heads over rayon's global pool.
 
-#![allow(
-    unsafe_code,
-    reason = "functions for newer processors, and heads that share one output"
-)]
-
-mod activation;
 mod attention;
 mod bench;
 mod embeddings;
@@ -19,16 +13,16 @@ mod encoder;
 mod linear;
 mod norm;
 mod packed;
-mod simd;
-mod storage;
 #[cfg(test)]
 mod tests;
 
-pub use activation::{Activation, bias_activation};
 pub use attention::attention;
 pub use bench::bench_cases;
 pub use embeddings::embed;
 pub use encoder::{Encoder, EncoderConfig, TensorNames};
-pub use linear::Linear;
+pub use linear::{Activation, Linear};
 pub use norm::residual_layer_norm;
 pub use packed::Packed;
+
+/// Elements below which handing work to another thread costs more than doing it.
+const TASK: usize = 1 << 14;

@@ -3,9 +3,10 @@
 use candle_core::{CpuStorage, InplaceOp3, Layout, Result, Tensor};
 use rayon::prelude::*;
 
-use super::{
-    simd::{LANES, TASK, dispatch, mul_add, sum_lanes},
-    storage::{check, slice, slice_mut},
+use super::TASK;
+use crate::{
+    host,
+    simd::{Level, Vector, dispatch},
 };
 
 /// `LayerNorm(x + bias + residual)`, in place.
@@ -23,8 +24,16 @@ pub fn residual_layer_norm(
 ) -> Result<()> {
     let (rows, features) = x.dims2()?;
     let op = ResidualLayerNorm { eps };
-    check(op.name(), "a residual", residual, &[rows, features])?;
-    check(op.name(), "parameters", parameters, &[3, features])?;
+    host::expect_shape(
+        "residual_layer_norm: a residual",
+        residual,
+        &[rows, features],
+    )?;
+    host::expect_shape(
+        "residual_layer_norm: parameters",
+        parameters,
+        &[3, features],
+    )?;
     x.inplace_op3(residual, parameters, &op)
 }
 
@@ -46,9 +55,9 @@ impl InplaceOp3 for ResidualLayerNorm {
         parameters: &CpuStorage,
         parameters_layout: &Layout,
     ) -> Result<()> {
-        let residual = slice(self.name(), residual, residual_layout)?;
-        let parameters = slice(self.name(), parameters, parameters_layout)?;
-        let x = slice_mut(self.name(), x, x_layout)?;
+        let residual = host::values(residual, residual_layout)?;
+        let parameters = host::values(parameters, parameters_layout)?;
+        let x = host::values_mut(x, x_layout)?;
         residual_layer_norm_cpu(x, residual, parameters, self.eps);
         Ok(())
     }
@@ -63,9 +72,13 @@ pub(super) fn residual_layer_norm_cpu(
 ) {
     let features = (parameters.len() / 3).max(1);
     let task = (TASK / features).max(1) * features;
+    let level = Level::detect();
     x.par_chunks_mut(task)
         .zip(residual.par_chunks(task))
-        .for_each(|(x, residual)| norm_rows(x, residual, parameters, eps));
+        .for_each(|(x, residual)| {
+            // SAFETY: the level is this processor's, and the kernel stays within its slices.
+            unsafe { norm_rows(level, x, residual, parameters, eps) }
+        });
 }
 
 dispatch! {
@@ -73,7 +86,7 @@ dispatch! {
 }
 
 #[inline(always)]
-fn norm_rows_kernel<const FMA: bool>(
+unsafe fn norm_rows_kernel<V: Vector>(
     x: &mut [f32],
     residual: &[f32],
     parameters: &[f32],
@@ -88,45 +101,52 @@ fn norm_rows_kernel<const FMA: bool>(
         for ((x, r), b) in x.iter_mut().zip(residual).zip(bias) {
             *x += r + b;
         }
-        layer_norm_row::<FMA>(x, norm, eps);
+        // SAFETY: the caller vouches for the instruction set.
+        unsafe { layer_norm_row::<V>(x, norm, eps) };
     }
 }
 
 /// LayerNorm of one row, in place; `norm` is weight then bias. The variance takes a second pass over the row, as the
 /// one-pass formula loses digits.
+///
+/// # Safety
+/// The processor has the instruction set.
 #[inline(always)]
-pub(super) fn layer_norm_row<const FMA: bool>(row: &mut [f32], norm: &[f32], eps: f32) {
+pub(super) unsafe fn layer_norm_row<V: Vector>(row: &mut [f32], norm: &[f32], eps: f32) {
     let (weight, bias) = norm.split_at(row.len());
     let count = row.len() as f32;
-    let mean = sum::<FMA, false>(row, 0.0) / count;
-    let variance = sum::<FMA, true>(row, mean) / count;
+    // SAFETY: as the caller's.
+    let mean = unsafe { sum::<V, false>(row, 0.0) } / count;
+    // SAFETY: as the caller's.
+    let variance = unsafe { sum::<V, true>(row, mean) } / count;
     let scale = 1.0 / (variance + eps).sqrt();
     for ((x, w), b) in row.iter_mut().zip(weight).zip(bias) {
-        *x = mul_add::<FMA>((*x - mean) * scale, *w, *b);
+        *x = (*x - mean) * scale * w + b;
     }
 }
 
 /// The sum of `x - shift`, or of its squares.
 #[inline(always)]
-fn sum<const FMA: bool, const SQUARED: bool>(row: &[f32], shift: f32) -> f32 {
-    let mut lanes = [0f32; LANES];
-    let chunks = row.chunks_exact(LANES);
+unsafe fn sum<V: Vector, const SQUARED: bool>(row: &[f32], shift: f32) -> f32 {
+    let chunks = row.chunks_exact(V::LEN);
     let mut rest = 0f32;
     for x in chunks.remainder() {
         let x = x - shift;
         rest += if SQUARED { x * x } else { x };
     }
-    for chunk in chunks {
-        for (lane, x) in lanes.iter_mut().zip(chunk) {
-            let x = x - shift;
-            *lane = if SQUARED {
-                mul_add::<FMA>(x, x, *lane)
+    // SAFETY: a chunk is a vector; the instruction set is the caller's to vouch for.
+    unsafe {
+        let mut sums = V::splat(0.0);
+        for chunk in chunks {
+            let x = V::load(chunk.as_ptr()).add(V::splat(-shift));
+            sums = if SQUARED {
+                x.mul_add(x, sums)
             } else {
-                *lane + x
+                x.add(sums)
             };
         }
+        sums.sum() + rest
     }
-    sum_lanes(lanes) + rest
 }
 
 #[cfg(test)]

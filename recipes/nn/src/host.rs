@@ -5,18 +5,35 @@ use std::{mem::MaybeUninit, ops::Range};
 use candle_core::{CpuStorage, Layout, Result, Shape, Storage, Tensor, bail};
 
 /// A contiguous f32 tensor's values.
-pub(super) fn values<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
-    let Some((start, end)) = layout.contiguous_offsets() else {
-        bail!(
-            "expected a contiguous tensor, got strides {:?}",
-            layout.stride()
-        )
-    };
+pub(crate) fn values<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+    let (start, end) = bounds(layout)?;
     Ok(&storage.as_slice::<f32>()?[start..end])
 }
 
+/// A contiguous f32 tensor's values, to be overwritten.
+pub(crate) fn values_mut<'a>(
+    storage: &'a mut CpuStorage,
+    layout: &Layout,
+) -> Result<&'a mut [f32]> {
+    let (start, end) = bounds(layout)?;
+    match storage {
+        CpuStorage::F32(values) => Ok(&mut values[start..end]),
+        _ => bail!("expected an f32 tensor"),
+    }
+}
+
+fn bounds(layout: &Layout) -> Result<(usize, usize)> {
+    match layout.contiguous_offsets() {
+        Some(bounds) => Ok(bounds),
+        None => bail!(
+            "expected a contiguous tensor, got strides {:?}",
+            layout.stride()
+        ),
+    }
+}
+
 /// Calls `f` with a contiguous f32 tensor's values.
-pub(super) fn with<T>(tensor: &Tensor, f: impl FnOnce(&[f32]) -> Result<T>) -> Result<T> {
+pub(crate) fn with<T>(tensor: &Tensor, f: impl FnOnce(&[f32]) -> Result<T>) -> Result<T> {
     let (storage, layout) = tensor.storage_and_layout();
     match &*storage {
         Storage::Cpu(storage) => f(values(storage, layout)?),
@@ -28,7 +45,7 @@ pub(super) fn with<T>(tensor: &Tensor, f: impl FnOnce(&[f32]) -> Result<T>) -> R
 }
 
 /// As [`with`], for a tensor that may be absent.
-pub(super) fn with_option<T>(
+pub(crate) fn with_option<T>(
     tensor: Option<&Tensor>,
     f: impl FnOnce(Option<&[f32]>) -> Result<T>,
 ) -> Result<T> {
@@ -39,7 +56,7 @@ pub(super) fn with_option<T>(
 }
 
 /// Refuses a tensor of another shape.
-pub(super) fn expect_shape(what: &str, tensor: &Tensor, shape: &[usize]) -> Result<()> {
+pub(crate) fn expect_shape(what: &str, tensor: &Tensor, shape: &[usize]) -> Result<()> {
     if tensor.dims() != shape {
         bail!("{what}: expected shape {shape:?}, got {:?}", tensor.dims())
     }
@@ -47,10 +64,10 @@ pub(super) fn expect_shape(what: &str, tensor: &Tensor, shape: &[usize]) -> Resu
 }
 
 /// A kernel's output: memory that has not been cleared, as a kernel writes all of it.
-pub(super) struct Output(Vec<MaybeUninit<f32>>);
+pub(crate) struct Output(Vec<MaybeUninit<f32>>);
 
 impl Output {
-    pub(super) fn new(len: usize) -> Self {
+    pub(crate) fn new(len: usize) -> Self {
         let mut memory = Vec::with_capacity(len);
         // SAFETY: the capacity is there, and `MaybeUninit` needs no initial value.
         unsafe { memory.set_len(len) };
@@ -58,7 +75,7 @@ impl Output {
     }
 
     /// To be written from several threads, each its own part.
-    pub(super) fn shared(&mut self) -> Shared {
+    pub(crate) fn shared(&mut self) -> Shared {
         Shared {
             start: self.0.as_mut_ptr().cast(),
             len: self.0.len(),
@@ -69,20 +86,26 @@ impl Output {
     ///
     /// # Safety
     /// Every value has been written.
-    pub(super) unsafe fn finish(self, shape: impl Into<Shape>) -> (CpuStorage, Shape) {
+    pub(crate) unsafe fn finish(self, shape: impl Into<Shape>) -> (CpuStorage, Shape) {
+        // SAFETY: as the caller's.
+        (CpuStorage::F32(unsafe { self.values() }), shape.into())
+    }
+
+    /// The finished values.
+    ///
+    /// # Safety
+    /// Every value has been written.
+    pub(crate) unsafe fn values(self) -> Vec<f32> {
         let mut memory = std::mem::ManuallyDrop::new(self.0);
         // SAFETY: the parts are those of a vector that is not dropped, `MaybeUninit<f32>` has the layout of f32, and
         // every value has been written.
-        let values = unsafe {
-            Vec::from_raw_parts(memory.as_mut_ptr().cast(), memory.len(), memory.capacity())
-        };
-        (CpuStorage::F32(values), shape.into())
+        unsafe { Vec::from_raw_parts(memory.as_mut_ptr().cast(), memory.len(), memory.capacity()) }
     }
 }
 
 /// Memory that several threads write, each its own part of it.
 #[derive(Clone, Copy)]
-pub(super) struct Shared {
+pub(crate) struct Shared {
     start: *mut f32,
     len: usize,
 }
@@ -93,11 +116,19 @@ unsafe impl Send for Shared {}
 unsafe impl Sync for Shared {}
 
 impl Shared {
+    /// Memory that has values already.
+    pub(crate) fn new(values: &mut [f32]) -> Self {
+        Self {
+            start: values.as_mut_ptr(),
+            len: values.len(),
+        }
+    }
+
     /// The address of a part.
     ///
     /// # Safety
     /// No other thread uses the values that the caller writes from there on, and it stays within the memory.
-    pub(super) unsafe fn at(self, index: usize) -> *mut f32 {
+    pub(crate) unsafe fn at(self, index: usize) -> *mut f32 {
         debug_assert!(index <= self.len);
         // SAFETY: within the allocation, as the caller promises.
         unsafe { self.start.add(index) }
@@ -105,7 +136,7 @@ impl Shared {
 }
 
 /// Cuts `0..total` into about `parts` ranges of a multiple of `unit`.
-pub(super) fn split(total: usize, unit: usize, parts: usize) -> Vec<Range<usize>> {
+pub(crate) fn split(total: usize, unit: usize, parts: usize) -> Vec<Range<usize>> {
     let step = total
         .div_ceil(parts.max(1))
         .next_multiple_of(unit.max(1))
@@ -117,7 +148,7 @@ pub(super) fn split(total: usize, unit: usize, parts: usize) -> Vec<Range<usize>
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use candle_core::Device;
 
     use super::*;

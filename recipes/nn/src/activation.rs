@@ -1,0 +1,53 @@
+//! What follows a layer.
+
+use crate::simd::{Vector, gelu, silu, tanh};
+
+/// An elementwise function applied to a layer's output, while that is still in registers or the nearest cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// Nothing.
+    None,
+    /// `min(max(x, 0), 6)`.
+    Relu6,
+    /// `x / (1 + e^-x)`, also called swish.
+    Silu,
+    /// The exact GELU, `x/2 (1 + erf(x / sqrt 2))`.
+    Gelu,
+    /// The hyperbolic tangent.
+    Tanh,
+}
+
+impl Activation {
+    /// Of each lane.
+    #[inline(always)]
+    pub(crate) unsafe fn apply<V: Vector>(self, x: V) -> V {
+        // SAFETY: register arithmetic only; the instruction set is the caller's to vouch for.
+        unsafe {
+            match self {
+                Self::None => x,
+                Self::Relu6 => x.max(V::splat(0.0)).min(V::splat(6.0)),
+                Self::Silu => silu(x),
+                Self::Gelu => gelu(x),
+                Self::Tanh => tanh(x),
+            }
+        }
+    }
+
+    /// Of one number, in the plain way.
+    #[cfg(test)]
+    pub(crate) fn of(self, x: f32) -> f32 {
+        match self {
+            Self::None => x,
+            Self::Relu6 => x.clamp(0.0, 6.0),
+            Self::Silu => x / (1.0 + (-x).exp()),
+            Self::Gelu => {
+                let x = candle_core::Tensor::new(&[f64::from(x)], &candle_core::Device::Cpu);
+                let y = x
+                    .and_then(|x| x.gelu_erf())
+                    .and_then(|y| y.to_vec1::<f64>());
+                y.unwrap()[0] as f32
+            }
+            Self::Tanh => x.tanh(),
+        }
+    }
+}

@@ -1,0 +1,34 @@
+//! Memory that begins on a cache line.
+
+/// A cache line of values. Whole lines keep vectors from straddling two of them, which would double each load.
+#[derive(Clone, Copy, Default)]
+#[repr(C, align(64))]
+struct Line([f32; LINE]);
+
+/// Values of a line.
+const LINE: usize = 16;
+
+/// Values that begin on a cache line.
+#[derive(Clone, Default)]
+pub(crate) struct Aligned(Vec<Line>);
+
+impl Aligned {
+    pub(crate) fn zeros(len: usize) -> Self {
+        Self(vec![Line::default(); len.div_ceil(LINE)])
+    }
+
+    /// Makes room for `len` values and keeps those that are there; the new ones are zero.
+    pub(crate) fn resize(&mut self, len: usize) {
+        self.0.resize(len.div_ceil(LINE), Line::default());
+    }
+
+    pub(crate) fn as_slice(&self) -> &[f32] {
+        // SAFETY: a line is sixteen values and nothing else, so lines in a row are values in a row.
+        unsafe { std::slice::from_raw_parts(self.0.as_ptr().cast(), self.0.len() * LINE) }
+    }
+
+    pub(crate) fn as_mut_slice(&mut self) -> &mut [f32] {
+        // SAFETY: as in `as_slice`, and the borrow is exclusive.
+        unsafe { std::slice::from_raw_parts_mut(self.0.as_mut_ptr().cast(), self.0.len() * LINE) }
+    }
+}
