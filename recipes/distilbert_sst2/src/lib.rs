@@ -10,9 +10,12 @@ mod recipe;
 use std::sync::Arc;
 
 use galley_core::{AnyRecipe, Entry, HubWeights, InputKind, LoadError, LoadOptions, Source};
-use galley_text::ModelFiles;
+use galley_text::{BERT_FILES, MAX_TOKENS_HELP, ModelFiles};
 
 use crate::recipe::SequenceClassification;
+
+/// What sets the most tokens of a text.
+const MAX_TOKENS: &str = "--option distilbert_sst2.max_tokens";
 
 /// The catalog's entries.
 pub const ENTRIES: &[Entry] = &[Entry {
@@ -22,17 +25,12 @@ pub const ENTRIES: &[Entry] = &[Entry {
     bundled: None,
     hub: Some(HubWeights {
         repo: "distilbert/distilbert-base-uncased-finetuned-sst-2-english",
-        files: &[
-            "config.json",
-            "model.safetensors",
-            "tokenizer_config.json",
-            "vocab.txt",
-        ],
+        files: BERT_FILES,
         optional_files: &["tokenizer.json"],
         licence: "Apache-2.0",
     }),
     synthetic_seed: Some(2002),
-    options: &[],
+    options: &[MAX_TOKENS_HELP],
     load,
 }];
 

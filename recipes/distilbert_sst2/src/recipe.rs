@@ -4,26 +4,21 @@
 //! each counting as many times as the tokens that it answers for: every token weighs the same, and none is left out.
 
 use galley_core::{
-    Entry, ForwardError, Input, InputError, InputLimits, LoadError, LoadOptions, Output,
-    RawTensors, Recipe, RecipeInfo, TextLabel,
+    Entry, ForwardError, Input, InputError, LoadError, LoadOptions, Output, RawTensors, Recipe,
+    RecipeInfo, TextLabel,
 };
 use galley_nn::pool;
-use galley_text::{
-    Document, ModelFiles, SAMPLE_TOKENS, TextInput, Tokenizer, pack, recipe_info, softmax,
-    tensors::{TensorLimits, packed},
-};
+use galley_text::{Document, ModelFiles, Reader, SAMPLE_TOKENS, recipe_info, softmax};
 use serde_json::{Value, json};
 
-use crate::{config::DistilBertConfig, model::SequenceClassifier};
+use crate::{MAX_TOKENS, config::DistilBertConfig, model::SequenceClassifier};
 
 /// The loaded recipe.
 pub(crate) struct SequenceClassification {
     info: RecipeInfo,
     model: SequenceClassifier,
-    tokenizer: Tokenizer,
+    reader: Reader,
     labels: Vec<String>,
-    bounds: TensorLimits,
-    limits: InputLimits,
 }
 
 impl SequenceClassification {
@@ -39,17 +34,12 @@ impl SequenceClassification {
     ) -> Result<Self, LoadError> {
         let config: DistilBertConfig = files.config()?;
         let (encoder, labels) = (config.encoder()?, config.labels()?);
-        files.check_vocabulary(encoder.vocabulary)?;
+        let reader = Reader::new(files.tokenizer, &encoder, options, MAX_TOKENS)?;
         Ok(Self {
             info: recipe_info(entry, options, weights),
             model: SequenceClassifier::load(&encoder, labels.len(), &files.weights)?,
-            tokenizer: files.tokenizer,
+            reader,
             labels,
-            bounds: TensorLimits {
-                vocabulary: encoder.vocabulary,
-                max_positions: encoder.max_positions,
-            },
-            limits: options.limits,
         })
     }
 }
@@ -68,8 +58,8 @@ impl Recipe for SequenceClassification {
     }
 
     fn prepare(&self, input: Input) -> Result<Document, InputError> {
-        let input = TextInput::read(input, &[], &self.limits)?;
-        Document::new(&input.text, &self.tokenizer, self.bounds.max_positions)
+        let input = self.reader.text(input, &[])?;
+        self.reader.document(&input.text)
     }
 
     fn cost(&self, document: &Document) -> u32 {
@@ -78,7 +68,7 @@ impl Recipe for SequenceClassification {
 
     fn forward(&self, batch: &[&Document]) -> Result<Vec<Vec<Vec<f32>>>, ForwardError> {
         let mut logits = Vec::new();
-        for run in pack(batch.iter().copied(), &self.tokenizer) {
+        for run in self.reader.runs(batch.iter().copied()) {
             logits.extend(pool::run(|| self.model.forward(&run))?.to_vec2::<f32>()?);
         }
         let mut logits = logits.into_iter();
@@ -114,12 +104,12 @@ impl Recipe for SequenceClassification {
 
     fn sample(&self, size: Option<usize>, seed: u64) -> Document {
         let size = size.unwrap_or(SAMPLE_TOKENS);
-        Document::sample(size, seed, &self.tokenizer, self.bounds.max_positions)
+        self.reader.sample(size, seed)
     }
 
     /// `{"logits": [...]}` for each row.
     fn forward_tensors(&self, tensors: &RawTensors) -> Result<Vec<Value>, ForwardError> {
-        let batch = packed(tensors, self.bounds)?;
+        let batch = self.reader.tensors(tensors)?;
         if batch.lengths().any(|length| length == 0) {
             return Err(ForwardError::BadTensors(
                 "expected at least one token in each row, got one with none".into(),

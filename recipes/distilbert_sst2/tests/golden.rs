@@ -129,6 +129,17 @@ fn every_part_of_a_long_text_has_its_say() {
 }
 
 #[test]
+fn a_text_has_a_bound_in_tokens() {
+    assert!(RECIPE.prepare(Input::text("word ".repeat(16_384))).is_ok());
+    let refused = RECIPE.prepare(Input::text("word ".repeat(16_385)));
+    let reason = refused.err().unwrap().to_string();
+    assert_eq!(
+        reason,
+        "text of 16385 tokens exceeds the limit of 16384 tokens (--option distilbert_sst2.max_tokens)"
+    );
+}
+
+#[test]
 fn a_row_without_tokens_is_refused() {
     let zeros = Tensor::zeros((1, 2), candle_core::DType::I64, &Device::Cpu).unwrap();
     let tensors: RawTensors = [

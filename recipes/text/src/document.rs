@@ -1,6 +1,6 @@
 //! A text as the encoder takes it: tokens, and the windows in which they are read.
 
-use galley_core::{InputError, synthetic};
+use galley_core::synthetic;
 use galley_nn::text::Packed;
 
 use crate::{
@@ -30,34 +30,8 @@ pub struct Document {
 }
 
 impl Document {
-    /// Tokenizes `text` for a model that reads at most `max_positions` tokens at once.
-    ///
-    /// # Errors
-    /// As [`Tokenizer::tokens`].
-    pub fn new(
-        text: &str,
-        tokenizer: &Tokenizer,
-        max_positions: usize,
-    ) -> Result<Self, InputError> {
-        Ok(Self::of(tokenizer.tokens(text)?, tokenizer, max_positions))
-    }
-
-    /// A made-up text of `size` tokens, special ones counted, each of one letter.
-    pub fn sample(size: usize, seed: u64, tokenizer: &Tokenizer, max_positions: usize) -> Self {
-        let count = size.saturating_sub(tokenizer.specials());
-        let vocabulary = tokenizer.vocabulary();
-        let first = FIRST_WORD_ID.min(vocabulary / 2);
-        let tokens = Tokens {
-            ids: synthetic::raw24("sample", seed)
-                .take(count)
-                .map(|raw| (first + raw as usize % (vocabulary - first).max(1)) as u32)
-                .collect(),
-            offsets: (0..count).map(|i| (i, i + 1)).collect(),
-        };
-        Self::of(tokens, tokenizer, max_positions)
-    }
-
-    fn of(tokens: Tokens, tokenizer: &Tokenizer, max_positions: usize) -> Self {
+    /// Cuts a text's tokens for a model that reads at most `max_positions` of them at once.
+    pub(crate) fn new(tokens: Tokens, tokenizer: &Tokenizer, max_positions: usize) -> Self {
         let specials = tokenizer.specials();
         let capacity = max_positions.saturating_sub(specials).max(1);
         let windows = windows(tokens.ids.len(), capacity, OVERLAP.min(capacity / 4));
@@ -71,10 +45,30 @@ impl Document {
             cost: u32::try_from(cost).unwrap_or(u32::MAX),
         }
     }
+
+    /// A made-up text of `size` tokens, special ones counted, each of one letter.
+    pub(crate) fn sample(
+        size: usize,
+        seed: u64,
+        tokenizer: &Tokenizer,
+        max_positions: usize,
+    ) -> Self {
+        let count = size.saturating_sub(tokenizer.specials());
+        let vocabulary = tokenizer.vocabulary();
+        let first = FIRST_WORD_ID.min(vocabulary / 2);
+        let tokens = Tokens {
+            ids: synthetic::raw24("sample", seed)
+                .take(count)
+                .map(|raw| (first + raw as usize % (vocabulary - first).max(1)) as u32)
+                .collect(),
+            offsets: (0..count).map(|i| (i, i + 1)).collect(),
+        };
+        Self::new(tokens, tokenizer, max_positions)
+    }
 }
 
 /// All windows of a batch, document after document, packed into runs of at most [`RUN`] tokens.
-pub fn pack<'a>(
+pub(crate) fn pack<'a>(
     batch: impl IntoIterator<Item = &'a Document>,
     tokenizer: &Tokenizer,
 ) -> Vec<Packed> {
@@ -110,7 +104,8 @@ mod tests {
         let tokenizer = Tokenizer::from_vocab(vocab, &WordPieceSettings::default()).unwrap();
         let short = Document::sample(10, 1, &tokenizer, 512);
         assert_eq!((short.cost, short.windows.len()), (10, 1));
-        let long = Document::new(&"a b ".repeat(20_000), &tokenizer, 512).unwrap();
+        let tokens = tokenizer.tokens(&"a b ".repeat(20_000)).unwrap();
+        let long = Document::new(tokens, &tokenizer, 512);
         assert_eq!(long.tokens.ids.len(), 40_000);
         let runs = pack([&short, &long, &short], &tokenizer);
         assert!(runs.iter().all(|run| run.ids().len() <= RUN));

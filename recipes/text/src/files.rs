@@ -9,6 +9,14 @@ use serde::{Deserialize, de::DeserializeOwned};
 
 use crate::Tokenizer;
 
+/// The files of a BERT-like model's repository on the hub; some have a `tokenizer.json` as well.
+pub const BERT_FILES: &[&str] = &[
+    "config.json",
+    "model.safetensors",
+    "tokenizer_config.json",
+    "vocab.txt",
+];
+
 /// What a text model is loaded from.
 pub struct ModelFiles {
     config: Vec<u8>,
@@ -73,20 +81,6 @@ impl ModelFiles {
     pub fn config<T: DeserializeOwned>(&self) -> Result<T, LoadError> {
         serde_json::from_slice(&self.config).map_err(config_error)
     }
-
-    /// Refuses a tokenizer that knows more tokens than the model has vectors for.
-    ///
-    /// # Errors
-    /// It does.
-    pub fn check_vocabulary(&self, vocab_size: usize) -> Result<(), LoadError> {
-        let tokens = self.tokenizer.vocabulary();
-        if tokens <= vocab_size {
-            return Ok(());
-        }
-        Err(config_error(format!(
-            "vocab_size: expected the tokenizer's {tokens} at least, got {vocab_size}"
-        )))
-    }
 }
 
 /// Refuses a setting of `config.json` that would make the model compute something else than it does here.
@@ -102,7 +96,7 @@ pub fn expect_setting(key: &str, expected: &str, got: &str) -> Result<(), LoadEr
     )))
 }
 
-fn config_error(reason: impl std::fmt::Display) -> LoadError {
+pub(crate) fn config_error(reason: impl std::fmt::Display) -> LoadError {
     LoadError::invalid("config.json", reason)
 }
 

@@ -1,5 +1,6 @@
 //! What the text recipes share, and no model: a text and its options ([`TextInput`]), tokenizer files ([`Tokenizer`]),
-//! windows over texts that are longer than a model takes ([`Document`]), model files ([`ModelFiles`]) and raw tensors.
+//! windows over texts that are longer than a model takes ([`Document`]), model files ([`ModelFiles`]), and the way from a
+//! text or from raw tensors to the tokens that a network reads ([`Reader`]).
 //!
 //! It is apart from `galley-core` so that recipes without text need no tokenizer, and apart from `galley-nn` because
 //! nothing here computes.
@@ -8,14 +9,16 @@ mod document;
 mod files;
 mod info;
 mod input;
-pub mod tensors;
+mod reader;
+mod tensors;
 mod tokenizer;
 mod windows;
 
-pub use document::{Document, pack};
-pub use files::{HeadConfig, ModelFiles, expect_setting};
+pub use document::Document;
+pub use files::{BERT_FILES, HeadConfig, ModelFiles, expect_setting};
 pub use info::{SAMPLE_TOKENS, recipe_info};
 pub use input::TextInput;
+pub use reader::{MAX_TOKENS_HELP, Reader};
 pub use tokenizer::{Tokenizer, Tokens, WordPieceSettings};
 pub use windows::{Window, windows};
 

@@ -14,9 +14,12 @@ use std::sync::Arc;
 use galley_core::{
     AnyRecipe, BundledWeights, Entry, HubWeights, InputKind, LoadError, LoadOptions, Source,
 };
-use galley_text::ModelFiles;
+use galley_text::{BERT_FILES, MAX_TOKENS_HELP, ModelFiles};
 
 use crate::{aggregation::Aggregation, recipe::TokenClassification};
+
+/// What sets the most tokens of a text.
+const MAX_TOKENS: &str = "--option transformers_ner.max_tokens";
 
 /// The catalog's entries.
 pub const ENTRIES: &[Entry] = &[Entry {
@@ -29,21 +32,19 @@ pub const ENTRIES: &[Entry] = &[Entry {
     }),
     hub: Some(HubWeights {
         repo: "dslim/bert-base-NER",
-        files: &[
-            "config.json",
-            "model.safetensors",
-            "tokenizer_config.json",
-            "vocab.txt",
-        ],
+        files: BERT_FILES,
         optional_files: &["tokenizer.json"],
         licence: "MIT",
     }),
     synthetic_seed: Some(2001),
-    options: &[(
-        "aggregation",
-        "how tokens become entities: none, simple, first, average or max, as in transformers (default: first for the \
-         bundled weights, otherwise simple)",
-    )],
+    options: &[
+        (
+            "aggregation",
+            "how tokens become entities: none, simple, first, average or max, as in transformers (default: first for \
+             the bundled weights, otherwise simple)",
+        ),
+        MAX_TOKENS_HELP,
+    ],
     load,
 }];
 

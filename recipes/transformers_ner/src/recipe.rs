@@ -1,17 +1,15 @@
 //! The three stages: a text into tokens and windows, windows into logits, logits into entities.
 
 use galley_core::{
-    Entry, ForwardError, Input, InputError, InputLimits, LoadError, LoadOptions, Output,
-    RawTensors, Recipe, RecipeInfo,
+    Entry, ForwardError, Input, InputError, LoadError, LoadOptions, Output, RawTensors, Recipe,
+    RecipeInfo,
 };
 use galley_nn::pool;
-use galley_text::{
-    Document, ModelFiles, SAMPLE_TOKENS, TextInput, Tokenizer, pack, recipe_info, softmax,
-    tensors::{TensorLimits, packed},
-};
+use galley_text::{Document, ModelFiles, Reader, SAMPLE_TOKENS, TextInput, recipe_info, softmax};
 use serde_json::{Value, json};
 
 use crate::{
+    MAX_TOKENS,
     aggregation::{Aggregation, ScoredToken, entities},
     code_points::CodePoints,
     config::BertConfig,
@@ -22,10 +20,8 @@ use crate::{
 pub(crate) struct TokenClassification {
     info: RecipeInfo,
     model: TokenClassifier,
-    tokenizer: Tokenizer,
+    reader: Reader,
     labels: Vec<String>,
-    bounds: TensorLimits,
-    limits: InputLimits,
     aggregation: Aggregation,
 }
 
@@ -50,17 +46,12 @@ impl TokenClassification {
     ) -> Result<Self, LoadError> {
         let config: BertConfig = files.config()?;
         let (encoder, labels) = (config.encoder()?, config.labels()?);
-        files.check_vocabulary(encoder.vocabulary)?;
+        let reader = Reader::new(files.tokenizer, &encoder, options, MAX_TOKENS)?;
         Ok(Self {
             info: recipe_info(entry, options, weights),
             model: TokenClassifier::load(&encoder, labels.len(), &files.weights)?,
-            tokenizer: files.tokenizer,
+            reader,
             labels,
-            bounds: TensorLimits {
-                vocabulary: encoder.vocabulary,
-                max_positions: encoder.max_positions,
-            },
-            limits: options.limits,
             aggregation,
         })
     }
@@ -78,21 +69,21 @@ impl TokenClassification {
                 let (from, to) = tokens.offsets[i];
                 let (start, end) = (places.before(from), places.before(to));
                 let slice = item.text.get(from..to).unwrap_or_default();
-                let mut word = self.tokenizer.token(tokens.ids[i]);
-                let mut is_subword = if self.tokenizer.marks_continuations() {
+                let mut word = self.reader.tokenizer().token(tokens.ids[i]);
+                let mut is_subword = if self.reader.tokenizer().marks_continuations() {
                     // A piece that continues a word is longer than its slice by its mark.
                     word.chars().count() != end - start
                 } else {
                     start > 0 && !around_start(&item.text, from).contains(' ')
                 };
-                if self.tokenizer.unknown() == Some(tokens.ids[i]) {
+                if self.reader.tokenizer().unknown() == Some(tokens.ids[i]) {
                     word = slice.into();
                     is_subword = false;
                 }
                 scored.push(ScoredToken {
                     word,
                     probabilities: softmax(row),
-                    index: self.tokenizer.prefix_len() + i - window.tokens.start,
+                    index: self.reader.tokenizer().prefix_len() + i - window.tokens.start,
                     start,
                     end,
                     is_subword,
@@ -126,7 +117,7 @@ impl Recipe for TokenClassification {
     }
 
     fn prepare(&self, input: Input) -> Result<Item, InputError> {
-        let TextInput { text, options } = TextInput::read(input, &["aggregation"], &self.limits)?;
+        let TextInput { text, options } = self.reader.text(input, &["aggregation"])?;
         let aggregation = match options.get("aggregation") {
             None => self.aggregation,
             Some(value) => value
@@ -135,7 +126,7 @@ impl Recipe for TokenClassification {
                 .and_then(str::parse)
                 .map_err(|reason| InputError::Unreadable(format!("field aggregation: {reason}")))?,
         };
-        let document = Document::new(&text, &self.tokenizer, self.bounds.max_positions)?;
+        let document = self.reader.document(&text)?;
         Ok(Item {
             text,
             document,
@@ -149,12 +140,12 @@ impl Recipe for TokenClassification {
 
     fn forward(&self, batch: &[&Item]) -> Result<Vec<Vec<f32>>, ForwardError> {
         let mut logits = Vec::new();
-        for run in pack(batch.iter().map(|item| &item.document), &self.tokenizer) {
+        for run in self.reader.runs(batch.iter().map(|item| &item.document)) {
             let run = pool::run(|| self.model.forward(&run))?;
             logits.extend(run.flatten_all()?.to_vec1::<f32>()?);
         }
         let width = self.labels.len();
-        let specials = self.tokenizer.specials();
+        let specials = self.reader.tokenizer().specials();
         let mut first = 0;
         Ok(batch
             .iter()
@@ -162,7 +153,7 @@ impl Recipe for TokenClassification {
                 let mut own = Vec::with_capacity(item.document.tokens.ids.len() * width);
                 for window in &item.document.windows {
                     let skipped = window.answers.start - window.tokens.start;
-                    let start = first + self.tokenizer.prefix_len() + skipped;
+                    let start = first + self.reader.tokenizer().prefix_len() + skipped;
                     own.extend(&logits[start * width..(start + window.answers.len()) * width]);
                     first += window.tokens.len() + specials;
                 }
@@ -177,13 +168,13 @@ impl Recipe for TokenClassification {
             &tokens,
             &self.labels,
             item.aggregation,
-            &self.tokenizer,
+            self.reader.tokenizer(),
         ))
     }
 
     fn sample(&self, size: Option<usize>, seed: u64) -> Item {
         let size = size.unwrap_or(SAMPLE_TOKENS);
-        let document = Document::sample(size, seed, &self.tokenizer, self.bounds.max_positions);
+        let document = self.reader.sample(size, seed);
         Item {
             text: "x".repeat(document.tokens.ids.len()),
             document,
@@ -194,7 +185,7 @@ impl Recipe for TokenClassification {
     /// `{"logits": [[...], ...]}` for each row: a list of logits for each token that the row's mask shows, special
     /// tokens among them.
     fn forward_tensors(&self, tensors: &RawTensors) -> Result<Vec<Value>, ForwardError> {
-        let batch = packed(tensors, self.bounds)?;
+        let batch = self.reader.tensors(tensors)?;
         let logits: Vec<Vec<f32>> = pool::run(|| self.model.forward(&batch))?.to_vec2()?;
         let rows = batch.offsets().windows(2);
         Ok(rows

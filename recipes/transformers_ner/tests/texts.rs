@@ -162,3 +162,24 @@ fn samples_have_the_size_asked_for_and_run() {
         recipe.finish(sample, raw);
     }
 }
+
+#[test]
+fn a_text_of_too_many_tokens_is_refused_by_the_option_that_says_so() {
+    let recipe = load(WeightSource::Bundled, &[("max_tokens", "20")]).unwrap();
+    assert!(recipe.prepare(Input::text("word ".repeat(20))).is_ok());
+    let refused = recipe.prepare(Input::text("word ".repeat(21))).err();
+    assert_eq!(
+        refused,
+        Some(InputError::TooLarge {
+            what: "text of 21 tokens".into(),
+            limit: "20 tokens".into(),
+            option: "--option transformers_ner.max_tokens",
+        })
+    );
+    let error = load(WeightSource::Bundled, &[("max_tokens", "all")]);
+    let error = error.err().unwrap().to_string();
+    assert!(
+        error.contains("transformers_ner.max_tokens") && error.contains("\"all\""),
+        "{error}"
+    );
+}
