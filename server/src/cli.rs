@@ -23,7 +23,7 @@ pub struct Cli {
         long,
         global = true,
         env = "GALLEY_LOG",
-        default_value = "info",
+        default_value = "info,goose=warn",
         value_name = "FILTER",
         help_heading = "Logging"
     )]

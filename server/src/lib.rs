@@ -12,6 +12,7 @@ pub mod cli;
 pub mod config;
 pub mod engine;
 pub mod http;
+mod memory;
 pub mod metrics;
 pub mod predict;
 pub mod pull;

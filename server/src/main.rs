@@ -63,10 +63,16 @@ fn run(command: Command) -> Result<(), Failure> {
         }
         Command::Recipes(args) => Ok(recipes_table::run(&args)?),
         Command::Pull(args) => Ok(pull::run(&args)?),
-        Command::Bench(args) => Ok(galley_loadgen::run(
-            &args.command,
-            &galley_loadgen::Context::default(),
-        )?),
+        Command::Bench(args) => Ok(galley_loadgen::run(&args.command, &bench_context())?),
+    }
+}
+
+fn bench_context() -> galley_loadgen::Context {
+    galley_loadgen::Context {
+        // A build outside a checkout, such as an image's, is told its commit by the environment; in a checkout the
+        // benchmark finds it by itself.
+        commit: option_env!("GALLEY_COMMIT").map(Into::into),
+        ..galley_loadgen::Context::default()
     }
 }
 

@@ -145,7 +145,7 @@ impl Registry {
         }
     }
 
-    /// `galley_device_memory_bytes` of one device; `kind` is `used` or `total`.
+    /// `galley_device_memory_bytes` of one device; `kind` is `used` or `total`, or for the CPU `resident`.
     pub fn device_memory(&self, device: String, kind: &'static str) -> Gauge {
         self.gauge(
             "galley_device_memory_bytes",
