@@ -54,7 +54,7 @@ pub struct RecipeArgs {
     /// The recipe; `galley recipes` lists them
     #[arg(env = "GALLEY_BENCH_RECIPE")]
     pub recipe: String,
-    /// Where the weights come from: bundled, hub, synthetic[:SEED] or a folder
+    /// Where the weights come from: bundled, hub, synthetic, synthetic:SEED or a folder
     #[arg(long, default_value = "auto", env = "GALLEY_BENCH_WEIGHTS")]
     pub weights: WeightSource,
     /// The device that runs the model
@@ -108,7 +108,7 @@ pub struct SizeArgs {
 /// Where the figures go.
 #[derive(Clone, Debug, Args)]
 pub struct OutputArgs {
-    /// The folder for the results [default: bench-results/<date>-<machine>-<recipe>]
+    /// The folder for the results [default: bench-results/DATE-MACHINE-RECIPE]
     #[arg(long, value_name = "DIR", env = "GALLEY_BENCH_OUT")]
     pub out: Option<PathBuf>,
     /// The machine's name in reports [default: its processor and number of cores]

@@ -98,7 +98,7 @@ pub struct ModelArgs {
         help_heading = "Model"
     )]
     pub dtype: DtypeArg,
-    /// Weights: auto (bundled if there are, else hub), bundled, hub, synthetic[:SEED] (random ones), or a folder
+    /// Weights: auto (bundled if there are, else hub), bundled, hub, synthetic or synthetic:SEED (random ones), or a folder
     #[arg(
         long,
         env = "GALLEY_WEIGHTS",

@@ -1,6 +1,6 @@
 //! Sequence classification with DistilBERT: text in, label and scores out.
 //!
-//! [`config`] reads what a Hugging Face folder says of the model, [`model`] computes logits, [`recipe`] puts the three
+//! `config` reads what a Hugging Face folder says of the model, `model` computes logits, `recipe` puts the three
 //! stages together.
 
 mod config;

@@ -1,8 +1,8 @@
 //! EfficientNet recipes: an image file in, its five likeliest classes out.
 //!
-//! Four networks, one implementation: a [`spec`] says what a network looks like and how images are prepared for it,
-//! [`names`] what its weight files call their tensors, and [`network`] builds and runs any of them on the operators of
-//! `galley-nn`. [`decode`] and [`resize`] do what Pillow does, as the networks were trained on its output.
+//! Four networks, one implementation: a `spec` says what a network looks like and how images are prepared for it,
+//! `names` what its weight files call their tensors, and `network` builds and runs any of them on the operators of
+//! `galley-nn`. `decode` and `resize` do what Pillow does, as the networks were trained on its output.
 
 mod config;
 mod decode;

@@ -1,7 +1,7 @@
 //! Token classification with BERT: text in, entities out, as the transformers library's pipeline gives them.
 //!
-//! [`config`] reads what a Hugging Face folder says of the model, [`model`] computes logits, [`aggregation`] makes
-//! entities of them, [`recipe`] puts the three stages together.
+//! `config` reads what a Hugging Face folder says of the model, `model` computes logits, `aggregation` makes
+//! entities of them, `recipe` puts the three stages together.
 
 mod aggregation;
 mod code_points;

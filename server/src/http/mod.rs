@@ -1,7 +1,7 @@
 //! The HTTP side: routes, wire types, which error has which status. Nothing else in the server knows HTTP.
 //!
-//! Each family of clients has a module of its own ([`fastdeploy`]) on the same engine; what they share is here: the
-//! state, [`limits`] on what may be read, [`error`] with the statuses, and [`server`], the loop that accepts
+//! Each family of clients has a module of its own (`fastdeploy`) on the same engine; what they share is here: the
+//! state, `limits` on what may be read, `error` with the statuses, and `server`, the loop that accepts
 //! connections.
 
 mod activity;
