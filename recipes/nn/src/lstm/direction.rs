@@ -1,5 +1,7 @@
 //! One direction of an LSTM, and the loop over its steps for a group of sequences.
 
+use std::ops::Range;
+
 use super::{
     kernel::Step,
     matrix::{Columns, Recurrent},
@@ -13,6 +15,9 @@ use crate::{
 /// The input's part of the gates is made for about this many rows at once: they stay in the second-level cache until
 /// the recurrence reads them, and the matrix is read once for all of them.
 const ROWS_AT_ONCE: usize = 256;
+
+/// Inputs are brought together for this many rows at a time, few enough to stay near.
+const ROWS_GATHERED: usize = 96;
 
 /// The weights of one direction, as torch lays them out: gates in the order input, forget, cell, output.
 pub struct DirectionWeights<'a> {
@@ -190,20 +195,33 @@ impl Direction {
         window.end += steps;
         window.places.clear();
         window.x.clear();
-        let (inputs, mut rows) = (self.input.inputs(), 0);
+        let (inputs, width) = (self.input.inputs(), self.width());
+        let most = steps * now.len() * width;
+        if window.gates.as_slice().len() < most {
+            window.gates.resize(most);
+        }
+        let (mut rows, mut done) = (0, 0);
         for step in window.start..window.end {
             window.places.push(rows);
             for sequence in now.iter().take_while(|sequence| sequence.length > step) {
                 let row = sequence.row(step, self.reverse);
                 window.x.extend_from_slice(&x[row * inputs..][..inputs]);
                 rows += 1;
+                if rows - done == ROWS_GATHERED {
+                    self.project_window(window, done..rows);
+                    done = rows;
+                }
             }
         }
-        let len = rows * self.width();
-        if window.gates.as_slice().len() < len {
-            window.gates.resize(len);
-        }
-        self.project(&window.x, rows, &mut window.gates.as_mut_slice()[..len]);
+        self.project_window(window, done..rows);
+    }
+
+    /// Makes these rows of a window's gates from their inputs, and drops those.
+    fn project_window(&self, window: &mut Window, rows: Range<usize>) {
+        let width = self.width();
+        let gates = &mut window.gates.as_mut_slice()[rows.start * width..rows.end * width];
+        self.project(&window.x, rows.len(), gates);
+        window.x.clear();
     }
 
     /// Copies a step's states to where they belong.
@@ -245,7 +263,7 @@ struct Window {
     end: usize,
     /// The first row of each step.
     places: Vec<usize>,
-    /// The inputs of these steps' rows, in their order.
+    /// The inputs of the rows whose gates come next.
     x: Vec<f32>,
     gates: Aligned,
 }

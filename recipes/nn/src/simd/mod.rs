@@ -40,6 +40,10 @@ pub(crate) trait Vector: Copy {
     /// `self * 2^power` for integral powers in -126..=127.
     unsafe fn scale(self, power: Self) -> Self;
 
+    /// Asks for the cache line at an address, which need not be valid, to be brought into the second-level cache.
+    #[inline(always)]
+    fn prefetch(_: *const f32) {}
+
     /// Loads `count` values, with zeros behind.
     #[inline(always)]
     unsafe fn load_first(from: *const f32, count: usize) -> Self {

@@ -9,6 +9,11 @@ impl Vector for __m256 {
     const ROWS: usize = 6;
 
     #[inline(always)]
+    fn prefetch(from: *const f32) {
+        // SAFETY: a prefetch touches no memory that the program could see.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(from.cast()) }
+    }
+    #[inline(always)]
     unsafe fn splat(value: f32) -> Self {
         // SAFETY: here and below, AVX2 and FMA are there, as the trait demands.
         unsafe { _mm256_set1_ps(value) }
@@ -73,6 +78,11 @@ impl Vector for __m512 {
     const LEN: usize = 16;
     const ROWS: usize = 12;
 
+    #[inline(always)]
+    fn prefetch(from: *const f32) {
+        // SAFETY: a prefetch touches no memory that the program could see.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(from.cast()) }
+    }
     #[inline(always)]
     unsafe fn splat(value: f32) -> Self {
         // SAFETY: here and below, AVX-512F is there, as the trait demands.
