@@ -21,6 +21,7 @@ mod input;
 mod output;
 mod recipe;
 pub mod synthetic;
+mod text_input;
 pub mod weights;
 
 pub use entry::{BundledWeights, Entry, HubWeights, LoadOptions, Source, WeightSource};
@@ -30,3 +31,4 @@ pub use output::{Entity, ImageClass, Output, TextLabel};
 pub use recipe::{
     AnyRecipe, ErasedRecipe, Prepared, RawOutput, RawTensors, Recipe, RecipeInfo, run_batch,
 };
+pub use text_input::TextInput;

@@ -23,8 +23,8 @@ use std::{
 use candle_core::{DType, Device};
 use candle_nn::VarBuilder;
 use galley_core::{
-    AnyRecipe, BundledWeights, Entry, InputKind, LoadError, LoadOptions, RecipeInfo, Source,
-    synthetic, weights,
+    AnyRecipe, BundledWeights, Entry, InputKind, InputLimits, LoadError, LoadOptions, RecipeInfo,
+    Source, synthetic, weights,
 };
 
 use config::Config;
@@ -104,7 +104,10 @@ fn load_recipe(entry: &Entry, options: &LoadOptions) -> Result<DeepSegment, Load
             max_prefix: config.max_prefix,
         },
         // Places in a text and in its keys, which are up to 2.5 times as long, are kept as u32.
-        max_text_bytes: options.limits.max_text_bytes.min(u32::MAX as usize / 4),
+        limits: InputLimits {
+            max_text_bytes: options.limits.max_text_bytes.min(u32::MAX as usize / 4),
+            ..options.limits
+        },
         memos: Mutex::default(),
     })
 }

@@ -6,7 +6,8 @@ use std::{
 };
 
 use galley_core::{
-    ForwardError, Input, InputError, Output, RawTensors, Recipe, RecipeInfo, synthetic,
+    ForwardError, Input, InputError, InputLimits, Output, RawTensors, Recipe, RecipeInfo,
+    TextInput, synthetic,
 };
 use rayon::prelude::*;
 use serde_json::Value;
@@ -31,7 +32,7 @@ pub(crate) struct DeepSegment {
     pub(crate) vocabulary: Vocabulary,
     pub(crate) segmenter: Segmenter,
     pub(crate) windows: Windows,
-    pub(crate) max_text_bytes: usize,
+    pub(crate) limits: InputLimits,
     /// Memos that nobody uses at the moment; there are never more than threads.
     pub(crate) memos: Mutex<Vec<Memo>>,
 }
@@ -69,17 +70,6 @@ impl DeepSegment {
         memos().push(memo);
         result
     }
-
-    fn text(&self, text: String) -> Result<Text, InputError> {
-        if text.len() > self.max_text_bytes {
-            return Err(InputError::TooLarge {
-                what: format!("text of {} bytes", text.len()),
-                limit: format!("{} bytes", self.max_text_bytes),
-                option: "--max-text",
-            });
-        }
-        Ok(Text::new(text, &self.vocabulary))
-    }
 }
 
 impl Recipe for DeepSegment {
@@ -95,18 +85,8 @@ impl Recipe for DeepSegment {
     }
 
     fn prepare(&self, input: Input) -> Result<Text, InputError> {
-        let wrong = InputError::WrongKind {
-            expected: "a text, or an object with a text as its \"text\"",
-            got: input.describe(),
-        };
-        match input {
-            Input::Json(Value::String(text)) => self.text(text),
-            Input::Json(Value::Object(mut fields)) => match fields.remove("text") {
-                Some(Value::String(text)) => self.text(text),
-                _ => Err(wrong),
-            },
-            _ => Err(wrong),
-        }
+        let input = TextInput::read(input, &[], &self.limits)?;
+        Ok(Text::new(input.text, &self.vocabulary))
     }
 
     fn cost(&self, text: &Text) -> u32 {

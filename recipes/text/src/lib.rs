@@ -1,4 +1,4 @@
-//! What the text recipes share, and no model: a text and its options ([`TextInput`]), tokenizer files ([`Tokenizer`]),
+//! What the text recipes share, and no model: tokenizer files ([`Tokenizer`]),
 //! windows over texts that are longer than a model takes ([`Document`]), model files ([`ModelFiles`]), and the way from a
 //! text or from raw tensors to the tokens that a network reads ([`Reader`]).
 //!
@@ -8,7 +8,6 @@
 mod document;
 mod files;
 mod info;
-mod input;
 mod reader;
 mod tensors;
 mod tokenizer;
@@ -17,7 +16,6 @@ mod windows;
 pub use document::Document;
 pub use files::{BERT_FILES, HeadConfig, ModelFiles, expect_setting};
 pub use info::{SAMPLE_TOKENS, recipe_info};
-pub use input::TextInput;
 pub use reader::{MAX_TOKENS_HELP, Reader};
 pub use tokenizer::{Tokenizer, Tokens, WordPieceSettings};
 pub use windows::{Window, windows};

@@ -1,10 +1,12 @@
 //! What stands before a network that reads texts: texts and raw tensors in, packed tokens out, and the bounds on both.
 
-use galley_core::{ForwardError, InputError, InputLimits, LoadError, LoadOptions, RawTensors};
+use galley_core::{
+    ForwardError, InputError, InputLimits, LoadError, LoadOptions, RawTensors, TextInput,
+};
 use galley_nn::text::{EncoderConfig, Packed};
 
 use crate::{
-    Document, TextInput, Tokenizer,
+    Document, Tokenizer,
     document::pack,
     files::config_error,
     tensors::{TensorLimits, packed},

@@ -2,10 +2,10 @@
 
 use galley_core::{
     Entry, ForwardError, Input, InputError, LoadError, LoadOptions, Output, RawTensors, Recipe,
-    RecipeInfo,
+    RecipeInfo, TextInput,
 };
 use galley_nn::pool;
-use galley_text::{Document, ModelFiles, Reader, SAMPLE_TOKENS, TextInput, recipe_info, softmax};
+use galley_text::{Document, ModelFiles, Reader, SAMPLE_TOKENS, recipe_info, softmax};
 use serde_json::{Value, json};
 
 use crate::{

@@ -1,7 +1,8 @@
 //! A text as it comes in: a JSON string, or an object `{"text": "...", ...}` that carries options.
 
-use galley_core::{Input, InputError, InputLimits};
 use serde_json::{Map, Value};
+
+use crate::{Input, InputError, InputLimits};
 
 /// A text and the options that came with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
