@@ -8,6 +8,7 @@ use galley::{
     config::{ModelConfig, ServeConfig},
     predict, pull, recipes_table, serve,
 };
+use galley_core::LoadError;
 use tracing_subscriber::EnvFilter;
 
 /// The exit status of wrong configuration, as clap has it for wrong arguments.
@@ -31,8 +32,13 @@ struct Failure {
 }
 
 impl From<anyhow::Error> for Failure {
+    /// A recipe that does not exist, or cannot be had as asked for, is wrong configuration whichever command meets it.
     fn from(error: anyhow::Error) -> Self {
-        Self { error, status: 1 }
+        let status = match error.is::<LoadError>() {
+            true => WRONG_CONFIGURATION,
+            false => 1,
+        };
+        Self { error, status }
     }
 }
 

@@ -1,0 +1,212 @@
+//! `galley serve` as a newcomer types it: the three bundled recipes against their goldens, and a drain under load.
+
+use std::{
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
+
+use reqwest::{
+    Client,
+    header::CONNECTION,
+    multipart::{Form, Part},
+};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::program::{Server, repository};
+
+const CLIENTS: usize = 16;
+/// How many answers there have been when the signal comes.
+const LOAD: usize = 4 * CLIENTS;
+
+/// One server for all of it, for its start-up is most of what the test takes.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_bundled_recipes_answer_until_the_last_request() {
+    let server = Server::start(&[]);
+    assert_eq!(
+        server.line,
+        format!(
+            "galley is ready at {} serving efficientnet_lite0, deepsegment_en, transformers_ner\n",
+            server.url
+        )
+    );
+    images(&server).await;
+    sentences(&server).await;
+    entities(&server).await;
+    metrics(&server).await;
+    drain_under_load(server).await;
+}
+
+async fn predictions(request: reqwest::RequestBuilder) -> Vec<Value> {
+    let answer = request.send().await.unwrap();
+    assert_eq!(answer.status(), 200);
+    let mut answer: Value = answer.json().await.unwrap();
+    assert_eq!(answer["success"], true);
+    serde_json::from_value(answer["prediction"].take()).unwrap()
+}
+
+async fn of_json(server: &Server, recipe: &str, inputs: &[Value]) -> Vec<Value> {
+    let url = format!("{}/recipes/{recipe}/infer", server.url);
+    predictions(Client::new().post(url).json(inputs)).await
+}
+
+async fn of_files(server: &Server, recipe: &str, files: &[&[u8]]) -> Vec<Value> {
+    let url = format!("{}/recipes/{recipe}/infer", server.url);
+    let form = files.iter().fold(Form::new(), |form, file| {
+        form.part("file", Part::bytes(file.to_vec()).file_name("image"))
+    });
+    predictions(Client::new().post(url).multipart(form)).await
+}
+
+async fn images(server: &Server) {
+    let read = |path: &str| std::fs::read(repository("recipes/efficientnet").join(path)).unwrap();
+    let coffee = read("examples/coffee.jpg");
+    let answers = of_files(server, "efficientnet_lite0", &[&coffee]).await;
+    assert_eq!(answers[0][0]["class"], "espresso");
+
+    // One bad image spoils its own answer and no other.
+    let (small, bomb) = (
+        read("examples/coffee_small.jpg"),
+        read("tests/data/bomb_40000x40000.png"),
+    );
+    let mut files = vec![small.as_slice(); 32];
+    files[17] = &bomb;
+    let answers = of_files(server, "efficientnet_lite0", &files).await;
+    assert_eq!(answers.len(), 32);
+    for (place, answer) in answers.iter().enumerate() {
+        if place == 17 {
+            assert!(answer["error"].as_str().unwrap().contains("--max-pixels"));
+        } else {
+            assert_eq!(answer[0]["class"], "espresso", "{place}");
+        }
+    }
+}
+
+async fn sentences(server: &Server) {
+    #[derive(Deserialize)]
+    struct Goldens {
+        items: Vec<Golden>,
+    }
+    #[derive(Deserialize)]
+    struct Golden {
+        text: String,
+        segments_long: Value,
+    }
+    let goldens = std::fs::read(repository("recipes/deepsegment/tests/data/golden.json")).unwrap();
+    let goldens: Goldens = serde_json::from_slice(&goldens).unwrap();
+    let some: Vec<_> = goldens.items.iter().step_by(5).collect();
+    assert!(some.len() >= 5);
+    let texts: Vec<_> = some.iter().map(|golden| json!(golden.text)).collect();
+    let answers = of_json(server, "deepsegment_en", &texts).await;
+    let expected: Vec<_> = some.iter().map(|golden| &golden.segments_long).collect();
+    assert_eq!(answers.iter().collect::<Vec<_>>(), expected);
+}
+
+async fn entities(server: &Server) {
+    #[derive(Deserialize)]
+    struct Golden {
+        text: String,
+        truncated: bool,
+        /// Group, word, score, start, end.
+        entities: Vec<(String, String, f64, usize, usize)>,
+    }
+    let goldens = repository("recipes/transformers_ner/tests/data/rampart.json");
+    let goldens: Vec<Golden> = serde_json::from_slice(&std::fs::read(goldens).unwrap()).unwrap();
+    let some: Vec<_> = goldens
+        .iter()
+        .filter(|golden| !golden.truncated)
+        .step_by(6)
+        .collect();
+    assert!(some.len() >= 5 && some.iter().any(|golden| !golden.entities.is_empty()));
+    let inputs: Vec<_> = some
+        .iter()
+        .map(|golden| json!({"text": golden.text, "aggregation": "simple"}))
+        .collect();
+    let answers = of_json(server, "transformers_ner", &inputs).await;
+    for (golden, answer) in some.iter().zip(answers) {
+        let answer = answer.as_array().unwrap();
+        assert_eq!(answer.len(), golden.entities.len(), "{}", golden.text);
+        for (got, (group, word, score, start, end)) in answer.iter().zip(&golden.entities) {
+            assert_eq!(
+                (
+                    &got["entity_group"],
+                    &got["word"],
+                    &got["start"],
+                    &got["end"]
+                ),
+                (&json!(group), &json!(word), &json!(start), &json!(end))
+            );
+            assert!((got["score"].as_f64().unwrap() - score).abs() < 0.01);
+        }
+    }
+}
+
+async fn metrics(server: &Server) {
+    let answer = reqwest::get(format!("{}/metrics", server.url)).await;
+    let text = answer.unwrap().text().await.unwrap();
+    for (recipe, outcome) in [
+        ("efficientnet_lite0", "ok"),
+        ("efficientnet_lite0", "partial"),
+        ("deepsegment_en", "ok"),
+        ("transformers_ner", "ok"),
+    ] {
+        let line = format!(
+            r#"galley_requests_total{{recipe="{recipe}",protocol="fastdeploy",outcome="{outcome}"}} 1"#
+        );
+        assert!(text.contains(&line), "{line} is missing in\n{text}");
+    }
+    if cfg!(target_os = "linux") {
+        let memory = text.lines().find_map(|line| {
+            line.strip_prefix(r#"galley_device_memory_bytes{device="cpu",kind="resident"} "#)
+        });
+        let bytes: f64 = memory.expect("resident memory").parse().unwrap();
+        assert!(bytes > 10e6, "{bytes}");
+    }
+}
+
+/// Clients that send a request as soon as the last is answered, until they are told that the server goes away: each of
+/// their requests is answered, however the signal falls.
+async fn drain_under_load(server: Server) {
+    let answered = AtomicUsize::new(0);
+    let url = format!("{}/recipes/deepsegment_en/infer", server.url);
+    let clients = (0..CLIENTS).map(|_| until_told(&url, &answered));
+    let signal = async {
+        while answered.load(Ordering::SeqCst) < LOAD {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        server.terminate();
+    };
+    tokio::join!(signal, futures::future::join_all(clients));
+    let url = server.url.clone();
+    let (status, stdout, stderr) = server.wait();
+    assert_eq!(status.code(), Some(0), "{stderr}");
+    assert_eq!(stdout, "", "one line is all that stdout gets");
+    assert!(stderr.contains("drained"), "{stderr}");
+    assert!(reqwest::get(url).await.unwrap_err().is_connect());
+}
+
+/// Counts answers until one says that the connection closes.
+async fn until_told(url: &str, answered: &AtomicUsize) {
+    let client = Client::new();
+    loop {
+        let answer = client.post(url).json(&json!(["i came i saw"])).send().await;
+        let answer = answer.expect("an answer to every request");
+        let status = answer.status().as_u16();
+        let closes = answer
+            .headers()
+            .get(CONNECTION)
+            .is_some_and(|v| v == "close");
+        let body: Value = answer.json().await.expect("a whole answer");
+        match status {
+            200 => {
+                assert!(body["prediction"][0].is_array(), "{body}");
+                answered.fetch_add(1, Ordering::SeqCst);
+            }
+            503 => assert!(closes, "a server that goes away says so"),
+            _ => panic!("{status}: {body}"),
+        }
+        if closes {
+            return;
+        }
+    }
+}
