@@ -10,6 +10,7 @@ use axum::{
     Router,
     http::{HeaderValue, Response, header},
 };
+use futures::FutureExt;
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
@@ -77,18 +78,26 @@ impl Server {
         loop {
             let accepted = tokio::select! {
                 biased;
-                () = &mut shutdown => return,
+                () = &mut shutdown => break,
                 accepted = self.accept(&listener) => accepted,
             };
-            if let Some((stream, slot)) = accepted {
-                self.connections.spawn(connection(
-                    stream,
-                    slot,
-                    self.app.clone(),
-                    self.state.clone(),
-                    self.close.clone(),
-                ));
-            }
+            self.spawn(accepted);
+        }
+        // Closing the listener resets the connections that wait to be accepted; these get to read why.
+        while let Some(accepted) = self.accept(&listener).now_or_never() {
+            self.spawn(accepted);
+        }
+    }
+
+    fn spawn(&self, accepted: Option<(TcpStream, OwnedSemaphorePermit)>) {
+        if let Some((stream, slot)) = accepted {
+            self.connections.spawn(connection(
+                stream,
+                slot,
+                self.app.clone(),
+                self.state.clone(),
+                self.close.clone(),
+            ));
         }
     }
 
