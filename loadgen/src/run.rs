@@ -111,6 +111,12 @@ fn model(args: &NativeArgs, context: &Context) -> Result<()> {
     finish(output, result)
 }
 
+/// The most items that the clients of any of these settings have under way.
+fn items_in_flight(batches: &[NonZeroUsize], concurrencies: &[NonZeroUsize]) -> usize {
+    let largest = |sizes: &[NonZeroUsize]| sizes.iter().map(|size| size.get()).max().unwrap_or(1);
+    largest(batches) * largest(concurrencies)
+}
+
 fn served(args: &ServedArgs, context: &Context) -> Result<()> {
     if let Some(rate) = args.rate {
         seconds("--rate", rate)
@@ -119,7 +125,12 @@ fn served(args: &ServedArgs, context: &Context) -> Result<()> {
     let (entry, _) = load_options(&args.recipe)?;
     let mut run =
         described("served", context, args.output.machine.as_deref()).recipe(entry, &args.size);
-    let load = LoadGenerator::new(entry, &args.recipe, &args.target)?;
+    let load = LoadGenerator::new(
+        entry,
+        &args.recipe,
+        &args.target,
+        items_in_flight(&args.batch, &args.concurrency),
+    )?;
     note_server(&mut run, load.info());
     run.client_threads = Some(client_threads(args.target.client_threads));
     let few = load.payloads(&Arc::new(calibration_corpus(entry, args.output.json)?))?;
@@ -161,7 +172,12 @@ fn matrix(args: &MatrixArgs, context: &Context) -> Result<()> {
     let mut run =
         described("matrix", context, args.output.machine.as_deref()).recipe(entry, &args.size);
     note_recipe(&mut run, &recipe);
-    let load = LoadGenerator::new(entry, &args.recipe, &args.target)?;
+    let load = LoadGenerator::new(
+        entry,
+        &args.recipe,
+        &args.target,
+        items_in_flight(&args.batch, &args.concurrency),
+    )?;
     same_model(&run, load.info(), args.target.url.as_deref())?;
     run.server = Some(load.info().clone());
     run.client_threads = Some(client_threads(args.target.client_threads));

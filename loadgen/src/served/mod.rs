@@ -81,12 +81,17 @@ impl LoadGenerator {
     ///
     /// # Errors
     /// The server does not start, cannot be reached, or does not serve the recipe.
-    pub(crate) fn new(entry: &Entry, recipe: &RecipeArgs, args: &TargetArgs) -> Result<Self> {
+    pub(crate) fn new(
+        entry: &Entry,
+        recipe: &RecipeArgs,
+        args: &TargetArgs,
+        items_in_flight: usize,
+    ) -> Result<Self> {
         let runtime = runtime(client_threads(args.client_threads))?;
         let client = client(args.timeout)?;
         let server = match &args.url {
             Some(_) => None,
-            None => Some(start_server(recipe, args)?),
+            None => Some(start_server(recipe, args, items_in_flight)?),
         };
         let url = match (&args.url, &server) {
             (Some(url), _) => url.as_str(),
@@ -231,6 +236,9 @@ impl LoadGenerator {
     }
 }
 
+/// The server's own default of `--max-queue-size`, in items.
+const SERVER_QUEUE: usize = 4096;
+
 /// One thread runs the clients where it can: handing them from thread to thread costs more than it gains.
 fn runtime(threads: usize) -> Result<Runtime> {
     let mut builder = if threads == 1 {
@@ -258,22 +266,25 @@ fn client(timeout: Duration) -> Result<Client> {
         .map_err(|error| Error::Client(target::cause(&error)))
 }
 
-fn start_server(recipe: &RecipeArgs, args: &TargetArgs) -> Result<ServerProcess> {
+fn start_server(
+    recipe: &RecipeArgs,
+    args: &TargetArgs,
+    items_in_flight: usize,
+) -> Result<ServerProcess> {
     let program = match &args.serve_program {
         Some(program) => program.clone(),
         None => std::env::current_exe().map_err(Error::file("this program"))?,
     };
-    let threads = recipe.threads.map(std::num::NonZeroUsize::get);
     ServerProcess::start(
         &program,
-        &serve_arguments(recipe, &args.serve_args),
-        threads,
+        &serve_arguments(recipe, &args.serve_args, items_in_flight),
         args.ready_timeout,
     )
 }
 
-/// The command line of a server of this recipe alone.
-fn serve_arguments(recipe: &RecipeArgs, more: &[String]) -> Vec<OsString> {
+/// The command line of a server of this recipe alone. Its queue has room for all that a closed loop keeps in flight: what
+/// is measured is the serving of requests, and not their refusal.
+fn serve_arguments(recipe: &RecipeArgs, more: &[String], items_in_flight: usize) -> Vec<OsString> {
     let device = match recipe.device {
         DeviceArg::Cpu => "cpu",
     };
@@ -303,6 +314,16 @@ fn serve_arguments(recipe: &RecipeArgs, more: &[String]) -> Vec<OsString> {
             name + option
         };
         args.extend(["--option".into(), qualified.into()]);
+    }
+    let own_queue = more.iter().any(|arg| arg.starts_with("--max-queue-size"));
+    if items_in_flight > SERVER_QUEUE && !own_queue {
+        args.extend([
+            "--max-queue-size".into(),
+            items_in_flight.to_string().into(),
+        ]);
+    }
+    if let Some(threads) = recipe.threads {
+        args.extend(["--threads".into(), threads.to_string().into()]);
     }
     args.extend(more.iter().map(OsString::from));
     args

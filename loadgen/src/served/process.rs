@@ -35,7 +35,6 @@ impl ServerProcess {
     pub(crate) fn start(
         program: &Path,
         args: &[OsString],
-        threads: Option<usize>,
         ready_timeout: Duration,
     ) -> Result<Self> {
         let mut command = Command::new(program);
@@ -44,9 +43,6 @@ impl ServerProcess {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        if let Some(threads) = threads {
-            command.env("RAYON_NUM_THREADS", threads.to_string());
-        }
         let mut child = command.spawn().map_err(Error::file(program))?;
         let log = Log::default();
         let errors = child.stderr.take().map(|stderr| keep_log(stderr, &log));
@@ -178,7 +174,7 @@ mod tests {
     #[cfg(unix)]
     fn shell(script: &str) -> Result<ServerProcess> {
         let args = ["-c".into(), script.into()];
-        ServerProcess::start(Path::new("sh"), &args, None, Duration::from_secs(20))
+        ServerProcess::start(Path::new("sh"), &args, Duration::from_secs(20))
     }
 
     #[cfg(unix)]
