@@ -5,7 +5,7 @@ use std::time::Duration;
 use galley_core::ForwardError;
 
 /// A batch size counts as better only if it raises throughput by this much.
-const WORTHWHILE_GAIN: f64 = 1.05;
+const WORTHWHILE_GAIN: f64 = 1.02;
 /// After this many doublings without such a gain, the search ends.
 const PATIENCE: usize = 2;
 /// What a batch costs beside its forward pass: forming it, handing it over, waking its callers.
@@ -107,7 +107,7 @@ mod tests {
 
     #[test]
     fn short_forward_passes_run_together_so_that_handing_over_costs_little() {
-        assert_eq!(fit(128, |size| Some(100 * size as u64)).batch_size, 8);
+        assert_eq!(fit(128, |size| Some(100 * size as u64)).batch_size, 64);
     }
 
     #[test]
