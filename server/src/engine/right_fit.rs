@@ -90,8 +90,8 @@ mod tests {
 
     #[test]
     fn stops_where_throughput_stops_growing() {
-        // A fixed cost of 1 ms until the device is full at 16 items.
-        let fit = fit(1024, |size| Some(1000.max(size as u64 * 1000 / 16)));
+        // A fixed cost of 10 ms until the device is full at 16 items.
+        let fit = fit(1024, |size| Some(10_000.max(size as u64 * 10_000 / 16)));
         assert_eq!(fit.batch_size, 16);
         assert_eq!(
             fit.measured.last().unwrap().batch_size,
