@@ -18,6 +18,12 @@ pub fn entries() -> impl Iterator<Item = &'static Entry> {
     CRATES.into_iter().flatten()
 }
 
+/// How many times as fast matrix products are in bf16 as in f32 on this processor, if it has bf16 (see
+/// [`galley_nn::bf16_gain`]).
+pub fn bf16_gain() -> Option<f64> {
+    galley_nn::bf16_gain()
+}
+
 /// The recipe of this name.
 ///
 /// # Errors

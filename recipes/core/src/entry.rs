@@ -13,6 +13,8 @@ pub struct Entry {
     pub name: &'static str,
     /// What goes in and what comes out, in one line.
     pub summary: &'static str,
+    /// Texts worth trying beside its example, as the web page offers them; none where files are taken.
+    pub samples: &'static [&'static str],
     /// The kind of input it takes.
     pub input_kind: InputKind,
     /// Weights inside the binary, if any.

@@ -11,6 +11,17 @@ pub enum Input {
     File(Bytes),
     /// A JSON value: a string for text recipes, or an object `{"text": "...", ...}` that carries options.
     Json(Value),
+    /// An image as a network reads it; for recipes whose [`Signature`](crate::Signature) says so.
+    Pixels(Pixels),
+}
+
+/// An image that is decoded, resized, cropped and normalised already.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pixels {
+    /// `[height, width]`.
+    pub size: [usize; 2],
+    /// `[3, height, width]`: the planes of red, green and blue.
+    pub values: Vec<f32>,
 }
 
 impl Input {
@@ -38,6 +49,7 @@ impl Input {
         match self {
             Self::File(bytes) => bytes.len(),
             Self::Json(value) => json(value),
+            Self::Pixels(pixels) => size_of_val(pixels.values.as_slice()),
         }
     }
 
@@ -45,6 +57,7 @@ impl Input {
     pub fn describe(&self) -> &'static str {
         match self {
             Self::File(_) => "a file",
+            Self::Pixels(_) => "pixels",
             Self::Json(Value::Null) => "null",
             Self::Json(Value::Bool(_)) => "a boolean",
             Self::Json(Value::Number(_)) => "a number",

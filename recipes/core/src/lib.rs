@@ -14,21 +14,25 @@
 //! # Ok(()) }
 //! ```
 
+mod device;
 mod entry;
 mod error;
 pub mod hub;
 mod input;
 mod output;
 mod recipe;
+mod signature;
 pub mod synthetic;
 mod text_input;
 pub mod weights;
 
+pub use device::{DeviceName, usual_dtype};
 pub use entry::{BundledWeights, Entry, HubWeights, LoadOptions, Source, WeightSource};
 pub use error::{ForwardError, InputError, LoadError, RunError};
-pub use input::{Input, InputKind, InputLimits};
+pub use input::{Input, InputKind, InputLimits, Pixels};
 pub use output::{Entity, ImageClass, Output, TextLabel};
 pub use recipe::{
     AnyRecipe, ErasedRecipe, Prepared, RawOutput, RawTensors, Recipe, RecipeInfo, run_batch,
 };
+pub use signature::{AnswerForm, Signature};
 pub use text_input::TextInput;

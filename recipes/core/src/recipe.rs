@@ -6,7 +6,7 @@ use candle_core::Tensor;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::{ForwardError, Input, InputError, InputKind, Output, RunError};
+use crate::{ForwardError, Input, InputError, InputKind, Output, RunError, Signature};
 
 /// What a loaded recipe says of itself.
 #[derive(Clone, Debug, Serialize)]
@@ -45,6 +45,11 @@ pub trait Recipe: Send + Sync + 'static {
     /// What this recipe is.
     fn info(&self) -> &RecipeInfo;
 
+    /// How its inputs and answers look as tensors.
+    fn signature(&self) -> Signature {
+        Signature::default()
+    }
+
     /// A small valid input, shown in `/meta` and used to probe readiness.
     fn example(&self) -> Input;
 
@@ -67,6 +72,12 @@ pub trait Recipe: Send + Sync + 'static {
 
     /// Turns one raw output into the answer. Called from many threads at once.
     fn finish(&self, prepared: Self::Prepared, raw: Self::Raw) -> Output;
+
+    /// The logits of a raw output, a row for each label that is chosen by them: an image's, a token's, a text's. None where
+    /// answers do not come from logits, or not from them alone.
+    fn logits(&self, _raw: &Self::Raw) -> Vec<Vec<f32>> {
+        Vec::new()
+    }
 
     /// An item made up from `seed`, for warm-up and for timing the model alone: of the typical size, or of `size`
     /// (pixels a side, tokens, words).
@@ -101,6 +112,8 @@ pub struct RawOutput(Box<dyn Any + Send>);
 pub trait ErasedRecipe: Send + Sync + 'static {
     /// See [`Recipe::info`].
     fn info(&self) -> &RecipeInfo;
+    /// See [`Recipe::signature`].
+    fn signature(&self) -> Signature;
     /// See [`Recipe::example`].
     fn example(&self) -> Input;
     /// See [`Recipe::prepare`].
@@ -115,6 +128,8 @@ pub trait ErasedRecipe: Send + Sync + 'static {
     fn forward(&self, batch: &[&Prepared]) -> Result<Vec<RawOutput>, ForwardError>;
     /// See [`Recipe::finish`].
     fn finish(&self, prepared: Prepared, raw: RawOutput) -> Output;
+    /// See [`Recipe::logits`].
+    fn logits(&self, raw: &RawOutput) -> Vec<Vec<f32>>;
     /// See [`Recipe::sample`].
     fn sample(&self, size: Option<usize>, seed: u64) -> Prepared;
     /// See [`Recipe::forward_tensors`].
@@ -132,6 +147,10 @@ const OWN_ITEM: &str = "an item goes back to the recipe that made it";
 impl<R: Recipe> ErasedRecipe for R {
     fn info(&self) -> &RecipeInfo {
         Recipe::info(self)
+    }
+
+    fn signature(&self) -> Signature {
+        Recipe::signature(self)
     }
 
     fn example(&self) -> Input {
@@ -159,6 +178,10 @@ impl<R: Recipe> ErasedRecipe for R {
         let item = prepared.item.downcast::<R::Prepared>().expect(OWN_ITEM);
         let raw = raw.0.downcast::<R::Raw>().expect(OWN_ITEM);
         Recipe::finish(self, *item, *raw)
+    }
+
+    fn logits(&self, raw: &RawOutput) -> Vec<Vec<f32>> {
+        Recipe::logits(self, raw.0.downcast_ref().expect(OWN_ITEM))
     }
 
     fn sample(&self, size: Option<usize>, seed: u64) -> Prepared {

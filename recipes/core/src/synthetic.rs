@@ -131,9 +131,9 @@ fn linear_gain(name: &str) -> f64 {
     }
 }
 
-/// Weights for any architecture, made on demand.
-pub fn var_builder(seed: u64, dtype: DType, device: &Device) -> VarBuilder<'static> {
-    VarBuilder::from_backend(Box::new(Synthetic { seed }), dtype, device.clone())
+/// Weights for any architecture, made on demand, as f32 on the host.
+pub fn var_builder(seed: u64) -> VarBuilder<'static> {
+    VarBuilder::from_backend(Box::new(Synthetic { seed }), DType::F32, Device::Cpu)
 }
 
 struct Synthetic {

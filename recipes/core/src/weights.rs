@@ -1,4 +1,5 @@
-//! One way to read weights, whatever they are stored in: each function gives candle's `VarBuilder`.
+//! One way to read weights, whatever they are stored in: each function gives candle's `VarBuilder`, with tensors of f32 on
+//! the host, from which networks lay them out for their device.
 //!
 //! Never pickle: a weight file is data, and reading it runs nothing.
 
@@ -23,12 +24,12 @@ const MAX_HEADER: u64 = 100_000_000;
 ///
 /// # Errors
 /// The bytes are not a safetensors file.
-pub fn safetensors_bytes(
-    bytes: &'static [u8],
-    dtype: DType,
-    device: &Device,
-) -> Result<VarBuilder<'static>, LoadError> {
-    Ok(VarBuilder::from_slice_safetensors(bytes, dtype, device)?)
+pub fn safetensors_bytes(bytes: &'static [u8]) -> Result<VarBuilder<'static>, LoadError> {
+    Ok(VarBuilder::from_slice_safetensors(
+        bytes,
+        DType::F32,
+        &Device::Cpu,
+    )?)
 }
 
 /// Safetensors files in a folder: `model.safetensors`, or the shards that `model.safetensors.index.json` lists.
@@ -37,11 +38,7 @@ pub fn safetensors_bytes(
 ///
 /// # Errors
 /// A file is missing, truncated or not safetensors.
-pub fn safetensors_dir(
-    dir: &Path,
-    dtype: DType,
-    device: &Device,
-) -> Result<VarBuilder<'static>, LoadError> {
+pub fn safetensors_dir(dir: &Path) -> Result<VarBuilder<'static>, LoadError> {
     let index = dir.join("model.safetensors.index.json");
     let names = if index.is_file() {
         shards(&index)?
@@ -57,8 +54,8 @@ pub fn safetensors_dir(
     }
     Ok(VarBuilder::from_backend(
         Box::new(files),
-        dtype,
-        device.clone(),
+        DType::F32,
+        Device::Cpu,
     ))
 }
 
@@ -66,11 +63,7 @@ pub fn safetensors_dir(
 ///
 /// # Errors
 /// The bytes are not GGUF, or hold a quantisation that candle does not know.
-pub fn gguf_bytes(
-    bytes: &[u8],
-    dtype: DType,
-    device: &Device,
-) -> Result<VarBuilder<'static>, LoadError> {
+pub fn gguf_bytes(bytes: &[u8]) -> Result<VarBuilder<'static>, LoadError> {
     let mut reader = Cursor::new(bytes);
     let content = gguf_file::Content::read(&mut reader)?;
     let mut tensors = HashMap::new();
@@ -78,9 +71,9 @@ pub fn gguf_bytes(
         let tensor = content
             .tensor(&mut reader, name, &Device::Cpu)?
             .dequantize(&Device::Cpu)?;
-        tensors.insert(name.clone(), tensor.to_dtype(dtype)?.to_device(device)?);
+        tensors.insert(name.clone(), tensor.to_dtype(DType::F32)?);
     }
-    Ok(VarBuilder::from_tensors(tensors, dtype, device))
+    Ok(VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu))
 }
 
 /// Reads a whole small file, such as a `config.json`.
@@ -238,7 +231,7 @@ mod tests {
         bytes.extend(header.as_bytes());
         bytes.resize(bytes.len() + data, 0);
         std::fs::write(dir.path().join("model.safetensors"), bytes).unwrap();
-        safetensors_dir(dir.path(), DType::F32, &Device::Cpu)
+        safetensors_dir(dir.path())
     }
 
     const HEADER: &str = r#"{"a":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]},

@@ -1,4 +1,4 @@
-//! The network: words in, a score for each label of each word out.
+//! The network on the CPU: words in, a score for each label of each word out.
 //!
 //! A word's vector is its embedding and what the character LSTM makes of its spelling, so it does not depend on the
 //! text; neither does the first product of the word LSTM. Both are made once for a word and kept in a [`Memo`].
@@ -9,7 +9,7 @@ use candle_core::{Device, Result};
 use candle_nn::VarBuilder;
 use galley_nn::lstm::{BiLstm, Dense, Gates};
 
-use crate::{config::Config, crf::LABELS};
+use crate::{config::Config, crf::LABELS, vocabulary::parts};
 
 /// A memo with more words than this is emptied before the next round. It takes about 3.6 KB a word.
 const MEMO_WORDS: usize = 4096;
@@ -59,11 +59,6 @@ impl Model {
         })
     }
 
-    /// How many words and characters it knows; all indices are below.
-    pub(crate) fn vocabulary(&self) -> (usize, usize) {
-        (self.words.len() / self.word_size, self.char_gates.rows())
-    }
-
     /// The scores of packed sequences' words; `rows` are those that the memo gave for them.
     pub(crate) fn emissions(
         &self,
@@ -82,20 +77,17 @@ impl Model {
     /// The words' vectors `[words, size + 2 * character units]`.
     fn features(&self, keys: &[&[u8]]) -> Vec<f32> {
         let (hidden, words) = (self.chars.hidden(), keys.len());
-        let spelling = |key: &&[u8]| key[4..].len();
-        let lengths: Vec<usize> = keys.iter().map(spelling).collect();
-        let chars: Vec<u32> = keys
-            .iter()
-            .flat_map(|key| key[4..].iter().copied().map(u32::from))
-            .collect();
+        let spellings = keys.iter().map(|key| parts(key).1);
+        let lengths: Vec<usize> = spellings.clone().map(<[u8]>::len).collect();
+        let chars: Vec<u32> = spellings.flatten().copied().map(u32::from).collect();
         let states = self
             .chars
             .run(&self.char_gates, &chars, &lengths, false)
             .hidden;
         let mut features = Vec::with_capacity(words * self.lstm.input());
         for (w, key) in keys.iter().enumerate() {
-            features
-                .extend_from_slice(&self.words[word_of(key) * self.word_size..][..self.word_size]);
+            let word = parts(key).0 as usize;
+            features.extend_from_slice(&self.words[word * self.word_size..][..self.word_size]);
             for direction in 0..2 {
                 features.extend_from_slice(&states[(direction * words + w) * hidden..][..hidden]);
             }
@@ -145,10 +137,6 @@ impl Memo {
         }
         rows
     }
-}
-
-fn word_of(key: &[u8]) -> usize {
-    u32::from_le_bytes([key[0], key[1], key[2], key[3]]) as usize
 }
 
 /// An embedding's values on the host.

@@ -4,15 +4,15 @@ use candle_core::{DType, Device, Tensor};
 use galley_core::{ForwardError, RawTensors};
 use serde_json::{Value, json};
 
-use crate::{
-    model::{Memo, Model},
-    text::Keys,
-};
+use crate::{network::Network, text::Keys};
 
 const EXPECTED: &str = "expected words [n, t] and chars [n, t, c] as integers, 0 where padded, and optionally lengths [n]";
 
 /// The scores of each item's words in a single pass: `{"emissions": [[..]; words]}`.
-pub(crate) fn emissions(model: &Model, tensors: &RawTensors) -> Result<Vec<Value>, ForwardError> {
+pub(crate) fn emissions(
+    network: &Network,
+    tensors: &RawTensors,
+) -> Result<Vec<Value>, ForwardError> {
     if let Some(name) = tensors
         .keys()
         .find(|name| !["words", "chars", "lengths"].contains(&name.as_str()))
@@ -32,12 +32,10 @@ pub(crate) fn emissions(model: &Model, tensors: &RawTensors) -> Result<Vec<Value
     for (item, &length) in lengths.iter().enumerate() {
         for place in item * t..item * t + length {
             let spelling = chars[place * c..][..c].iter().copied();
-            add(model, &mut keys, words[place], spelling)?;
+            add(network, &mut keys, words[place], spelling)?;
         }
     }
-    let mut memo = Memo::default();
-    let rows = memo.rows(model, (0..keys.len() as u32).map(|number| keys.get(number)));
-    let mut scores = model.emissions(&memo, &rows, &lengths).into_iter();
+    let mut scores = network.emissions(&keys, &lengths)?.into_iter();
     Ok(lengths
         .iter()
         .map(|&length| json!({"emissions": scores.by_ref().take(length).collect::<Vec<_>>()}))
@@ -68,12 +66,12 @@ fn lengths(tensors: &RawTensors, n: usize, t: usize) -> Result<Vec<usize>, Forwa
 }
 
 fn add(
-    model: &Model,
+    network: &Network,
     keys: &mut Keys,
     word: i64,
     chars: impl Iterator<Item = i64>,
 ) -> Result<(), ForwardError> {
-    let (words, characters) = model.vocabulary();
+    let (words, characters) = network.vocabulary();
     let check = |what: &str, index: i64, limit: usize| {
         u32::try_from(index)
             .ok()

@@ -39,7 +39,18 @@ pub(crate) struct DeepSegment {
 
 impl DeepSegment {
     /// Runs texts as one batch, cut in the windows given.
-    pub(crate) fn segment(&self, texts: &[&Text], windows: Windows) -> Vec<Vec<u32>> {
+    ///
+    /// # Errors
+    /// The device fails.
+    pub(crate) fn segment(
+        &self,
+        texts: &[&Text],
+        windows: Windows,
+    ) -> candle_core::Result<Vec<Vec<u32>>> {
+        if !self.segmenter.network.is_on_cpu() {
+            // A round of all of them is a single pass.
+            return self.with_memo(|memo| self.segmenter.segment(texts, windows, memo));
+        }
         // Groups of about the same length, the longest first: threads end together, and few rounds are half empty.
         let mut order: Vec<usize> = (0..texts.len()).collect();
         order.sort_by_key(|&place| Reverse(texts[place].len()));
@@ -47,7 +58,7 @@ impl DeepSegment {
             .len()
             .div_ceil(2 * rayon::current_num_threads())
             .clamp(1, GROUP);
-        let groups: Vec<Vec<Vec<u32>>> = galley_nn::pool::run(|| {
+        let groups: candle_core::Result<Vec<Vec<Vec<u32>>>> = galley_nn::pool::run(|| {
             order
                 .par_chunks(size)
                 .map(|group| {
@@ -57,10 +68,10 @@ impl DeepSegment {
                 .collect()
         });
         let mut answers = vec![Vec::new(); texts.len()];
-        for (place, sentences) in order.into_iter().zip(groups.into_iter().flatten()) {
+        for (place, sentences) in order.into_iter().zip(groups?.into_iter().flatten()) {
             answers[place] = sentences;
         }
-        answers
+        Ok(answers)
     }
 
     fn with_memo<T>(&self, work: impl FnOnce(&mut Memo) -> T) -> T {
@@ -94,7 +105,7 @@ impl Recipe for DeepSegment {
     }
 
     fn forward(&self, batch: &[&Text]) -> Result<Vec<Vec<u32>>, ForwardError> {
-        Ok(self.segment(batch, self.windows))
+        Ok(self.segment(batch, self.windows)?)
     }
 
     fn finish(&self, text: Text, sentences: Vec<u32>) -> Output {
@@ -122,6 +133,6 @@ impl Recipe for DeepSegment {
     }
 
     fn forward_tensors(&self, tensors: &RawTensors) -> Result<Vec<Value>, ForwardError> {
-        raw::emissions(&self.segmenter.model, tensors)
+        raw::emissions(&self.segmenter.network, tensors)
     }
 }

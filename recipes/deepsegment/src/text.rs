@@ -35,7 +35,7 @@ impl Keys {
 }
 
 /// A text, split into words.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Text {
     text: String,
     /// Where each word begins and ends in the text, in bytes.

@@ -114,6 +114,12 @@ impl Vocabulary {
     }
 }
 
+/// A key's parts: the word's index, and those of its characters.
+pub(crate) fn parts(key: &[u8]) -> (u32, &[u8]) {
+    let (word, chars) = key.split_first_chunk().expect("a key begins with a word");
+    (u32::from_le_bytes(*word), chars)
+}
+
 fn expect_len(name: &str, what: &str, expected: usize, got: usize) -> Result<(), LoadError> {
     if expected == got && got > 2 {
         return Ok(());

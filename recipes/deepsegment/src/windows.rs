@@ -4,19 +4,17 @@
 //! next window, until the text ends. Windows of one text therefore come one after the other, and a batch runs in
 //! *rounds*: in each, the current windows of all texts that are not at their end are one packed batch.
 
+use candle_core::Result;
+
 use crate::{
-    crf::{Crf, LABELS},
-    model::{Memo, Model},
+    model::Memo,
+    network::{Network, Rows, Sequence},
     text::Text,
 };
 
-/// A row that is not known.
-const UNKNOWN: u32 = u32::MAX;
-
 /// Everything that cuts.
 pub(crate) struct Segmenter {
-    pub(crate) model: Model,
-    pub(crate) crf: Crf,
+    pub(crate) network: Network,
     /// The label of a word that begins a sentence.
     pub(crate) boundary: u8,
 }
@@ -33,9 +31,7 @@ pub(crate) struct Windows {
 /// Where the work on a text has come to.
 struct Progress<'a> {
     text: &'a Text,
-    /// The memo's row of each distinct word, as far as known, in the epoch.
-    rows: Vec<u32>,
-    epoch: u64,
+    rows: Rows,
     /// The window, in words.
     start: usize,
     end: usize,
@@ -45,12 +41,15 @@ struct Progress<'a> {
 
 impl Segmenter {
     /// The first words of each text's sentences.
+    ///
+    /// # Errors
+    /// The device fails.
     pub(crate) fn segment(
         &self,
         texts: &[&Text],
         windows: Windows,
         memo: &mut Memo,
-    ) -> Vec<Vec<u32>> {
+    ) -> Result<Vec<Vec<u32>>> {
         let mut all: Vec<Progress<'_>> = texts.iter().map(|text| Progress::new(text)).collect();
         loop {
             memo.trim();
@@ -64,58 +63,35 @@ impl Segmenter {
             for progress in &mut active {
                 progress.open(windows.words);
             }
-            self.round(&mut active, windows, memo);
+            self.round(&mut active, windows, memo)?;
         }
-        all.into_iter().map(|progress| progress.sentences).collect()
+        Ok(all.into_iter().map(|progress| progress.sentences).collect())
     }
 
     /// Runs the windows that are open and closes them.
-    fn round(&self, active: &mut [&mut Progress<'_>], windows: Windows, memo: &mut Memo) {
-        learn(active, &self.model, memo);
-        let rows: Vec<u32> = active
-            .iter()
-            .flat_map(|progress| progress.window().iter().map(|&w| progress.rows[w as usize]))
+    fn round(
+        &self,
+        active: &mut [&mut Progress<'_>],
+        windows: Windows,
+        memo: &mut Memo,
+    ) -> Result<()> {
+        let mut sequences: Vec<Sequence<'_>> = active
+            .iter_mut()
+            .map(|progress| progress.sequence())
             .collect();
-        let lengths: Vec<usize> = active
-            .iter()
-            .map(|progress| progress.window().len())
-            .collect();
-        let mut emissions = self.model.emissions(memo, &rows, &lengths).into_iter();
-        for (progress, length) in active.iter_mut().zip(lengths) {
-            let emissions: Vec<[f32; LABELS]> = emissions.by_ref().take(length).collect();
-            let labels = self.crf.best(&emissions);
-            let starts = labels
+        let labels = self.network.labels(&mut sequences, memo)?;
+        let mut labels = labels.as_slice();
+        for progress in active {
+            let (own, others) = labels.split_at(progress.end - progress.start);
+            labels = others;
+            let starts = own
                 .iter()
                 .enumerate()
                 .filter(|(i, label)| *i == 0 || **label == self.boundary)
                 .map(|(i, _)| i);
             progress.close(starts, windows.max_prefix);
         }
-    }
-}
-
-/// Finds the rows of all words of the windows, all new words being computed together.
-fn learn(active: &mut [&mut Progress<'_>], model: &Model, memo: &mut Memo) {
-    let mut wanted = Vec::new();
-    for (place, progress) in active.iter_mut().enumerate() {
-        if progress.epoch != memo.epoch() {
-            progress.rows.fill(UNKNOWN);
-            progress.epoch = memo.epoch();
-        }
-        let text = progress.text;
-        for &word in &text.words[progress.start..progress.end] {
-            if progress.rows[word as usize] == UNKNOWN {
-                wanted.push((place, word));
-            }
-        }
-    }
-    let texts: Vec<&Text> = active.iter().map(|progress| progress.text).collect();
-    let keys = wanted
-        .iter()
-        .map(|&(place, word)| texts[place].distinct.get(word));
-    let rows = memo.rows(model, keys);
-    for ((place, word), row) in wanted.into_iter().zip(rows) {
-        active[place].rows[word as usize] = row;
+        Ok(())
     }
 }
 
@@ -123,17 +99,20 @@ impl<'a> Progress<'a> {
     fn new(text: &'a Text) -> Self {
         Self {
             text,
-            rows: vec![UNKNOWN; text.distinct.len()],
-            // Not the memo's, whose rows have not been asked for yet.
-            epoch: u64::MAX,
+            rows: Rows::new(text),
             start: 0,
             end: 0,
             sentences: Vec::new(),
         }
     }
 
-    fn window(&self) -> &[u32] {
-        &self.text.words[self.start..self.end]
+    /// The window.
+    fn sequence(&mut self) -> Sequence<'_> {
+        Sequence {
+            text: self.text,
+            words: &self.text.words[self.start..self.end],
+            rows: &mut self.rows,
+        }
     }
 
     /// Adds the words that make the window whole, or a whole window where the sentence so far is one already.

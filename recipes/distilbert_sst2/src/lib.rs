@@ -21,6 +21,10 @@ const MAX_TOKENS: &str = "--option distilbert_sst2.max_tokens";
 pub const ENTRIES: &[Entry] = &[Entry {
     name: "distilbert_sst2",
     summary: "text in, label and scores out: DistilBERT sentiment",
+    samples: &[
+        "a gripping and often funny film",
+        "Two hours that I will never get back.",
+    ],
     input_kind: InputKind::Json,
     bundled: None,
     hub: Some(HubWeights {
@@ -37,12 +41,11 @@ pub const ENTRIES: &[Entry] = &[Entry {
 fn load(entry: &Entry, options: &LoadOptions) -> Result<AnyRecipe, LoadError> {
     let source = entry.source(&options.weights)?;
     let files = match &source {
-        Source::Dir { path, .. } => ModelFiles::from_dir(path, options)?,
+        Source::Dir { path, .. } => ModelFiles::from_dir(path)?,
         Source::Synthetic(seed) => ModelFiles::synthetic(
             include_bytes!("../weights/bert_base_uncased/config.json"),
             include_bytes!("../weights/bert_base_uncased/tokenizer.json"),
             *seed,
-            options,
         )?,
         Source::Bundled(name) => {
             return Err(LoadError::invalid(

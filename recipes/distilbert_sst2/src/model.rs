@@ -1,42 +1,30 @@
 //! DistilBERT with a two-layer classifier on the first token's features.
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::Result;
 use candle_nn::VarBuilder;
-use galley_nn::text::{Activation, Encoder, EncoderConfig, Linear, Packed, TensorNames};
+use galley_nn::{
+    Backend,
+    text::{Activation, Classifier, EncoderConfig, Head, HeadLayer, Pooling, TensorNames},
+};
 
-/// Gives each sequence a logit for each label.
-#[derive(Debug)]
-pub(crate) struct SequenceClassifier {
-    encoder: Encoder,
-    pre_classifier: Linear,
-    classifier: Linear,
-    device: Device,
-}
-
-impl SequenceClassifier {
-    /// Reads the weights by the names of transformers' `DistilBertForSequenceClassification`.
-    pub(crate) fn load(config: &EncoderConfig, labels: usize, vb: &VarBuilder) -> Result<Self> {
-        let linear = |name: &str, output| {
-            let vb = vb.pp(name);
-            let weight = vb.get((output, config.hidden), "weight")?;
-            Linear::new(&weight, vb.get(output, "bias")?)
-        };
-        Ok(Self {
-            encoder: Encoder::load(config, &TensorNames::DISTILBERT, &vb.pp("distilbert"))?,
-            pre_classifier: linear("pre_classifier", config.hidden)?,
-            classifier: linear("classifier", labels)?,
-            device: vb.device().clone(),
-        })
-    }
-
-    /// `[sequences, labels]`; every sequence has a first token.
-    pub(crate) fn forward(&self, batch: &Packed) -> Result<Tensor> {
-        let hidden = self.encoder.forward(batch)?;
-        let starts = &batch.offsets()[..batch.offsets().len() - 1];
-        let starts: Vec<u32> = starts.iter().map(|&start| start as u32).collect();
-        let first = hidden.index_select(&Tensor::new(starts, &self.device)?, 0)?;
-        let features = self.pre_classifier.forward(&first, Activation::Identity)?;
-        self.classifier
-            .forward(&features.relu()?, Activation::Identity)
-    }
+/// Reads the weights by the names of transformers' `DistilBertForSequenceClassification`. It gives logits `[sequences,
+/// labels]`; every sequence has a first token.
+pub(crate) fn sequence_classifier(
+    config: &EncoderConfig,
+    labels: usize,
+    backend: &Backend,
+    vb: &VarBuilder,
+) -> Result<Classifier> {
+    let layer = |name: &str, outputs, activation| {
+        HeadLayer::load(&vb.pp(name), (config.hidden, outputs), activation)
+    };
+    let head = Head {
+        pooling: Pooling::First,
+        layers: vec![
+            layer("pre_classifier", config.hidden, Activation::Relu)?,
+            layer("classifier", labels, Activation::None)?,
+        ],
+    };
+    let names = &TensorNames::DISTILBERT;
+    Classifier::load(config, names, &head, backend, &vb.pp("distilbert"))
 }

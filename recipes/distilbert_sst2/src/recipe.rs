@@ -4,19 +4,19 @@
 //! each counting as many times as the tokens that it answers for: every token weighs the same, and none is left out.
 
 use galley_core::{
-    Entry, ForwardError, Input, InputError, LoadError, LoadOptions, Output, RawTensors, Recipe,
-    RecipeInfo, TextLabel,
+    AnswerForm, Entry, ForwardError, Input, InputError, LoadError, LoadOptions, Output, RawTensors,
+    Recipe, RecipeInfo, Signature, TextLabel,
 };
-use galley_nn::pool;
+use galley_nn::{Backend, text::Classifier};
 use galley_text::{Document, ModelFiles, Reader, SAMPLE_TOKENS, recipe_info, softmax};
 use serde_json::{Value, json};
 
-use crate::{MAX_TOKENS, config::DistilBertConfig, model::SequenceClassifier};
+use crate::{MAX_TOKENS, config::DistilBertConfig, model::sequence_classifier};
 
 /// The loaded recipe.
 pub(crate) struct SequenceClassification {
     info: RecipeInfo,
-    model: SequenceClassifier,
+    model: Classifier,
     reader: Reader,
     labels: Vec<String>,
 }
@@ -34,10 +34,12 @@ impl SequenceClassification {
     ) -> Result<Self, LoadError> {
         let config: DistilBertConfig = files.config()?;
         let (encoder, labels) = (config.encoder()?, config.labels()?);
+        let backend =
+            Backend::of(&options.device, options.dtype).map_err(LoadError::Unsupported)?;
         let reader = Reader::new(files.tokenizer, &encoder, options, MAX_TOKENS)?;
         Ok(Self {
             info: recipe_info(entry, options, weights),
-            model: SequenceClassifier::load(&encoder, labels.len(), &files.weights)?,
+            model: sequence_classifier(&encoder, labels.len(), &backend, &files.weights)?,
             reader,
             labels,
         })
@@ -51,6 +53,13 @@ impl Recipe for SequenceClassification {
 
     fn info(&self) -> &RecipeInfo {
         &self.info
+    }
+
+    fn signature(&self) -> Signature {
+        Signature {
+            answer: AnswerForm::Label,
+            ..Signature::default()
+        }
     }
 
     fn example(&self) -> Input {
@@ -68,8 +77,9 @@ impl Recipe for SequenceClassification {
 
     fn forward(&self, batch: &[&Document]) -> Result<Vec<Vec<Vec<f32>>>, ForwardError> {
         let mut logits = Vec::new();
-        for run in self.reader.runs(batch.iter().copied()) {
-            logits.extend(pool::run(|| self.model.forward(&run))?.to_vec2::<f32>()?);
+        let most = self.model.most_tokens();
+        for run in self.reader.runs(batch.iter().copied(), most) {
+            logits.extend(self.model.forward(&run)?.to_vec2::<f32>()?);
         }
         let mut logits = logits.into_iter();
         Ok(batch
@@ -102,6 +112,10 @@ impl Recipe for SequenceClassification {
         })
     }
 
+    fn logits(&self, raw: &Vec<Vec<f32>>) -> Vec<Vec<f32>> {
+        raw.clone()
+    }
+
     fn sample(&self, size: Option<usize>, seed: u64) -> Document {
         let size = size.unwrap_or(SAMPLE_TOKENS);
         self.reader.sample(size, seed)
@@ -115,7 +129,7 @@ impl Recipe for SequenceClassification {
                 "expected at least one token in each row, got one with none".into(),
             ));
         }
-        let logits: Vec<Vec<f32>> = pool::run(|| self.model.forward(&batch))?.to_vec2()?;
+        let logits: Vec<Vec<f32>> = self.model.forward(&batch)?.to_vec2()?;
         Ok(logits
             .into_iter()
             .map(|row| json!({ "logits": row }))

@@ -13,6 +13,7 @@ use serde_json::Value;
 pub const ENTRIES: &[Entry] = &[Entry {
     name: "echo",
     summary: "any JSON value in, the same out: what the server itself costs",
+    samples: &[],
     input_kind: InputKind::Json,
     bundled: Some(galley_core::BundledWeights {
         name: "none",
@@ -66,7 +67,7 @@ impl Recipe for Echo {
     fn prepare(&self, input: Input) -> Result<Value, InputError> {
         match input {
             Input::Json(value) => Ok(value),
-            Input::File(_) => Err(InputError::WrongKind {
+            Input::File(_) | Input::Pixels(_) => Err(InputError::WrongKind {
                 expected: "a JSON value",
                 got: input.describe(),
             }),

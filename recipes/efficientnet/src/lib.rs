@@ -1,8 +1,7 @@
 //! EfficientNet recipes: an image file in, its five likeliest classes out.
 //!
 //! Four networks, one implementation: a `spec` says what a network looks like and how images are prepared for it,
-//! `names` what its weight files call their tensors, and `network` builds and runs any of them on the operators of
-//! `galley-nn`. `decode` and `resize` do what Pillow does, as the networks were trained on its output.
+//! `names` what its weight files call their tensors, and `network` fills any of them with weights for `galley-nn` to run. `decode` and `resize` do what Pillow does, as the networks were trained on its output.
 
 mod config;
 mod decode;
@@ -15,13 +14,13 @@ mod spec;
 
 use std::sync::Arc;
 
-use candle_core::DType;
 use galley_core::{
     AnyRecipe, BundledWeights, Entry, HubWeights, InputKind, LoadError, LoadOptions, Source,
     synthetic, weights,
 };
+use galley_nn::{Backend, image::Network};
 
-use crate::{config::Config, names::Naming, network::Network, recipe::EfficientNet, spec::Spec};
+use crate::{config::Config, names::Naming, recipe::EfficientNet, spec::Spec};
 
 /// The catalog's entries.
 pub const ENTRIES: &[Entry] = &[
@@ -64,6 +63,7 @@ pub const ENTRIES: &[Entry] = &[
 const IMAGE_CLASSES: Entry = Entry {
     name: "",
     summary: "",
+    samples: &[],
     input_kind: InputKind::File,
     bundled: None,
     hub: None,
@@ -84,35 +84,28 @@ fn spec(name: &str) -> Spec {
 }
 
 fn load(entry: &Entry, options: &LoadOptions) -> Result<AnyRecipe, LoadError> {
-    if !options.device.is_cpu() || options.dtype != DType::F32 {
-        return Err(LoadError::Unsupported(format!(
-            "{} runs on the CPU in f32, not on {} in {}",
-            entry.name,
-            options.device_name(),
-            options.dtype.as_str()
-        )));
-    }
+    let backend = Backend::of(&options.device, options.dtype).map_err(LoadError::Unsupported)?;
     let spec = spec(entry.name);
     let source = entry.source(&options.weights)?;
     let mut config = Config::default();
-    let (dtype, device) = (options.dtype, &options.device);
     let (weights, naming): (_, &Naming) = match &source {
         Source::Bundled(_) => {
-            let weights = weights::safetensors_bytes(LITE0_WEIGHTS, dtype, device)?;
+            let weights = weights::safetensors_bytes(LITE0_WEIGHTS)?;
             (weights, spec.naming)
         }
         Source::Dir { path, .. } => {
             config = Config::read(path, spec.architecture)?;
-            (weights::safetensors_dir(path, dtype, device)?, spec.naming)
+            (weights::safetensors_dir(path)?, spec.naming)
         }
         // Synthetic values depend on names, and are defined for torchvision's.
         Source::Synthetic(seed) => {
-            let weights = synthetic::var_builder(*seed, dtype, device);
+            let weights = synthetic::var_builder(*seed);
             (weights, &names::TORCHVISION)
         }
     };
     let labels = config.labels()?;
-    let network = Network::load(&spec, naming, config.classes(), &weights)?;
+    let layers = network::layers(&spec, naming, config.classes(), &weights)?;
+    let network = Network::new(&layers, &backend)?;
     let recipe = EfficientNet::new(entry, options, source.to_string(), (spec, network, labels));
     Ok(Arc::new(recipe))
 }

@@ -3,25 +3,21 @@
 use bytes::Bytes;
 use candle_core::{DType, Device, Tensor};
 use galley_core::{
-    Entry, ForwardError, Input, InputError, InputLimits, LoadOptions, Output, RawTensors, Recipe,
-    RecipeInfo, synthetic,
+    AnswerForm, Entry, ForwardError, Input, InputError, InputLimits, LoadOptions, Output, Pixels,
+    RawTensors, Recipe, RecipeInfo, Signature, synthetic,
 };
-use galley_nn::pool;
-use rayon::prelude::*;
+use galley_nn::image::Network;
 use serde_json::{Value, json};
 
 use crate::{
     decode,
     labels::{self, Label},
-    network::Network,
     resize::View,
-    spec::{Normalise, Spec},
+    spec::Spec,
 };
 
 /// Classes in an answer.
 const TOP: usize = 5;
-/// Images that go through the network together. A CPU gains nothing from more, and each needs up to 16 MiB in between.
-const CHUNK: usize = 4;
 
 static EXAMPLE: &[u8] = include_bytes!("../examples/coffee_small.jpg");
 
@@ -31,17 +27,40 @@ pub(crate) struct EfficientNet {
     network: Network,
     labels: Vec<Label>,
     view: View,
-    scale: Scale,
     limits: InputLimits,
-    device: Device,
 }
 
-/// A square of pixels, as decoded: red, green, blue of 0 to 255, line by line. A quarter of the size of what the
-/// network takes, which is made when the batch is.
+/// A square of pixels: red, green, blue, line by line.
 #[derive(Debug)]
-pub(crate) struct Pixels {
+pub(crate) struct Square {
     side: usize,
-    rgb: Vec<u8>,
+    rgb: Rgb,
+}
+
+/// Its colours.
+#[derive(Debug)]
+enum Rgb {
+    /// As decoded, 0 to 255. A quarter of the size of what they mean to the network, which a device works out where it
+    /// reads them.
+    Decoded(Vec<u8>),
+    /// As the network takes them.
+    Normalised(Vec<f32>),
+}
+
+impl Rgb {
+    fn decoded(&self) -> Option<&[u8]> {
+        match self {
+            Self::Decoded(rgb) => Some(rgb),
+            Self::Normalised(_) => None,
+        }
+    }
+
+    fn normalised(&self) -> &[f32] {
+        match self {
+            Self::Decoded(_) => &[],
+            Self::Normalised(values) => values,
+        }
+    }
 }
 
 impl EfficientNet {
@@ -65,76 +84,96 @@ impl EfficientNet {
             network,
             labels,
             view: spec.view,
-            scale: Scale::new(&spec.normalise),
             limits: options.limits,
-            device: options.device.clone(),
         }
     }
 
-    /// Images of one size -> their logits.
-    fn logits(&self, images: &[&Pixels]) -> candle_core::Result<Vec<Vec<f32>>> {
+    /// Images of one size and one kind of colours -> their logits.
+    fn run(&self, images: &[&Square]) -> candle_core::Result<Vec<Vec<f32>>> {
         let side = images.first().map_or(0, |image| image.side);
-        let size = side * side * 3;
-        let mut values = vec![0.0; images.len() * size];
-        values
-            .par_chunks_exact_mut(size)
-            .zip(images)
-            .for_each(|(values, image)| self.scale.apply(&image.rgb, values));
-        let shape = (images.len(), side, side, 3);
-        let pixels = Tensor::from_vec(values, shape, &self.device)?;
-        self.network.forward(&pixels)?.to_vec2()
+        let decoded: Option<Vec<&[u8]>> = images.iter().map(|image| image.rgb.decoded()).collect();
+        let logits = match decoded {
+            Some(rgb) => self.network.forward_bytes(&rgb, (side, side))?,
+            None => {
+                let normalised = images.iter().flat_map(|image| image.rgb.normalised());
+                let values: Vec<f32> = normalised.copied().collect();
+                let shape = (images.len(), side, side, 3);
+                let pixels = Tensor::from_vec(values, shape, &Device::Cpu)?;
+                self.network.forward(&pixels)?.flatten_all()?.to_vec1()?
+            }
+        };
+        Ok(logits
+            .chunks_exact(self.network.classes())
+            .map(<[f32]>::to_vec)
+            .collect())
     }
 }
 
 impl Recipe for EfficientNet {
-    type Prepared = Pixels;
+    type Prepared = Square;
     type Raw = Vec<f32>;
 
     fn info(&self) -> &RecipeInfo {
         &self.info
     }
 
+    fn signature(&self) -> Signature {
+        Signature {
+            pixels: Some([self.view.crop; 2]),
+            answer: AnswerForm::Classes(TOP.min(self.network.classes())),
+        }
+    }
+
     fn example(&self) -> Input {
         Input::File(Bytes::from_static(EXAMPLE))
     }
 
-    fn prepare(&self, input: Input) -> Result<Pixels, InputError> {
-        let Input::File(file) = &input else {
-            return Err(InputError::WrongKind {
-                expected: "an image file",
-                got: input.describe(),
-            });
-        };
-        let image = decode::decode(file, &self.limits)?;
-        Ok(Pixels {
-            side: self.view.crop,
-            rgb: self.view.of(&image),
-        })
-    }
-
-    fn forward(&self, batch: &[&Pixels]) -> Result<Vec<Vec<f32>>, ForwardError> {
-        pool::run(|| {
-            let mut logits = Vec::with_capacity(batch.len());
-            // Only made-up items ever differ in size.
-            for images in batch.chunk_by(|a, b| a.side == b.side) {
-                for images in images.chunks(CHUNK) {
-                    logits.extend(self.logits(images)?);
-                }
+    fn prepare(&self, input: Input) -> Result<Square, InputError> {
+        let rgb = match &input {
+            Input::File(file) => {
+                let image = decode::decode(file, &self.limits)?;
+                Rgb::Decoded(self.view.of(&image))
             }
-            Ok(logits)
+            Input::Pixels(pixels) => Rgb::Normalised(interleave(pixels, self.view.crop)?),
+            Input::Json(_) => {
+                return Err(InputError::WrongKind {
+                    expected: "an image file",
+                    got: input.describe(),
+                });
+            }
+        };
+        Ok(Square {
+            side: self.view.crop,
+            rgb,
         })
     }
 
-    fn finish(&self, _: Pixels, logits: Vec<f32>) -> Output {
+    fn forward(&self, batch: &[&Square]) -> Result<Vec<Vec<f32>>, ForwardError> {
+        let mut logits = Vec::with_capacity(batch.len());
+        // Only made-up items ever differ in size, and clients that prepare pixels themselves seldom meet others.
+        let alike = |a: &&Square, b: &&Square| {
+            (a.side, a.rgb.decoded().is_some()) == (b.side, b.rgb.decoded().is_some())
+        };
+        for images in batch.chunk_by(alike) {
+            logits.extend(self.run(images)?);
+        }
+        Ok(logits)
+    }
+
+    fn finish(&self, _: Square, logits: Vec<f32>) -> Output {
         Output::ImageClasses(labels::top(&logits, &self.labels, TOP))
     }
 
-    fn sample(&self, size: Option<usize>, seed: u64) -> Pixels {
+    fn logits(&self, raw: &Vec<f32>) -> Vec<Vec<f32>> {
+        vec![raw.clone()]
+    }
+
+    fn sample(&self, size: Option<usize>, seed: u64) -> Square {
         let side = size.unwrap_or(self.view.crop).max(1);
         let values = synthetic::raw24("pixels", seed).take(side * side * 3);
-        Pixels {
+        Square {
             side,
-            rgb: values.map(|value| (value >> 16) as u8).collect(),
+            rgb: Rgb::Decoded(values.map(|value| (value >> 16) as u8).collect()),
         }
     }
 
@@ -152,39 +191,102 @@ impl Recipe for EfficientNet {
                 return Err(refuse(format!("pixels {shape:?} in {}", dtype.as_str())));
             }
         }
-        let pixels = pixels.to_device(&self.device)?.permute((0, 2, 3, 1))?;
-        let mut answers = Vec::new();
-        let n = pixels.dim(0)?;
-        for first in (0..n).step_by(CHUNK) {
-            let images = pixels
-                .narrow(0, first, CHUNK.min(n - first))?
-                .contiguous()?;
-            let logits: Vec<Vec<f32>> = self.network.forward(&images)?.to_vec2()?;
-            answers.extend(logits.into_iter().map(|logits| json!({"logits": logits})));
-        }
-        Ok(answers)
+        let pixels = pixels.permute((0, 2, 3, 1))?;
+        let logits: Vec<Vec<f32>> = self.network.forward(&pixels)?.to_vec2()?;
+        let answers = logits.into_iter().map(|logits| json!({"logits": logits}));
+        Ok(answers.collect())
     }
 }
 
-/// What each of the 256 values of each colour becomes.
-struct Scale([[f32; 256]; 3]);
+/// Planes -> colours beside each other, as the network reads lines; for a square of `side` pixels.
+fn interleave(pixels: &Pixels, side: usize) -> Result<Vec<f32>, InputError> {
+    let area = side * side;
+    if pixels.size != [side; 2] || pixels.values.len() != 3 * area {
+        let [height, width] = pixels.size;
+        return Err(InputError::Unreadable(format!(
+            "expected pixels [3, {side}, {side}], got {} values of {height} x {width} pixels",
+            pixels.values.len()
+        )));
+    }
+    // What is not a number would come out as a score that is none.
+    if !pixels.values.iter().all(|value| value.is_finite()) {
+        return Err(InputError::Unreadable(
+            "expected finite pixels, got infinity or NaN".into(),
+        ));
+    }
+    let (red, rest) = pixels.values.split_at(area);
+    let (green, blue) = rest.split_at(area);
+    let colours = red.iter().zip(green).zip(blue);
+    Ok(colours
+        .flat_map(|((&red, &green), &blue)| [red, green, blue])
+        .collect())
+}
 
-impl Scale {
-    fn new(normalise: &Normalise) -> Self {
-        let of = |colour: usize, byte: usize| {
-            (byte as f64 - normalise.mean[colour]) / normalise.deviation[colour]
-        };
-        Self(std::array::from_fn(|colour| {
-            std::array::from_fn(|byte| of(colour, byte) as f32)
-        }))
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use galley_core::{AnyRecipe, run_batch};
+
+    use super::*;
+
+    fn lite0() -> AnyRecipe {
+        let entry = crate::ENTRIES
+            .iter()
+            .find(|entry| entry.name == "efficientnet_lite0")
+            .unwrap();
+        (entry.load)(entry, &LoadOptions::default()).unwrap()
     }
 
-    fn apply(&self, rgb: &[u8], values: &mut [f32]) {
-        let [red, green, blue] = &self.0;
-        for (pixel, values) in rgb.chunks_exact(3).zip(values.chunks_exact_mut(3)) {
-            values[0] = red[usize::from(pixel[0])];
-            values[1] = green[usize::from(pixel[1])];
-            values[2] = blue[usize::from(pixel[2])];
+    #[test]
+    fn pixels_are_the_image_that_they_were_made_from() {
+        let recipe = lite0();
+        let Some([side, width]) = recipe.signature().pixels else {
+            panic!("an image recipe takes pixels");
+        };
+        assert_eq!(side, width);
+        let image = decode::decode(EXAMPLE, &InputLimits::default()).unwrap();
+        let rgb = crate::spec::LITE0.view.of(&image);
+        // Its own scale, as the weights' `config.json` states it.
+        let spec_of_lite0 = |byte: u8| (f32::from(byte) - 127.0) / 128.0;
+        let plane = |colour: usize| {
+            rgb.iter()
+                .skip(colour)
+                .step_by(3)
+                .map(|&b| spec_of_lite0(b))
+        };
+        let values = (0..3).flat_map(plane).collect();
+        let pixels = Input::Pixels(Pixels {
+            size: [side; 2],
+            values,
+        });
+        let answers = run_batch(recipe.as_ref(), vec![recipe.example(), pixels]).unwrap();
+        let classes = |answer: &Result<Output, InputError>| match answer {
+            Ok(Output::ImageClasses(classes)) => classes.clone(),
+            other => panic!("{other:?}"),
+        };
+        let (of_file, of_pixels) = (classes(&answers[0]), classes(&answers[1]));
+        for (a, b) in of_file.iter().zip(&of_pixels) {
+            assert_eq!(a.class_id, b.class_id);
+            assert!((a.score - b.score).abs() < 1e-4, "{a:?} {b:?}");
         }
+    }
+
+    #[test]
+    fn pixels_of_another_size_or_not_finite_are_refused() {
+        let recipe: AnyRecipe = Arc::clone(&lite0());
+        let [side, _] = recipe.signature().pixels.unwrap();
+        let refuse = |size: [usize; 2], values: Vec<f32>| {
+            let input = Input::Pixels(Pixels { size, values });
+            recipe.prepare(input).err().unwrap().to_string()
+        };
+        let short = refuse([side; 2], vec![0.0; 5]);
+        assert!(short.contains("got 5 values"), "{short}");
+        let wrong = refuse([1, 1], vec![0.0; 3]);
+        assert!(wrong.contains("1 x 1"), "{wrong}");
+        let mut values = vec![0.0; 3 * side * side];
+        values[7] = f32::NAN;
+        let infinite = refuse([side; 2], values);
+        assert!(infinite.contains("finite"), "{infinite}");
     }
 }

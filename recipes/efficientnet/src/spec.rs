@@ -4,7 +4,7 @@
 //! differ in width and depth; TensorFlow's and torchvision's editions of the same size in padding, BatchNorm's epsilon
 //! and the names of the tensors; Lite0 has no squeeze-excite, and ReLU6 for SiLU.
 
-use galley_nn::image::{Activation, Padding};
+use galley_nn::image::{Activation, Colours, Padding};
 
 use crate::{
     names::{LITE, Naming, TIMM, TORCHVISION},
@@ -30,7 +30,8 @@ pub(crate) struct Spec {
     pub(crate) naming: &'static Naming,
     /// The pixels that the network sees.
     pub(crate) view: View,
-    pub(crate) normalise: Normalise,
+    /// What the bytes of pixels mean to it.
+    pub(crate) colours: Colours,
 }
 
 /// Blocks of like shape; the stride is that of the first one.
@@ -59,15 +60,8 @@ impl Edition {
     }
 }
 
-/// What is taken off a pixel of 0 to 255, and what it is then divided by; each of red, green, blue.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Normalise {
-    pub(crate) mean: [f64; 3],
-    pub(crate) deviation: [f64; 3],
-}
-
 /// ImageNet's, as all of torchvision and timm use it.
-const IMAGENET: Normalise = Normalise {
+const IMAGENET: Colours = Colours {
     mean: [0.485 * 255.0, 0.456 * 255.0, 0.406 * 255.0],
     deviation: [0.229 * 255.0, 0.224 * 255.0, 0.225 * 255.0],
 };
@@ -111,7 +105,7 @@ pub(crate) const B0: Spec = Spec {
         resize: 256,
         crop: 224,
     },
-    normalise: IMAGENET,
+    colours: IMAGENET,
 };
 
 /// torchvision's `efficientnet_b2`, its `IMAGENET1K_V1` transforms.
@@ -147,7 +141,7 @@ pub(crate) const LITE0: Spec = Spec {
     edition: Edition::TensorFlow,
     eps: 1e-3,
     naming: &LITE,
-    normalise: Normalise {
+    colours: Colours {
         mean: [127.0; 3],
         deviation: [128.0; 3],
     },

@@ -7,9 +7,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use candle_core::{Device, Tensor, safetensors};
+use candle_core::{DType, Device, Tensor, safetensors};
 use galley_core::{
-    AnyRecipe, Input, InputError, LoadOptions, Output, WeightSource, run_batch, synthetic,
+    AnyRecipe, DeviceName, Input, InputError, LoadError, LoadOptions, Output, WeightSource,
+    run_batch, synthetic,
 };
 use serde::Deserialize;
 
@@ -20,15 +21,36 @@ fn data(name: &str) -> PathBuf {
 }
 
 fn load(name: &str, weights: WeightSource) -> AnyRecipe {
+    load_for(name, weights, (Device::Cpu, DType::F32)).unwrap()
+}
+
+fn load_for(
+    name: &str,
+    weights: WeightSource,
+    (device, dtype): (Device, DType),
+) -> Result<AnyRecipe, LoadError> {
     let entry = galley_efficientnet::ENTRIES
         .iter()
         .find(|entry| entry.name == name)
         .unwrap();
     let options = LoadOptions {
         weights,
+        device,
+        dtype,
         ..LoadOptions::default()
     };
-    (entry.load)(entry, &options).unwrap()
+    (entry.load)(entry, &options)
+}
+
+/// The first CUDA device, or nothing where there is none, and says so past the test harness, which shows what a passing
+/// test prints to nobody.
+fn cuda() -> Option<Device> {
+    let device = DeviceName::Cuda(0).open();
+    device
+        .inspect_err(|error| {
+            let _ = writeln!(std::io::stderr(), "skipped: {error}");
+        })
+        .ok()
 }
 
 fn logits(recipe: &AnyRecipe, pixels: Tensor) -> Vec<Vec<f32>> {
@@ -63,11 +85,10 @@ struct SyntheticInput {
 }
 
 /// Each input alone and all of them in one batch.
-fn synthetic_golden(recipe: &str, golden: &str, tolerance: f32) {
+fn synthetic_golden(recipe: &AnyRecipe, golden: &str, tolerance: f32) {
     let json = std::fs::read(data(&format!("{golden}.json"))).unwrap();
     let file: Synthetic = serde_json::from_slice(&json).unwrap();
     let expected = safetensors::load(data(&format!("{golden}.safetensors")), &Device::Cpu).unwrap();
-    let recipe = load(recipe, WeightSource::Synthetic(None));
     assert_eq!(recipe.info().weights, format!("synthetic:{}", file.seed));
     let images: Vec<Tensor> = file
         .inputs
@@ -78,10 +99,10 @@ fn synthetic_golden(recipe: &str, golden: &str, tolerance: f32) {
             Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
         })
         .collect();
-    let batched = logits(&recipe, Tensor::cat(&images, 0).unwrap());
+    let batched = logits(recipe, Tensor::cat(&images, 0).unwrap());
     for (i, (input, image)) in file.inputs.iter().zip(images).enumerate() {
         let expected: Vec<f32> = expected[&format!("logits.{i}")].to_vec1().unwrap();
-        let single = logits(&recipe, image).remove(0);
+        let single = logits(recipe, image).remove(0);
         let off = difference(&single, &expected);
         println!("{golden} {i}: largest difference {off:e}");
         assert!(off < tolerance, "{golden} {i} is off by {off}");
@@ -94,17 +115,34 @@ fn synthetic_golden(recipe: &str, golden: &str, tolerance: f32) {
 
 #[test]
 fn b0_equals_torchvisions() {
-    synthetic_golden("efficientnet_b0", "efficientnet_b0", 1e-4);
+    let recipe = load("efficientnet_b0", WeightSource::Synthetic(None));
+    synthetic_golden(&recipe, "efficientnet_b0", 1e-4);
 }
 
 #[test]
 fn b2_equals_torchvisions() {
-    synthetic_golden("efficientnet_b2_torchvision", "efficientnet_b2", 2e-3);
+    let recipe = load("efficientnet_b2_torchvision", WeightSource::Synthetic(None));
+    synthetic_golden(&recipe, "efficientnet_b2", 2e-3);
 }
 
 #[test]
 fn b2_equals_timms_tensorflow_edition() {
-    synthetic_golden("efficientnet_b2", "efficientnet_b2_tf", 2e-3);
+    let recipe = load("efficientnet_b2", WeightSource::Synthetic(None));
+    synthetic_golden(&recipe, "efficientnet_b2_tf", 2e-3);
+}
+
+#[test]
+fn on_cuda_they_equal_the_same() {
+    let Some(device) = cuda() else { return };
+    for (name, golden) in [
+        ("efficientnet_b0", "efficientnet_b0"),
+        ("efficientnet_b2_torchvision", "efficientnet_b2"),
+        ("efficientnet_b2", "efficientnet_b2_tf"),
+    ] {
+        let weights = WeightSource::Synthetic(None);
+        let recipe = load_for(name, weights, (device.clone(), DType::F32)).unwrap();
+        synthetic_golden(&recipe, golden, 2e-3);
+    }
 }
 
 /// timm's names lead to the same network: a weight file with them gives what torchvision's names give.
@@ -240,6 +278,65 @@ fn lite0_inputs(expected: &Path, inputs: &Path) {
 #[test]
 fn lite0_equals_its_reference_on_the_same_pixels() {
     lite0_inputs(&data("lite0_logits.safetensors"), &data("inputs"));
+}
+
+/// The same class, and logits off by less than a twentieth of their range.
+fn lite0_agrees(recipe: &AnyRecipe) {
+    let expected = safetensors::load(data("lite0_logits.safetensors"), &Device::Cpu).unwrap();
+    for (name, expected) in expected {
+        let input = lite0_input(&data("inputs").join(format!("{name}.png")));
+        let expected: Vec<f32> = expected.to_vec1().unwrap();
+        let got = logits(recipe, input).remove(0);
+        let best =
+            |logits: &[f32]| (0..logits.len()).max_by(|a, b| logits[*a].total_cmp(&logits[*b]));
+        let range = expected.iter().fold(0f32, |most, x| most.max(x.abs()));
+        let off = difference(&got, &expected);
+        println!("{name}: off by {off} of {range}");
+        assert_eq!(best(&got), best(&expected), "{name}");
+        assert!(off < 0.05 * range, "{name} is off by {off} of {range}");
+    }
+}
+
+#[test]
+fn lite0_in_bf16_agrees_with_its_reference() {
+    let bf16 = (Device::Cpu, DType::BF16);
+    match load_for("efficientnet_lite0", WeightSource::Bundled, bf16) {
+        Ok(recipe) => lite0_agrees(&recipe),
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "skipped: {error}");
+        }
+    }
+}
+
+#[test]
+fn lite0_on_cuda_agrees_with_its_reference() {
+    let Some(device) = cuda() else { return };
+    for dtype in [DType::F16, DType::F32] {
+        let for_device = (device.clone(), dtype);
+        let recipe = load_for("efficientnet_lite0", WeightSource::Bundled, for_device).unwrap();
+        lite0_agrees(&recipe);
+    }
+}
+
+/// A file goes to the device as bytes, and to the same classes as on the CPU.
+#[test]
+fn files_on_cuda_have_the_classes_that_they_have_on_the_cpu() {
+    let Some(device) = cuda() else { return };
+    let cpu = load("efficientnet_lite0", WeightSource::Bundled);
+    for (dtype, tolerance) in [(DType::F16, 2e-2), (DType::F32, 1e-4)] {
+        let for_device = (device.clone(), dtype);
+        let cuda = load_for("efficientnet_lite0", WeightSource::Bundled, for_device).unwrap();
+        let top = |recipe: &AnyRecipe| {
+            let mut answers = run_batch(recipe.as_ref(), vec![recipe.example()]).unwrap();
+            match answers.remove(0).unwrap() {
+                Output::ImageClasses(classes) => classes,
+                other => panic!("{other:?}"),
+            }
+        };
+        let (got, expected) = (top(&cuda), top(&cpu));
+        assert_eq!(got[0].class_id, expected[0].class_id);
+        assert!((got[0].score - expected[0].score).abs() < tolerance);
+    }
 }
 
 /// All 28 reference images, where the folder with them is at hand.

@@ -1,6 +1,6 @@
 //! What follows a layer.
 
-use crate::simd::{Vector, gelu, silu, tanh};
+use crate::simd::{Vector, below_sigmoid, gelu, silu, tanh};
 
 /// An elementwise function applied to a layer's output, while that is still in registers or the nearest cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,6 +15,10 @@ pub enum Activation {
     Gelu,
     /// The hyperbolic tangent.
     Tanh,
+    /// `1 / (1 + e^-x)`.
+    Sigmoid,
+    /// `max(x, 0)`.
+    Relu,
 }
 
 impl Activation {
@@ -29,6 +33,8 @@ impl Activation {
                 Self::Silu => silu(x),
                 Self::Gelu => gelu(x),
                 Self::Tanh => tanh(x),
+                Self::Sigmoid => V::splat(1.0).div(below_sigmoid(x)),
+                Self::Relu => x.max(V::splat(0.0)),
             }
         }
     }
@@ -48,6 +54,8 @@ impl Activation {
                 y.unwrap()[0] as f32
             }
             Self::Tanh => x.tanh(),
+            Self::Sigmoid => 1.0 / (1.0 + (-x).exp()),
+            Self::Relu => x.max(0.0),
         }
     }
 }

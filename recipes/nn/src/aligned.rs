@@ -1,5 +1,7 @@
 //! Memory that begins on a cache line.
 
+use std::fmt;
+
 /// A cache line of values. Whole lines keep vectors from straddling two of them, which would double each load.
 #[derive(Clone, Copy, Default)]
 #[repr(C, align(64))]
@@ -12,6 +14,12 @@ const LINE: usize = 16;
 #[derive(Clone, Default)]
 pub(crate) struct Aligned(Vec<Line>);
 
+impl fmt::Debug for Aligned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Aligned[{}]", self.0.len() * LINE)
+    }
+}
+
 impl Aligned {
     pub(crate) fn zeros(len: usize) -> Self {
         Self(vec![Line::default(); len.div_ceil(LINE)])
@@ -20,6 +28,15 @@ impl Aligned {
     /// Makes room for `len` values and keeps those that are there; the new ones are zero.
     pub(crate) fn resize(&mut self, len: usize) {
         self.0.resize(len.div_ceil(LINE), Line::default());
+    }
+
+    /// The first `len` values, of any content; makes room for them first where that is needed.
+    pub(crate) fn at_least(&mut self, len: usize) -> &mut [f32] {
+        if self.0.len() * LINE < len {
+            // Not `resize`: it would copy what nobody wants.
+            *self = Self::zeros(len);
+        }
+        &mut self.as_mut_slice()[..len]
     }
 
     pub(crate) fn as_slice(&self) -> &[f32] {

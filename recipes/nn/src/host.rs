@@ -2,24 +2,12 @@
 
 use std::{mem::MaybeUninit, ops::Range};
 
-use candle_core::{CpuStorage, Layout, Result, Shape, Storage, Tensor, bail};
+use candle_core::{CpuStorage, DType, Device, Layout, Result, Storage, Tensor, bail};
 
 /// A contiguous f32 tensor's values.
 pub(crate) fn values<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
     let (start, end) = bounds(layout)?;
     Ok(&storage.as_slice::<f32>()?[start..end])
-}
-
-/// A contiguous f32 tensor's values, to be overwritten.
-pub(crate) fn values_mut<'a>(
-    storage: &'a mut CpuStorage,
-    layout: &Layout,
-) -> Result<&'a mut [f32]> {
-    let (start, end) = bounds(layout)?;
-    match storage {
-        CpuStorage::F32(values) => Ok(&mut values[start..end]),
-        _ => bail!("expected an f32 tensor"),
-    }
 }
 
 fn bounds(layout: &Layout) -> Result<(usize, usize)> {
@@ -44,15 +32,10 @@ pub(crate) fn with<T>(tensor: &Tensor, f: impl FnOnce(&[f32]) -> Result<T>) -> R
     }
 }
 
-/// As [`with`], for a tensor that may be absent.
-pub(crate) fn with_option<T>(
-    tensor: Option<&Tensor>,
-    f: impl FnOnce(Option<&[f32]>) -> Result<T>,
-) -> Result<T> {
-    match tensor {
-        Some(tensor) => with(tensor, |values| f(Some(values))),
-        None => f(None),
-    }
+/// A tensor's values in order, as f32 on the host.
+pub(crate) fn to_vec(tensor: &Tensor) -> Result<Vec<f32>> {
+    let tensor = tensor.to_dtype(DType::F32)?.to_device(&Device::Cpu)?;
+    tensor.flatten_all()?.to_vec1()
 }
 
 /// Refuses a tensor of another shape.
@@ -80,15 +63,6 @@ impl Output {
             start: self.0.as_mut_ptr().cast(),
             len: self.0.len(),
         }
-    }
-
-    /// The finished tensor.
-    ///
-    /// # Safety
-    /// Every value has been written.
-    pub(crate) unsafe fn finish(self, shape: impl Into<Shape>) -> (CpuStorage, Shape) {
-        // SAFETY: as the caller's.
-        (CpuStorage::F32(unsafe { self.values() }), shape.into())
     }
 
     /// The finished values.
@@ -124,6 +98,18 @@ impl Shared {
         }
     }
 
+    /// What is left of it from a place on.
+    ///
+    /// # Panics
+    /// It ends before.
+    pub(crate) fn from(self, index: usize) -> Self {
+        assert!(index <= self.len, "beyond the memory");
+        Self {
+            start: self.start.wrapping_add(index),
+            len: self.len - index,
+        }
+    }
+
     /// The address of a part.
     ///
     /// # Safety
@@ -135,22 +121,19 @@ impl Shared {
     }
 }
 
-/// Cuts `0..total` into about `parts` ranges of a multiple of `unit`.
+/// Cuts `0..total` into at most `parts` ranges that differ by at most one `unit`, of which each but the last is a multiple.
 pub(crate) fn split(total: usize, unit: usize, parts: usize) -> Vec<Range<usize>> {
-    let step = total
-        .div_ceil(parts.max(1))
-        .next_multiple_of(unit.max(1))
-        .max(1);
-    (0..total)
-        .step_by(step)
-        .map(|start| start..total.min(start + step))
+    let units = total.div_ceil(unit);
+    let parts = parts.clamp(1, units.max(1));
+    let end = |part: usize| total.min(units * part / parts * unit);
+    (0..parts)
+        .map(|part| end(part)..end(part + 1))
+        .filter(|range| !range.is_empty())
         .collect()
 }
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use candle_core::Device;
-
     use super::*;
 
     /// Numbers in `[-2, 2)` that look random and are always the same.
@@ -190,6 +173,9 @@ pub(crate) mod tests {
             );
             assert!(ranges.windows(2).all(|pair| pair[0].end == pair[1].start));
             assert!(ranges.iter().all(|range| range.start % unit == 0));
+            let longest = ranges.iter().map(ExactSizeIterator::len).max();
+            let even = total.div_ceil(unit).div_ceil(parts) * unit;
+            assert!(longest.unwrap_or(0) <= even && ranges.len() <= parts);
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Fused neural-network operators for candle: what its stock operators do slowly or not at all.
 //!
-//! Each operator has a CPU implementation; the CUDA side comes beside it. This is the one crate with `unsafe` code and
-//! CPU intrinsics, so that all others can do without.
+//! Networks are built for a [`Backend`]: the CPU, or with the feature `cuda` an NVIDIA GPU. This is the one crate with
+//! `unsafe` code, CPU intrinsics and CUDA kernels, so that all others can do without.
 #![allow(
     unsafe_code,
     reason = "SIMD intrinsics live in this crate so that no other needs them"
@@ -9,7 +9,14 @@
 
 mod activation;
 mod aligned;
+mod backend;
 pub mod bench;
+#[cfg(any(test, feature = "cuda"))]
+#[cfg_attr(
+    not(feature = "cuda"),
+    allow(dead_code, reason = "tests use what they test")
+)]
+mod cuda;
 mod host;
 pub mod image;
 pub mod lstm;
@@ -17,3 +24,8 @@ mod matmul;
 pub mod pool;
 mod simd;
 pub mod text;
+mod workspace;
+
+pub use backend::Backend;
+pub use matmul::bf16_gain;
+pub use simd::Precision;

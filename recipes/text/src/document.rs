@@ -11,10 +11,6 @@ use crate::{
 /// Tokens that neighbouring windows share, if the model takes at least four times as many.
 const OVERLAP: usize = 128;
 
-/// Tokens that a model computes at once: 128 texts of 64. One text may have any number of windows, and the memory that
-/// it takes must not grow with them.
-const RUN: usize = 8192;
-
 /// Ids below are special or unused in BERT's vocabularies.
 const FIRST_WORD_ID: usize = 1000;
 
@@ -67,10 +63,11 @@ impl Document {
     }
 }
 
-/// All windows of a batch, document after document, packed into runs of at most [`RUN`] tokens.
+/// All windows of a batch, document after document, packed into runs of at most `most` tokens, or of one window.
 pub(crate) fn pack<'a>(
     batch: impl IntoIterator<Item = &'a Document>,
     tokenizer: &Tokenizer,
+    most: usize,
 ) -> Vec<Packed> {
     let mut runs: Vec<Vec<&[u32]>> = Vec::new();
     let mut room = 0;
@@ -82,7 +79,7 @@ pub(crate) fn pack<'a>(
                 Some(run) if size <= room => run.push(ids),
                 _ => {
                     runs.push(vec![ids]);
-                    room = RUN.max(size);
+                    room = most.max(size);
                 }
             }
             room -= size;
@@ -107,8 +104,8 @@ mod tests {
         let tokens = tokenizer.tokens(&"a b ".repeat(20_000)).unwrap();
         let long = Document::new(tokens, &tokenizer, 512);
         assert_eq!(long.tokens.ids.len(), 40_000);
-        let runs = pack([&short, &long, &short], &tokenizer);
-        assert!(runs.iter().all(|run| run.ids().len() <= RUN));
+        let runs = pack([&short, &long, &short], &tokenizer, 8192);
+        assert!(runs.iter().all(|run| run.ids().len() <= 8192));
         let tokens: usize = runs.iter().map(|run| run.ids().len()).sum();
         assert_eq!(tokens as u32, long.cost + 2 * short.cost);
         let windows: usize = runs.iter().map(|run| run.lengths().count()).sum();

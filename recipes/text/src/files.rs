@@ -2,9 +2,8 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use candle_core::DType;
 use candle_nn::VarBuilder;
-use galley_core::{LoadError, LoadOptions, synthetic, weights};
+use galley_core::{LoadError, synthetic, weights};
 use serde::{Deserialize, de::DeserializeOwned};
 
 use crate::Tokenizer;
@@ -30,47 +29,36 @@ impl ModelFiles {
     /// From a folder with the files of a Hugging Face repository.
     ///
     /// # Errors
-    /// A file is missing or unreadable, or the device cannot run the model.
-    pub fn from_dir(dir: &Path, options: &LoadOptions) -> Result<Self, LoadError> {
-        let (dtype, device) = (dtype(options)?, &options.device);
+    /// A file is missing or unreadable.
+    pub fn from_dir(dir: &Path) -> Result<Self, LoadError> {
         Ok(Self {
             config: weights::read_file(&dir.join("config.json"))?,
             tokenizer: Tokenizer::from_dir(dir)?,
-            weights: weights::safetensors_dir(dir, dtype, device)?,
+            weights: weights::safetensors_dir(dir)?,
         })
     }
 
     /// From files in memory, the weights as GGUF.
     ///
     /// # Errors
-    /// A file is not what it should be, or the device cannot run the model.
-    pub fn from_gguf(
-        config: &[u8],
-        tokenizer: &[u8],
-        gguf: &[u8],
-        options: &LoadOptions,
-    ) -> Result<Self, LoadError> {
+    /// A file is not what it should be.
+    pub fn from_gguf(config: &[u8], tokenizer: &[u8], gguf: &[u8]) -> Result<Self, LoadError> {
         Ok(Self {
             config: config.to_vec(),
             tokenizer: Tokenizer::from_bytes(tokenizer)?,
-            weights: weights::gguf_bytes(gguf, dtype(options)?, &options.device)?,
+            weights: weights::gguf_bytes(gguf)?,
         })
     }
 
     /// With random weights.
     ///
     /// # Errors
-    /// The tokenizer is none, or the device cannot run the model.
-    pub fn synthetic(
-        config: &[u8],
-        tokenizer: &[u8],
-        seed: u64,
-        options: &LoadOptions,
-    ) -> Result<Self, LoadError> {
+    /// The tokenizer is none.
+    pub fn synthetic(config: &[u8], tokenizer: &[u8], seed: u64) -> Result<Self, LoadError> {
         Ok(Self {
             config: config.to_vec(),
             tokenizer: Tokenizer::from_bytes(tokenizer)?,
-            weights: synthetic::var_builder(seed, dtype(options)?, &options.device),
+            weights: synthetic::var_builder(seed),
         })
     }
 
@@ -98,17 +86,6 @@ pub fn expect_setting(key: &str, expected: &str, got: &str) -> Result<(), LoadEr
 
 pub(crate) fn config_error(reason: impl std::fmt::Display) -> LoadError {
     LoadError::invalid("config.json", reason)
-}
-
-fn dtype(options: &LoadOptions) -> Result<DType, LoadError> {
-    if options.device.is_cpu() && options.dtype == DType::F32 {
-        return Ok(options.dtype);
-    }
-    Err(LoadError::Unsupported(format!(
-        "text models run on the CPU in f32, not on {} in {}",
-        options.device_name(),
-        options.dtype.as_str()
-    )))
 }
 
 /// What a `config.json` says of the model's class and its labels.

@@ -113,9 +113,14 @@ impl Reader {
         Document::sample(size, seed, &self.tokenizer, self.bounds.max_positions)
     }
 
-    /// All windows of a batch, document after document, packed into runs of a bounded number of tokens.
-    pub fn runs<'a>(&self, batch: impl IntoIterator<Item = &'a Document>) -> Vec<Packed> {
-        pack(batch, &self.tokenizer)
+    /// All windows of a batch, document after document, packed into runs of at most `most_tokens`. One text may have any
+    /// number of windows, and the memory that it takes must not grow with them.
+    pub fn runs<'a>(
+        &self,
+        batch: impl IntoIterator<Item = &'a Document>,
+        most_tokens: usize,
+    ) -> Vec<Packed> {
+        pack(batch, &self.tokenizer, most_tokens)
     }
 
     /// Raw tensors: `input_ids` and, optionally, `attention_mask` and `token_type_ids` (all 0), each `[n, l]`. Only the

@@ -25,6 +25,10 @@ const MAX_TOKENS: &str = "--option transformers_ner.max_tokens";
 pub const ENTRIES: &[Entry] = &[Entry {
     name: "transformers_ner",
     summary: "text in, entities out: BERT token classification",
+    samples: &[
+        "My name is Sarah Johnson and I live at 42 Maple Street, Portland, Oregon 97205.",
+        "Please call Dr. Amara Okafor on 555-0142, or write to amara@example.org before 3 May 2025.",
+    ],
     input_kind: InputKind::Json,
     bundled: Some(BundledWeights {
         name: "rampart",
@@ -56,9 +60,9 @@ const BUNDLED_AGGREGATION: Aggregation = Aggregation::First;
 fn load(entry: &Entry, options: &LoadOptions) -> Result<AnyRecipe, LoadError> {
     let source = entry.source(&options.weights)?;
     let (files, default) = match &source {
-        Source::Bundled(_) => (bundled(options)?, BUNDLED_AGGREGATION),
-        Source::Dir { path, .. } => (ModelFiles::from_dir(path, options)?, Aggregation::Simple),
-        Source::Synthetic(seed) => (synthetic(*seed, options)?, Aggregation::Simple),
+        Source::Bundled(_) => (bundled()?, BUNDLED_AGGREGATION),
+        Source::Dir { path, .. } => (ModelFiles::from_dir(path)?, Aggregation::Simple),
+        Source::Synthetic(seed) => (synthetic(*seed)?, Aggregation::Simple),
     };
     let aggregation = match options.options.get("aggregation") {
         Some(name) => name.parse().map_err(|reason: String| {
@@ -70,20 +74,18 @@ fn load(entry: &Entry, options: &LoadOptions) -> Result<AnyRecipe, LoadError> {
     Ok(Arc::new(recipe))
 }
 
-fn bundled(options: &LoadOptions) -> Result<ModelFiles, LoadError> {
+fn bundled() -> Result<ModelFiles, LoadError> {
     ModelFiles::from_gguf(
         include_bytes!("../weights/rampart/config.json"),
         include_bytes!("../weights/rampart/tokenizer.json"),
         include_bytes!("../weights/rampart/model.gguf"),
-        options,
     )
 }
 
-fn synthetic(seed: u64, options: &LoadOptions) -> Result<ModelFiles, LoadError> {
+fn synthetic(seed: u64) -> Result<ModelFiles, LoadError> {
     ModelFiles::synthetic(
         include_bytes!("../weights/bert_base_cased/config.json"),
         include_bytes!("../weights/bert_base_cased/tokenizer.json"),
         seed,
-        options,
     )
 }

@@ -4,7 +4,7 @@ use galley_core::{
     Entry, ForwardError, Input, InputError, LoadError, LoadOptions, Output, RawTensors, Recipe,
     RecipeInfo, TextInput,
 };
-use galley_nn::pool;
+use galley_nn::{Backend, text::Classifier};
 use galley_text::{Document, ModelFiles, Reader, SAMPLE_TOKENS, recipe_info, softmax};
 use serde_json::{Value, json};
 
@@ -13,13 +13,13 @@ use crate::{
     aggregation::{Aggregation, ScoredToken, entities},
     code_points::CodePoints,
     config::BertConfig,
-    model::TokenClassifier,
+    model::token_classifier,
 };
 
 /// The loaded recipe.
 pub(crate) struct TokenClassification {
     info: RecipeInfo,
-    model: TokenClassifier,
+    model: Classifier,
     reader: Reader,
     labels: Vec<String>,
     aggregation: Aggregation,
@@ -46,10 +46,12 @@ impl TokenClassification {
     ) -> Result<Self, LoadError> {
         let config: BertConfig = files.config()?;
         let (encoder, labels) = (config.encoder()?, config.labels()?);
+        let backend =
+            Backend::of(&options.device, options.dtype).map_err(LoadError::Unsupported)?;
         let reader = Reader::new(files.tokenizer, &encoder, options, MAX_TOKENS)?;
         Ok(Self {
             info: recipe_info(entry, options, weights),
-            model: TokenClassifier::load(&encoder, labels.len(), &files.weights)?,
+            model: token_classifier(&encoder, labels.len(), &backend, &files.weights)?,
             reader,
             labels,
             aggregation,
@@ -140,8 +142,9 @@ impl Recipe for TokenClassification {
 
     fn forward(&self, batch: &[&Item]) -> Result<Vec<Vec<f32>>, ForwardError> {
         let mut logits = Vec::new();
-        for run in self.reader.runs(batch.iter().map(|item| &item.document)) {
-            let run = pool::run(|| self.model.forward(&run))?;
+        let documents = batch.iter().map(|item| &item.document);
+        for run in self.reader.runs(documents, self.model.most_tokens()) {
+            let run = self.model.forward(&run)?;
             logits.extend(run.flatten_all()?.to_vec1::<f32>()?);
         }
         let width = self.labels.len();
@@ -172,6 +175,12 @@ impl Recipe for TokenClassification {
         ))
     }
 
+    fn logits(&self, raw: &Vec<f32>) -> Vec<Vec<f32>> {
+        raw.chunks_exact(self.labels.len())
+            .map(<[f32]>::to_vec)
+            .collect()
+    }
+
     fn sample(&self, size: Option<usize>, seed: u64) -> Item {
         let size = size.unwrap_or(SAMPLE_TOKENS);
         let document = self.reader.sample(size, seed);
@@ -186,7 +195,7 @@ impl Recipe for TokenClassification {
     /// tokens among them.
     fn forward_tensors(&self, tensors: &RawTensors) -> Result<Vec<Value>, ForwardError> {
         let batch = self.reader.tensors(tensors)?;
-        let logits: Vec<Vec<f32>> = pool::run(|| self.model.forward(&batch))?.to_vec2()?;
+        let logits: Vec<Vec<f32>> = self.model.forward(&batch)?.to_vec2()?;
         let rows = batch.offsets().windows(2);
         Ok(rows
             .map(|row| json!({ "logits": logits[row[0]..row[1]] }))

@@ -2,6 +2,8 @@
 
 use candle_core::{Result, Tensor};
 
+use super::Convolution;
+
 /// A BatchNorm's numbers, each `[channels]`.
 #[derive(Clone, Debug)]
 pub struct BatchNorm {
@@ -18,14 +20,14 @@ pub struct BatchNorm {
 }
 
 impl BatchNorm {
-    /// The weight and bias of the one convolution that does what `weight` (`[channels, ..]`, no bias) and then this
+    /// The one convolution that does what `weight` (`[channels, ..]`, no bias) and then this
     /// BatchNorm do: `w * s` and `shift - mean * s` with `s = scale / sqrt(variance + eps)`.
     ///
     /// Computed in f64, for the factors multiply through a whole network.
     ///
     /// # Errors
     /// The shapes do not fit together.
-    pub fn fold(&self, weight: &Tensor) -> Result<(Tensor, Tensor)> {
+    pub fn fold(&self, weight: &Tensor) -> Result<Convolution> {
         use candle_core::DType::F64;
         let dtype = weight.dtype();
         let deviation = (self.variance.to_dtype(F64)? + self.eps)?.sqrt()?;
@@ -36,7 +38,10 @@ impl BatchNorm {
         let weight = weight
             .to_dtype(F64)?
             .broadcast_mul(&factor.reshape(shape)?)?;
-        Ok((weight.to_dtype(dtype)?, bias.to_dtype(dtype)?))
+        Ok(Convolution {
+            weight: weight.to_dtype(dtype)?,
+            bias: bias.to_dtype(dtype)?,
+        })
     }
 }
 
@@ -70,7 +75,7 @@ mod tests {
         .unwrap()
         .forward_t(&plain, false)
         .unwrap();
-        let (weight, bias) = norm.fold(&weight).unwrap();
+        let Convolution { weight, bias } = norm.fold(&weight).unwrap();
         let folded = image.conv2d(&weight, 1, 1, 1, 1).unwrap();
         let folded = folded
             .broadcast_add(&bias.reshape((1, 6, 1, 1)).unwrap())

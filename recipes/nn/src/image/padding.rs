@@ -1,4 +1,19 @@
-//! How an image is padded with zeros before a convolution, along one axis.
+//! How an image is padded with zeros before a convolution, and what size it has after it.
+
+use candle_core::{Result, bail};
+
+/// An image's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Size {
+    pub(super) height: usize,
+    pub(super) width: usize,
+}
+
+impl Size {
+    pub(super) fn pixels(self) -> usize {
+        self.height * self.width
+    }
+}
 
 /// The rule that gives the padding; PyTorch and TensorFlow models differ in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +60,22 @@ impl Padding {
             before,
             stride,
         })
+    }
+
+    /// Both axes, down and across.
+    ///
+    /// # Errors
+    /// Not one window fits.
+    pub(super) fn axes(self, size: Size, kernel: usize, stride: usize) -> Result<[Axis; 2]> {
+        let axis = |size| self.axis(size, kernel, stride);
+        match (axis(size.height), axis(size.width)) {
+            (Some(rows), Some(columns)) => Ok([rows, columns]),
+            _ => bail!(
+                "an image of {} by {} is too small for a {kernel}x{kernel} kernel",
+                size.height,
+                size.width
+            ),
+        }
     }
 }
 

@@ -5,11 +5,12 @@ use std::ops::Range;
 use super::{
     kernel::Step,
     matrix::{Columns, Recurrent},
+    weights::DirectionWeights,
 };
 use crate::{
     aligned::Aligned,
     matmul::{Matrix, Product},
-    simd::Level,
+    simd::{Level, Precision},
 };
 
 /// The input's part of the gates is made for about this many rows at once: they stay in the second-level cache until
@@ -18,18 +19,6 @@ const ROWS_AT_ONCE: usize = 256;
 
 /// Inputs are brought together for this many rows at a time, few enough to stay near.
 const ROWS_GATHERED: usize = 96;
-
-/// The weights of one direction, as torch lays them out: gates in the order input, forget, cell, output.
-pub struct DirectionWeights<'a> {
-    /// `[4 * hidden, input]`.
-    pub weight_ih: &'a [f32],
-    /// `[4 * hidden, hidden]`.
-    pub weight_hh: &'a [f32],
-    /// `[4 * hidden]`.
-    pub bias_ih: &'a [f32],
-    /// `[4 * hidden]`.
-    pub bias_hh: &'a [f32],
-}
 
 /// The packed weights of one direction.
 pub(super) struct Direction {
@@ -95,18 +84,24 @@ impl Direction {
         level: Level,
         (input, hidden): (usize, usize),
         reverse: bool,
-        weights: &DirectionWeights<'_>,
+        weights: &DirectionWeights,
     ) -> Self {
         let columns = Columns::new(level, hidden);
-        let bias = |row: usize| weights.bias_ih[row] + weights.bias_hh[row];
         Self {
-            input: Matrix::pack(input, columns.width(), weights.weight_ih, |column| {
-                columns.gate_row(column)
-            }),
+            input: Matrix::pack(
+                (input, columns.width()),
+                Precision::F32,
+                &weights.input,
+                |column| columns.gate_row(column),
+            ),
             bias: (0..columns.width())
-                .map(|column| columns.gate_row(column).map_or(0.0, bias))
+                .map(|column| {
+                    columns
+                        .gate_row(column)
+                        .map_or(0.0, |row| weights.bias[row])
+                })
                 .collect(),
-            recurrent: Recurrent::pack(level, hidden, weights.weight_hh),
+            recurrent: Recurrent::pack(level, hidden, &weights.recurrent),
             reverse,
         }
     }
@@ -125,7 +120,7 @@ impl Direction {
             bias: Some(&self.bias),
             ..Product::new(x, rows, &self.input)
         };
-        product.compute_into(self.recurrent.level, gates);
+        product.compute_here(self.recurrent.level, gates);
     }
 
     /// Runs sequences, which are sorted, the longest first.
@@ -178,7 +173,6 @@ impl Direction {
             gates,
             weight: matrix.weight.as_slice().as_ptr(),
             hidden: matrix.hidden,
-            blocks: matrix.blocks,
             h: state.h.as_slice()[..len].as_ptr(),
             next: state.next.as_mut_slice()[..len].as_mut_ptr(),
             c: state.c.as_mut_slice()[..len].as_mut_ptr(),

@@ -1,21 +1,21 @@
 //! The inner loop of the recurrence: one step, with the gates in registers.
 //!
-//! It works on tiles of a few rows by a *block* of four vectors: the four gates of as many hidden units as a vector has
-//! lanes, so that the cell's arithmetic follows the product without a detour through memory. Each accumulator is summed
+//! It works on tiles of a few rows by a *block*: the four gates of as many hidden units as a vector has lanes, or of those
+//! that are left, so that the cell's arithmetic follows the product without a detour through memory. Each accumulator is summed
 //! in the order of the inputs whatever the tile's height: a row's result does not depend, to the bit, on the rows
 //! beside it.
 
-use crate::simd::{Level, Vector, below_sigmoid, dispatch, tanh_fraction};
+use super::matrix::group;
+use crate::simd::{Level, MAX_LEN, Vector, below_sigmoid, dispatch, tanh_fraction};
 
 /// One step of some sequences: `h', c' = cell(gates + h * weight, c)`.
 pub(super) struct Step<'a> {
-    /// The input's part of the gates of each row, `[block][4 * lanes]`.
+    /// The input's part of the gates of each row, in the order of [`Columns`](super::matrix::Columns).
     pub(super) gates: &'a [*const f32],
-    /// The recurrent matrix, `[block][unit][4 * lanes]`.
+    /// The recurrent matrix, as [`Recurrent`](super::matrix::Recurrent) has it.
     pub(super) weight: *const f32,
     pub(super) hidden: usize,
-    pub(super) blocks: usize,
-    /// The state before, `[rows][block * lanes]`.
+    /// The state before, `[rows][units]`, with the units padded to whole vectors.
     pub(super) h: *const f32,
     /// The state after, of the same shape and apart from `h`.
     pub(super) next: *mut f32,
@@ -36,89 +36,162 @@ impl Step<'_> {
     }
 }
 
-/// Calls a tile function for every tile of a block, the tile's height being a constant within it.
+/// Goes through a block's rows in tiles of even heights, up to twelve vectors' rows, which are a constant within.
 macro_rules! for_each_tile {
-    ($rows:expr, $vector:ty, |$first:ident| $tile:ident($($argument:expr),*)) => {
-        let rows = $rows;
-        let mut $first = 0;
-        while $first < rows {
-            let height = (rows - $first).min(<$vector>::ROWS / 2);
+    ($step:expr, $block:expr, <$vector:ty, $width:literal>; $($height:literal)*) => {
+        let rows = $step.gates.len();
+        // Sums of many rows of one vector hide the latency of one another as those of few rows of four do.
+        let four = $width > 2 && group(<$vector>::LEN) > 2;
+        let most = if four { <$vector>::ROWS / 2 } else { <$vector>::ROWS };
+        let mut first = 0;
+        while first < rows {
+            let left = rows - first;
+            let height = left.div_ceil(left.div_ceil(most));
             match height {
-                1 => $tile::<$vector, 1>($($argument),*),
-                2 => $tile::<$vector, 2>($($argument),*),
-                3 => $tile::<$vector, 3>($($argument),*),
-                4 => $tile::<$vector, 4>($($argument),*),
-                5 => $tile::<$vector, 5>($($argument),*),
-                _ => $tile::<$vector, 6>($($argument),*),
+                $($height => step_tile::<$vector, $height, $width>($step, $block, first),)*
+                _ => unreachable!("a tile has at most V::ROWS rows"),
             }
-            $first += height;
+            first += height;
         }
     };
 }
 
 #[inline(always)]
 unsafe fn step_on<V: Vector>(step: &Step<'_>) {
-    for block in 0..step.blocks {
-        // SAFETY: the caller's pointers have the stated shapes, and tiles and blocks stay within them.
-        unsafe {
-            for_each_tile!(step.gates.len(), V, |first| step_tile(step, block, first));
+    let (full, rest) = (step.hidden / V::LEN, step.hidden % V::LEN);
+    // SAFETY: the caller's pointers have the stated shapes, and tiles and blocks stay within them.
+    unsafe {
+        for block in 0..full {
+            for_each_tile!(step, block, <V, 4>; 1 2 3 4 5 6);
+        }
+        match (4 * rest).div_ceil(V::LEN) {
+            0 => (),
+            1 => {
+                for_each_tile!(step, full, <V, 1>; 1 2 3 4 5 6 7 8 9 10 11 12);
+            }
+            2 => {
+                for_each_tile!(step, full, <V, 2>; 1 2 3 4 5 6 7 8 9 10 11 12);
+            }
+            3 => {
+                for_each_tile!(step, full, <V, 3>; 1 2 3 4 5 6);
+            }
+            _ => {
+                for_each_tile!(step, full, <V, 4>; 1 2 3 4 5 6);
+            }
         }
     }
 }
 
+/// `R` rows of a block whose gates fill `N` vectors.
 #[inline(always)]
-unsafe fn step_tile<V: Vector, const R: usize>(step: &Step<'_>, block: usize, first: usize) {
-    let (width, stride) = (4 * V::LEN, step.blocks * V::LEN);
+unsafe fn step_tile<V: Vector, const R: usize, const N: usize>(
+    step: &Step<'_>,
+    block: usize,
+    first: usize,
+) {
+    let stride = step.hidden.next_multiple_of(V::LEN);
+    let units = V::LEN.min(step.hidden - block * V::LEN);
     // SAFETY: rows `first..first + R` and this block lie within the caller's pointers.
     unsafe {
-        let mut acc = [[V::splat(0.0); 4]; R];
+        let mut acc = [[V::splat(0.0); N]; R];
         for (r, acc) in acc.iter_mut().enumerate() {
-            *acc = four(step.gates[first + r].add(block * width));
+            *acc = vectors(step.gates[first + r].add(block * 4 * V::LEN));
         }
         let h: [*const f32; R] = std::array::from_fn(|r| step.h.add((first + r) * stride));
-        let weight = step.weight.add(block * step.hidden * width);
-        accumulate(&mut acc, &h, weight, step.hidden);
-        for (r, [i, f, g, o]) in acc.into_iter().enumerate() {
+        let weight = step.weight.add(block * step.hidden * 4 * V::LEN);
+        let inputs = step.hidden;
+        let group_len = inputs * 2 * V::LEN;
+        if N <= group(V::LEN) {
+            let weights = std::array::from_fn(|n| weight.add(n * V::LEN));
+            accumulate::<V, R, N, N>(&mut acc, 0, &h, weights, (N * V::LEN, inputs));
+        } else if N == 4 && R <= 2 {
+            // So few sums would wait for themselves, and there is room for all.
+            let weights = std::array::from_fn(|n| weight.add(n / 2 * group_len + n % 2 * V::LEN));
+            accumulate::<V, R, N, N>(&mut acc, 0, &h, weights, (2 * V::LEN, inputs));
+        } else {
+            let pair =
+                |weight: *const f32| std::array::from_fn(|n| weight.wrapping_add(n * V::LEN));
+            let (first, second) = (pair(weight), pair(weight.add(group_len)));
+            accumulate::<V, R, N, 2>(&mut acc, 0, &h, first, (2 * V::LEN, inputs));
+            if N == 4 {
+                accumulate::<V, R, N, 2>(&mut acc, 2, &h, second, (2 * V::LEN, inputs));
+            } else {
+                accumulate::<V, R, N, 1>(&mut acc, 2, &h, [second[0]], (V::LEN, inputs));
+            }
+        }
+        for (r, acc) in acc.iter().enumerate() {
             let unit = (first + r) * stride + block * V::LEN;
-            let (c, h) = cell([i, f, g, o], V::load(step.c.add(unit)));
+            let (c, h) = cell(gates(acc, units), V::load(step.c.add(unit)));
             c.store(step.c.add(unit));
             h.store(step.next.add(unit));
         }
     }
 }
 
-/// Adds `x[r][k] * weight[k]` for all `k` to each row's four vectors.
+/// A vector for each gate, of `units` units side by side; what is behind these is some finite number.
 #[inline(always)]
-unsafe fn accumulate<V: Vector, const R: usize>(
-    acc: &mut [[V; 4]; R],
+unsafe fn gates<V: Vector, const N: usize>(acc: &[V; N], units: usize) -> [V; 4] {
+    if N == 4 && units == V::LEN {
+        return [acc[0], acc[1 % N], acc[2 % N], acc[3 % N]];
+    }
+    // The last gate's vector reaches up to a vector behind the sums.
+    let mut values = [0.0f32; 5 * MAX_LEN];
+    // SAFETY: N is at most 4 and `units` at most LEN, which is at most MAX_LEN.
+    unsafe {
+        for (n, acc) in acc.iter().enumerate() {
+            acc.store(values.as_mut_ptr().add(n * V::LEN));
+        }
+        let mut gates = [V::splat(0.0); 4];
+        for (gate, vector) in gates.iter_mut().enumerate() {
+            *vector = V::load(values.as_ptr().add(gate * units));
+        }
+        gates
+    }
+}
+
+/// Adds `x[r][k] * weight[k]` for all `k` to `G` of each row's vectors, from the one at `first` on. `weights` are where
+/// those of each vector begin, and how far apart the inputs' are.
+#[inline(always)]
+unsafe fn accumulate<V: Vector, const R: usize, const N: usize, const G: usize>(
+    acc: &mut [[V; N]; R],
+    first: usize,
     x: &[*const f32; R],
-    weight: *const f32,
-    inputs: usize,
+    weights: [*const f32; G],
+    (pitch, inputs): (usize, usize),
 ) {
-    for k in 0..inputs {
-        // SAFETY: the caller's rows have `inputs` values and the weight `inputs` times four vectors.
-        unsafe {
-            let weight = four::<V>(weight.add(k * 4 * V::LEN));
-            for (acc, x) in acc.iter_mut().zip(x) {
+    // SAFETY: the caller's rows have `inputs` values, and the weights as many vectors.
+    unsafe {
+        let mut sums = [[V::splat(0.0); G]; R];
+        for (sums, acc) in sums.iter_mut().zip(acc.iter()) {
+            sums.copy_from_slice(&acc[first..first + G]);
+        }
+        for k in 0..inputs {
+            let mut weight = [V::splat(0.0); G];
+            for (weight, from) in weight.iter_mut().zip(weights) {
+                *weight = V::load(from.add(k * pitch));
+            }
+            for (sums, x) in sums.iter_mut().zip(x) {
                 let x = V::splat(*x.add(k));
-                for (acc, weight) in acc.iter_mut().zip(weight) {
-                    *acc = weight.mul_add(x, *acc);
+                for (sum, weight) in sums.iter_mut().zip(weight) {
+                    *sum = weight.mul_add(x, *sum);
                 }
             }
+        }
+        for (acc, sums) in acc.iter_mut().zip(&sums) {
+            acc[first..first + G].copy_from_slice(sums);
         }
     }
 }
 
 #[inline(always)]
-unsafe fn four<V: Vector>(from: *const f32) -> [V; 4] {
-    // SAFETY: the caller's pointer has four vectors.
+unsafe fn vectors<V: Vector, const N: usize>(from: *const f32) -> [V; N] {
+    // SAFETY: the caller's pointer has N vectors.
     unsafe {
-        [
-            V::load(from),
-            V::load(from.add(V::LEN)),
-            V::load(from.add(2 * V::LEN)),
-            V::load(from.add(3 * V::LEN)),
-        ]
+        let mut vectors = [V::splat(0.0); N];
+        for (n, vector) in vectors.iter_mut().enumerate() {
+            *vector = V::load(from.add(n * V::LEN));
+        }
+        vectors
     }
 }
 

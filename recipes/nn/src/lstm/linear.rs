@@ -3,11 +3,11 @@
 use candle_core::Result;
 use candle_nn::VarBuilder;
 
-use super::host_values;
 use crate::{
     activation::Activation,
+    host,
     matmul::{Matrix, Product},
-    simd::Level,
+    simd::{Level, Precision},
 };
 
 /// `x * weight^T + bias`.
@@ -22,10 +22,10 @@ impl Dense {
     /// # Errors
     /// A tensor is missing or has another shape.
     pub fn load(vb: &VarBuilder<'_>, inputs: usize, outputs: usize) -> Result<Self> {
-        let weight = host_values(&vb.get((outputs, inputs), "weight")?)?;
+        let weight = host::to_vec(&vb.get((outputs, inputs), "weight")?)?;
         Ok(Self {
-            matrix: Matrix::pack(inputs, outputs, &weight, Some),
-            bias: host_values(&vb.get(outputs, "bias")?)?,
+            matrix: Matrix::pack((inputs, outputs), Precision::F32, &weight, Some),
+            bias: host::to_vec(&vb.get(outputs, "bias")?)?,
         })
     }
 

@@ -1,4 +1,5 @@
-//! A bidirectional LSTM over sequences of unlike lengths, in f32 on the CPU.
+//! A bidirectional LSTM over sequences of unlike lengths: in f32 on the CPU, in f16 or f32 on CUDA, where the layer and the
+//! tagger of words that is made of two of them are each a pass by themselves (`cuda`).
 //!
 //! Sequences are *packed*: their rows stand end to end with no padding, and a step runs over those that still have one,
 //! the longest first. The product with the input does not depend on the recurrence, so it is made for many steps at
@@ -10,12 +11,16 @@
 //!
 //! Gates, names and shapes are torch's: `i, f, g, o`, both biases added.
 
+#[cfg(any(test, feature = "cuda"))]
+mod cuda;
 mod direction;
 mod kernel;
 mod linear;
 mod matrix;
+mod tagger;
 #[cfg(test)]
 mod tests;
+mod weights;
 
 use std::ops::Range;
 
@@ -23,14 +28,17 @@ use candle_core::{Device, Result, Tensor, bail};
 use candle_nn::VarBuilder;
 use rayon::prelude::*;
 
-pub use direction::DirectionWeights;
+#[cfg(feature = "cuda")]
+pub use cuda::CudaBiLstm;
 use direction::{Direction, Sequence, Sink, Source};
 pub use linear::Dense;
+pub use tagger::{Tagger, TaggerConfig, Words};
+use weights::DirectionWeights;
 
 use crate::{aligned::Aligned, simd::Level};
 
 /// More sequences than this make two groups: their states and the matrix's block share the first-level cache.
-const GROUP: usize = 24;
+const GROUP: usize = 18;
 
 /// A bidirectional LSTM layer.
 pub struct BiLstm {
@@ -90,25 +98,12 @@ impl BiLstm {
     }
 
     fn load_at(level: Level, vb: &VarBuilder<'_>, input: usize, hidden: usize) -> Result<Self> {
-        let gates = 4 * hidden;
-        let direction = |suffix: &str| {
-            let get = |name: &str, shape: &[usize]| {
-                vb.get(shape, &format!("{name}_l0{suffix}"))
-                    .and_then(|tensor| host_values(&tensor))
-            };
-            let weights = DirectionWeights {
-                weight_ih: &get("weight_ih", &[gates, input])?,
-                weight_hh: &get("weight_hh", &[gates, hidden])?,
-                bias_ih: &get("bias_ih", &[gates])?,
-                bias_hh: &get("bias_hh", &[gates])?,
-            };
-            let shape = (input, hidden);
-            Result::Ok(Direction::pack(level, shape, !suffix.is_empty(), &weights))
-        };
+        let [forward, backward] = DirectionWeights::load(vb, input, hidden)?;
+        let pack = |reverse, weights| Direction::pack(level, (input, hidden), reverse, weights);
         Ok(Self {
             input,
             hidden,
-            directions: [direction("")?, direction("_reverse")?],
+            directions: [pack(false, &forward), pack(true, &backward)],
         })
     }
 
@@ -263,15 +258,6 @@ fn run_group(direction: &Direction, group: &[Sequence], source: Source<'_>, sink
     // SAFETY: the sink's arrays have room for all rows and all sequences; groups share no sequence, so no rows and no
     // index, and directions share neither columns nor states.
     unsafe { direction.run(group, source, sink) }
-}
-
-/// The values of a tensor as f32 on the host.
-fn host_values(tensor: &Tensor) -> Result<Vec<f32>> {
-    tensor
-        .to_dtype(candle_core::DType::F32)?
-        .to_device(&Device::Cpu)?
-        .flatten_all()?
-        .to_vec1()
 }
 
 /// The sequences that have a step, the longest first.

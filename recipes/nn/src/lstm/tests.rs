@@ -7,6 +7,7 @@ use candle_nn::rnn::{LSTMConfig, RNN};
 use galley_core::synthetic;
 
 use super::*;
+use crate::host::to_vec as host_values;
 
 /// The textbook, in f64: `[steps, hidden]`, and the last state and cell.
 struct Reference<'a> {
@@ -96,7 +97,7 @@ fn assert_close(what: &str, got: &[f32], want: impl IntoIterator<Item = f64>, to
 }
 
 fn load(level: Level, seed: u64, input: usize, hidden: usize) -> BiLstm {
-    let vb = synthetic::var_builder(seed, DType::F32, &Device::Cpu);
+    let vb = synthetic::var_builder(seed);
     BiLstm::load_at(level, &vb, input, hidden).unwrap()
 }
 
@@ -185,7 +186,7 @@ fn batch_mates_and_projected_rows_change_no_bit() {
 #[test]
 fn agrees_with_candle() {
     let (input, hidden, steps, seed) = (9, 14, 23, 5);
-    let vb = synthetic::var_builder(seed, DType::F32, &Device::Cpu);
+    let vb = synthetic::var_builder(seed);
     let candle = candle_nn::lstm(input, hidden, LSTMConfig::default(), vb).unwrap();
     let x = Tensor::from_vec(random("x", steps, input), (1, steps, input), &Device::Cpu).unwrap();
     let states = candle.seq(&x).unwrap();

@@ -1,14 +1,29 @@
 //! The matrix product of every layer here: rows times a weight that was laid out once, when it was loaded, and with
 //! the bias, the activation and a residual applied while the results are still at hand.
 //!
-//! The weight is packed into panels of [`PANEL`] outputs, `[panels, inputs, PANEL]`. A task takes some rows and some
-//! panels; within it a panel stays in a near cache while the rows go past it, a tile at a time. Many rows are shared
-//! out over the threads by rows, few rows by panels. Every sum runs over the inputs in their order, whatever the tile
-//! and the task: a row's result does not depend, to the bit, on the rows beside it.
+//! In f32, or with weights and inputs rounded to bf16 and summed in f32 ([`Precision`]), on AVX-512 or, where there are
+//! such, on tile registers.
+//!
+//! The weight is packed into panels of [`PANEL`] outputs, and within these into strips as wide as a tile. A task takes some
+//! rows and some panels; within it a panel stays in a near cache while the rows go past it, a tile at a time. Where the rows
+//! are too long to stay near as well, it goes through them in parts. Many rows are shared out over the threads by rows, few
+//! rows by panels. Every sum runs over the inputs in their order, whatever the tile and the task: a row's result does not
+//! depend, to the bit, on the rows beside it.
 
+#[cfg(any(test, feature = "cuda"))]
+#[cfg_attr(
+    not(feature = "cuda"),
+    allow(dead_code, reason = "tests use what they test")
+)]
+pub(crate) mod cuda;
+mod gain;
 mod kernel;
 #[cfg(test)]
 mod tests;
+#[cfg(target_arch = "x86_64")]
+mod tiles;
+
+pub use gain::bf16_gain;
 
 use std::{fmt, ops::Range, sync::Arc};
 
@@ -19,11 +34,14 @@ use crate::{
     activation::Activation,
     aligned::Aligned,
     host::{self, Output, Shared},
-    simd::Level,
+    simd::{Level, Precision},
+    workspace::with_thread_memory,
 };
 
+pub(crate) use kernel::{Ahead, MOST_ROWS, Tile, tiles};
+
 /// Outputs in a panel: two of the longest vectors.
-const PANEL: usize = 32;
+pub(crate) const PANEL: usize = 32;
 /// The most rows in a task: its input stays in the second-level cache.
 const TASK_ROWS: usize = 96;
 /// Rows of a task come in multiples of this where they can, to fill the highest tile.
@@ -33,13 +51,28 @@ const TASKS_PER_THREAD: usize = 3;
 /// Multiply-adds below which a task is not worth a thread of its own.
 const TASK_WORK: usize = 1 << 17;
 
+/// The precision for a loop of its own over vectors: where tile registers are what makes bf16 fast, f32 vectors are as fast
+/// as bf16 ones or faster.
+pub(crate) fn on_vectors(precision: Precision) -> Precision {
+    #[cfg(target_arch = "x86_64")]
+    if tiles::available() {
+        return Precision::F32;
+    }
+    precision
+}
+
 /// A weight `[inputs, outputs]`, packed for the kernel. Clones share it.
 #[derive(Clone)]
 pub(crate) struct Matrix {
-    /// `[panels, inputs, PANEL]`, with zeros where the last panel is not full.
+    /// `[panels, strips, words, strip]`, with zeros where the last panel is not full. A word holds one f32, or two bf16 of
+    /// neighbouring inputs.
     panels: Arc<Aligned>,
+    /// Columns of a strip: those of a tile, so that a tile reads its weights without gaps. Lines that are left out still
+    /// take up the nearest cache's sets, and cost a fifth of the speed.
+    strip: usize,
     inputs: usize,
     outputs: usize,
+    precision: Precision,
 }
 
 impl Matrix {
@@ -47,24 +80,26 @@ impl Matrix {
     ///
     /// # Errors
     /// It is no f32 matrix on the CPU.
-    pub(crate) fn new(weight: &Tensor) -> Result<Self> {
+    pub(crate) fn new(weight: &Tensor, precision: Precision) -> Result<Self> {
         let (outputs, inputs) = weight.dims2()?;
         host::with(&weight.contiguous()?, |weight| {
-            Ok(Self::pack(inputs, outputs, weight, Some))
+            Ok(Self::pack((inputs, outputs), precision, weight, Some))
         })
     }
 
     /// From rows of `inputs` weights: output `i` is that of row `row(i)`, or zero.
     pub(crate) fn pack(
-        inputs: usize,
-        outputs: usize,
+        (inputs, outputs): (usize, usize),
+        precision: Precision,
         weight: &[f32],
         row: impl Fn(usize) -> Option<usize> + Sync,
     ) -> Self {
-        let mut panels = Aligned::zeros(outputs.div_ceil(PANEL) * inputs * PANEL);
+        let words = precision.words(inputs);
+        let strip = 2 * Level::detect().lanes();
+        let mut panels = Aligned::zeros(outputs.div_ceil(PANEL) * words * PANEL);
         panels
             .as_mut_slice()
-            .par_chunks_mut((inputs * PANEL).max(1))
+            .par_chunks_mut((words * PANEL).max(1))
             .enumerate()
             .for_each(|(panel, values)| {
                 for lane in 0..PANEL.min(outputs - panel * PANEL) {
@@ -72,15 +107,18 @@ impl Matrix {
                         continue;
                     };
                     let weight = &weight[row * inputs..][..inputs];
-                    for (values, weight) in values.chunks_exact_mut(PANEL).zip(weight) {
-                        values[lane] = *weight;
+                    let values = &mut values[lane / strip * words * strip..];
+                    for (word, values) in values.chunks_exact_mut(strip).take(words).enumerate() {
+                        values[lane % strip] = precision.word(weight, word);
                     }
                 }
             });
         Self {
             panels: Arc::new(panels),
+            strip,
             inputs,
             outputs,
+            precision,
         }
     }
 
@@ -93,11 +131,98 @@ impl Matrix {
     pub(crate) fn outputs(&self) -> usize {
         self.outputs
     }
+
+    /// Whether its products run on tile registers.
+    fn on_tiles(&self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        return tiles::take(self.precision.kind(), self.inputs);
+        #[cfg(not(target_arch = "x86_64"))]
+        return false;
+    }
+
+    /// The rows of which a task should have a multiple.
+    fn row_unit(&self) -> usize {
+        #[cfg(target_arch = "x86_64")]
+        if self.on_tiles() {
+            return tiles::ROWS;
+        }
+        TILE_ROWS
+    }
+
+    /// What it computes in.
+    pub(crate) fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    /// Words of a row that it takes.
+    pub(crate) fn words(&self) -> usize {
+        self.precision.words(self.inputs)
+    }
+
+    /// The weights of a panel, `[strips, words, strip]`.
+    pub(crate) fn panel(&self, panel: usize) -> &[f32] {
+        let len = self.words() * PANEL;
+        &self.panels.as_slice()[panel * len..][..len]
+    }
+
+    /// A column's weights and those behind it, up to the end of its panel: the next words' are [`Self::strip`] further on.
+    pub(crate) fn column(&self, column: usize) -> &[f32] {
+        let strip = column % PANEL / self.strip;
+        &self.panel(column / PANEL)[strip * self.words() * self.strip + column % self.strip..]
+    }
+
+    /// Columns that lie side by side.
+    pub(crate) fn strip(&self) -> usize {
+        self.strip
+    }
+
+    /// Rows of values as rows of words, made in `memory` on rayon's pool if they are not the same.
+    pub(crate) fn as_words<'a>(
+        &self,
+        level: Level,
+        x: &'a [f32],
+        memory: &'a mut Aligned,
+    ) -> &'a [f32] {
+        if self.precision == Precision::F32 {
+            return x;
+        }
+        self.pack_rows(level, x, None, memory)
+    }
+
+    /// Rows of values, gated, as rows of words in `memory`, made on rayon's pool.
+    fn pack_rows<'a>(
+        &self,
+        level: Level,
+        x: &[f32],
+        gates: Option<Gates<'_>>,
+        memory: &'a mut Aligned,
+    ) -> &'a [f32] {
+        let (inputs, words) = (self.inputs.max(1), self.words());
+        let packed = memory.at_least(x.len() / inputs * words);
+        packed
+            .par_chunks_mut((TILE_ROWS * words).max(1))
+            .zip(x.par_chunks(TILE_ROWS * inputs))
+            .enumerate()
+            .for_each(|(chunk, (packed, x))| {
+                let first = chunk * TILE_ROWS;
+                let gates = gates.map(|gates| kernel::RowGates { gates, first });
+                // SAFETY: the level is the processor's, a chunk has room for its rows' words, and who has gates has
+                // them for all rows.
+                unsafe { kernel::pack_rows(level, self.precision, x, inputs, gates, packed) };
+            });
+        packed
+    }
 }
 
 impl fmt::Debug for Matrix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Matrix[{}, {}]", self.inputs, self.outputs)
+        let Self {
+            inputs,
+            outputs,
+            precision,
+            ..
+        } = self;
+        write!(f, "Matrix[{inputs}, {outputs}; {precision:?}]")
     }
 }
 
@@ -106,6 +231,8 @@ impl fmt::Debug for Matrix {
 pub(crate) struct Product<'a> {
     /// `[rows, inputs]`.
     pub(crate) x: &'a [f32],
+    /// Whether `x` is words, `[rows, words]`.
+    pub(crate) packed: bool,
     pub(crate) rows: usize,
     pub(crate) matrix: &'a Matrix,
     /// `[outputs]`.
@@ -130,6 +257,7 @@ impl<'a> Product<'a> {
     pub(crate) fn new(x: &'a [f32], rows: usize, matrix: &'a Matrix) -> Self {
         Self {
             x,
+            packed: false,
             rows,
             matrix,
             bias: None,
@@ -139,31 +267,64 @@ impl<'a> Product<'a> {
         }
     }
 
+    /// The same with its rows gated and made words already, in `memory`, if several tasks would each do so with them.
+    ///
+    /// # Panics
+    /// A slice has another length than its field says.
+    pub(crate) fn prepared(self, level: Level, memory: &'a mut Aligned) -> Self {
+        self.check();
+        let [_, panels] = self.parts(rayon::current_num_threads());
+        if self.is_ready() || panels.len() < 2 {
+            return self;
+        }
+        Self {
+            x: self.matrix.pack_rows(level, self.x, self.gates, memory),
+            packed: true,
+            gates: None,
+            ..self
+        }
+    }
+
+    /// Whether its rows are what the kernel takes.
+    fn is_ready(&self) -> bool {
+        let same = self.matrix.precision == Precision::F32 && self.gates.is_none();
+        self.packed || same || self.matrix.inputs == 0
+    }
+
+    /// Values in a row of `x`.
+    fn row_len(&self) -> usize {
+        if self.packed {
+            self.matrix.words()
+        } else {
+            self.matrix.inputs
+        }
+    }
+
     /// Computes it on rayon's pool, `[rows, outputs]`.
     ///
     /// # Panics
     /// A slice has another length than its field says.
     pub(crate) fn compute(&self, level: Level) -> Vec<f32> {
-        self.check();
         let mut output = Output::new(self.rows * self.matrix.outputs);
-        let shared = output.shared();
-        let [rows, panels] = self.parts(rayon::current_num_threads());
-        let tasks = rows.len() * panels.len();
-        // Neighbouring tasks share rows, not panels: few rows mean many panels.
-        (0..tasks).into_par_iter().with_max_len(1).for_each(|task| {
-            let (rows, panels) = (&rows[task / panels.len()], &panels[task % panels.len()]);
-            // SAFETY: the slices were checked, and no two tasks share both a row and a panel.
-            unsafe { self.run(level, rows.clone(), panels.clone(), shared) };
-        });
-        // SAFETY: the tasks cover every row and every panel.
+        self.run_all(level, output.shared());
+        // SAFETY: the tasks covered every row and every panel.
         unsafe { output.values() }
+    }
+
+    /// As [`Self::compute`], into `[rows, outputs]`.
+    ///
+    /// # Panics
+    /// A slice, or `out`, has another length than it should.
+    pub(crate) fn compute_into(&self, level: Level, out: &mut [f32]) {
+        assert_eq!(out.len(), self.rows * self.matrix.outputs, "output length");
+        self.run_all(level, Shared::new(out));
     }
 
     /// Computes it on this thread, into `[rows, outputs]`.
     ///
     /// # Panics
     /// A slice, or `out`, has another length than it should.
-    pub(crate) fn compute_into(&self, level: Level, out: &mut [f32]) {
+    pub(crate) fn compute_here(&self, level: Level, out: &mut [f32]) {
         self.check();
         assert_eq!(out.len(), self.rows * self.matrix.outputs, "output length");
         let panels = 0..self.matrix.outputs.div_ceil(PANEL);
@@ -174,9 +335,22 @@ impl<'a> Product<'a> {
         }
     }
 
+    /// Computes it on rayon's pool; `output` has a place for each result.
+    fn run_all(&self, level: Level, output: Shared) {
+        self.check();
+        let [rows, panels] = self.parts(rayon::current_num_threads());
+        let tasks = rows.len() * panels.len();
+        // Neighbouring tasks share rows, not panels: few rows mean many panels.
+        (0..tasks).into_par_iter().with_max_len(1).for_each(|task| {
+            let (rows, panels) = (&rows[task / panels.len()], &panels[task % panels.len()]);
+            // SAFETY: the slices were checked, and no two tasks share both a row and a panel.
+            unsafe { self.run(level, rows.clone(), panels.clone(), output) };
+        });
+    }
+
     fn check(&self) {
         let (inputs, outputs) = (self.matrix.inputs, self.matrix.outputs);
-        assert_eq!(self.x.len(), self.rows * inputs, "input length");
+        assert_eq!(self.x.len(), self.rows * self.row_len(), "input length");
         assert!(
             self.bias.is_none_or(|bias| bias.len() == outputs),
             "bias length"
@@ -201,15 +375,21 @@ impl<'a> Product<'a> {
         let worthwhile = self.rows * inputs * outputs / TASK_WORK + 1;
         let wanted = worthwhile.min(threads * TASKS_PER_THREAD);
         // Few rows are not split further: each part would read all of the weights again.
-        let rows = self.row_parts(1);
+        let rows = self.row_parts(threads);
         let panels = outputs.div_ceil(PANEL);
         let panels = host::split(panels, 1, wanted.div_ceil(rows.len().max(1)));
         [rows, panels]
     }
 
-    fn row_parts(&self, least: usize) -> Vec<Range<usize>> {
-        let parts = self.rows.div_ceil(TASK_ROWS).max(least);
-        host::split(self.rows, TILE_ROWS, parts)
+    /// As few parts as tasks may be large, but as many for each thread as for the others.
+    fn row_parts(&self, threads: usize) -> Vec<Range<usize>> {
+        let parts = self.rows.div_ceil(TASK_ROWS);
+        let even = if parts > 1 {
+            parts.next_multiple_of(threads)
+        } else {
+            parts
+        };
+        host::split(self.rows, self.matrix.row_unit(), even)
     }
 
     /// One task.
@@ -218,31 +398,39 @@ impl<'a> Product<'a> {
     /// The processor has the level, `check` has passed, `output` has a place for each result, and nobody else uses
     /// those of these rows and panels meanwhile.
     unsafe fn run(&self, level: Level, rows: Range<usize>, panels: Range<usize>, output: Shared) {
-        let inputs = self.matrix.inputs;
-        let gated = self.gates.map(|gates| self.gate(gates, rows.clone()));
-        let task = kernel::Task {
-            product: self,
-            x: gated
-                .as_deref()
-                .unwrap_or(&self.x[rows.start * inputs..rows.end * inputs]),
-            panels_of_matrix: self.matrix.panels.as_slice(),
-            rows,
-            panels,
-            output,
+        let Matrix {
+            inputs, precision, ..
+        } = *self.matrix;
+        let x = &self.x[rows.start * self.row_len()..rows.end * self.row_len()];
+        let run = |x: &[f32]| {
+            let task = kernel::Task {
+                product: self,
+                x,
+                rows: rows.clone(),
+                panels,
+                output,
+            };
+            #[cfg(target_arch = "x86_64")]
+            if self.matrix.on_tiles() {
+                // SAFETY: as below, and the matrix is one for tiles.
+                unsafe { tiles::run(&task) };
+                return;
+            }
+            // SAFETY: as the caller's; `x` holds the task's rows, as words.
+            unsafe { kernel::run(level, precision, &task) };
         };
-        // SAFETY: as the caller's; `x` holds the task's rows.
-        unsafe { kernel::run(level, &task) };
-    }
-
-    /// The rows with their group's gates multiplied in.
-    fn gate(&self, gates: Gates<'_>, rows: Range<usize>) -> Vec<f32> {
-        let inputs = self.matrix.inputs;
-        let mut gated = Vec::with_capacity(rows.len() * inputs);
-        for row in rows {
-            let gates = &gates.values[row / gates.rows * inputs..][..inputs];
-            let x = &self.x[row * inputs..][..inputs];
-            gated.extend(x.iter().zip(gates).map(|(x, gate)| x * gate));
+        if self.is_ready() {
+            return run(x);
         }
-        gated
+        let words = precision.words(inputs);
+        with_thread_memory(rows.len() * words, |packed| {
+            let gates = self.gates.map(|gates| kernel::RowGates {
+                gates,
+                first: rows.start,
+            });
+            // SAFETY: the level is the processor's, there is room for the rows' words, and `check` saw gates for all.
+            unsafe { kernel::pack_rows(level, precision, x, inputs, gates, packed) };
+            run(packed);
+        });
     }
 }

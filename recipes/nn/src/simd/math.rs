@@ -61,11 +61,31 @@ pub(crate) unsafe fn tanh<V: Vector>(x: V) -> V {
     }
 }
 
-/// `x / (1 + e^-x)`, also called swish.
+/// `x / (1 + e^-x)`, also called swish: off by less than 5e-7 of itself and 5e-9.
+///
+/// An image network computes one for each of its pixels' channels. So it is shorter than [`exp`] and a division: a power of
+/// two, whose exponent need be exact only absolutely, for where it is large the result is small.
 #[inline(always)]
 pub(crate) unsafe fn silu<V: Vector>(x: V) -> V {
+    /// `2^f` for `f` of -1/2 to 1/2, to 2e-7 of itself.
+    const POLYNOMIAL: [f32; 6] = [
+        1.327_647_3e-3,
+        9.675_541e-3,
+        5.550_713e-2,
+        2.402_212e-1,
+        6.931_469_4e-1,
+        1.0,
+    ];
     // SAFETY: as for `exp`.
-    unsafe { x.div(exp(x.mul(V::splat(-1.0))).add(V::splat(1.0))) }
+    unsafe {
+        let exponent = bounded(x.mul(V::splat(-std::f32::consts::LOG2_E)), 126.0);
+        let power = exponent.round();
+        let rest = power.mul_add(V::splat(-1.0), exponent);
+        let below = polynomial(rest, &POLYNOMIAL)
+            .scale(power)
+            .add(V::splat(1.0));
+        x.div_closely(below)
+    }
 }
 
 /// The exact GELU, `x/2 (1 + erf(x / sqrt 2))`.
@@ -146,6 +166,7 @@ mod tests {
     of_all!(erf_at, erf_all = erf);
     of_all!(gelu_at, gelu_all = gelu);
     of_all!(tanh_at, tanh_all = tanh);
+    of_all!(silu_at, silu_all = silu);
 
     /// The error of a function at every level, over `count` inputs from `-range` to `range`.
     fn check(
@@ -204,5 +225,21 @@ mod tests {
     #[test]
     fn tanh_is_exact_to_less_than_a_millionth_everywhere() {
         check(tanh_at, (120.0, 80_007), |x, y| y - x.tanh(), 3e-7);
+    }
+
+    #[test]
+    fn silu_is_close_over_its_whole_range() {
+        let silu = |x: f64| x / (1.0 + (-x).exp());
+        for range in [1.0, 10.0, 80.0] {
+            let error = |x: f64, y: f64| (y - silu(x)) / (silu(x).abs() + 0.01);
+            check(silu_at, (range, 200_003), error, 5e-7);
+        }
+        for level in Level::all() {
+            let mut values = [-1e30, -200.0, 200.0, 1e30];
+            // SAFETY: as above.
+            unsafe { silu_at(level, &mut values) };
+            assert!(values[0].abs() < 1e-6 && values[1].abs() < 1e-30);
+            assert_eq!(values[2..], [200.0, 1e30]);
+        }
     }
 }

@@ -9,11 +9,16 @@
 
 mod math;
 mod portable;
+mod precision;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
 pub(crate) use math::{below_sigmoid, exp, gelu, silu, tanh, tanh_fraction};
 pub(crate) use portable::Portable;
+#[cfg(target_arch = "x86_64")]
+pub(crate) use precision::Pair;
+pub use precision::Precision;
+pub(crate) use precision::{Dot, Kind, Single, dispatch_product};
 
 /// A vector register of `f32`.
 ///
@@ -33,6 +38,12 @@ pub(crate) trait Vector: Copy {
     unsafe fn add(self, other: Self) -> Self;
     unsafe fn mul(self, other: Self) -> Self;
     unsafe fn div(self, other: Self) -> Self;
+    /// `self / other` for an `other` of normal size, off by 2 units in the last place at most.
+    #[inline(always)]
+    unsafe fn div_closely(self, other: Self) -> Self {
+        // SAFETY: as the caller's.
+        unsafe { self.div(other) }
+    }
     unsafe fn min(self, other: Self) -> Self;
     unsafe fn max(self, other: Self) -> Self;
     /// To the nearest integer.

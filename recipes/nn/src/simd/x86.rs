@@ -119,6 +119,17 @@ impl Vector for __m512 {
         unsafe { _mm512_div_ps(self, other) }
     }
     #[inline(always)]
+    unsafe fn div_closely(self, other: Self) -> Self {
+        // SAFETY: see `splat`.
+        unsafe {
+            // One of Newton's steps, on the quotient: a division takes longer than all of it.
+            let estimate = _mm512_rcp14_ps(other);
+            let rest = _mm512_fnmadd_ps(other, estimate, _mm512_set1_ps(1.0));
+            let quotient = _mm512_mul_ps(self, estimate);
+            _mm512_fmadd_ps(quotient, rest, quotient)
+        }
+    }
+    #[inline(always)]
     unsafe fn min(self, other: Self) -> Self {
         // SAFETY: see `splat`.
         unsafe { _mm512_min_ps(self, other) }

@@ -1,11 +1,13 @@
 //! The encoder's operators at BERT-base's shapes, for `galley bench operators`.
 
-use std::sync::Arc;
-
 use candle_core::{Device, Result, Tensor};
 
-use super::{Activation, Linear, attention, residual_layer_norm};
-use crate::bench::OperatorCase;
+use super::{
+    Activation, Linear,
+    attention::attention_cpu,
+    norm::{ResidualNorm, residual_layer_norm},
+};
+use crate::{bench::OperatorCase, host, simd::Level};
 
 const HIDDEN: usize = 768;
 const WIDE: usize = 3072;
@@ -33,19 +35,23 @@ fn random(shape: (usize, usize)) -> Result<Tensor> {
 }
 
 fn attention_case(batch: usize, tokens: usize) -> Result<OperatorCase> {
-    let qkv = random((batch * tokens, 3 * HIDDEN))?;
-    let offsets: Arc<[usize]> = (0..=batch).map(|i| i * tokens).collect();
+    let qkv = host::to_vec(&random((batch * tokens, 3 * HIDDEN))?)?;
+    let offsets: Vec<usize> = (0..=batch).map(|i| i * tokens).collect();
+    let mut out = vec![1.0; batch * tokens * HIDDEN];
     Ok(OperatorCase {
         operator: "attention",
         shape: vec![tokens, HEADS, HIDDEN / HEADS],
         batch,
-        run: Box::new(move || attention(&qkv, &offsets, HEADS).map(drop)),
+        run: Box::new(move || {
+            attention_cpu(Level::detect(), &qkv, &offsets, HEADS, &mut out);
+            Ok(())
+        }),
     })
 }
 
 fn linear_gelu_case(batch: usize, tokens: usize) -> Result<OperatorCase> {
     let x = random((batch * tokens, HIDDEN))?;
-    let linear = Linear::new(&random((WIDE, HIDDEN))?, random((1, WIDE))?.flatten_all()?)?;
+    let linear = Linear::new(&random((WIDE, HIDDEN))?, &random((1, WIDE))?.flatten_all()?)?;
     Ok(OperatorCase {
         operator: "linear_gelu",
         shape: vec![tokens, HIDDEN, WIDE],
@@ -55,13 +61,17 @@ fn linear_gelu_case(batch: usize, tokens: usize) -> Result<OperatorCase> {
 }
 
 fn residual_layer_norm_case(batch: usize, tokens: usize) -> Result<OperatorCase> {
-    let x = random((batch * tokens, HIDDEN))?;
-    let residual = random((batch * tokens, HIDDEN))?;
-    let parameters = random((3, HIDDEN))?;
+    let mut x = vec![1.0; batch * tokens * HIDDEN];
+    let residual = host::to_vec(&random((batch * tokens, HIDDEN))?)?;
+    let parameter = || random((1, HIDDEN))?.flatten_all();
+    let end = ResidualNorm::new(&parameter()?, &parameter()?, &parameter()?, 1e-12)?;
     Ok(OperatorCase {
         operator: "residual_layer_norm",
         shape: vec![tokens, HIDDEN],
         batch,
-        run: Box::new(move || residual_layer_norm(&x, &residual, &parameters, 1e-12)),
+        run: Box::new(move || {
+            residual_layer_norm(Level::detect(), &mut x, &residual, &end);
+            Ok(())
+        }),
     })
 }

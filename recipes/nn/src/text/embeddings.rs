@@ -1,105 +1,84 @@
 //! Token embeddings: the word's vector plus the position's, then LayerNorm, in one pass.
 
-use std::sync::Arc;
-
-use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
+use candle_core::{Result, Tensor};
+use candle_nn::VarBuilder;
 use rayon::prelude::*;
 
-use super::{TASK, norm::layer_norm_row, packed::Packed};
+use super::{
+    TASK,
+    encoder::{EncoderConfig, layer_norm},
+    norm::layer_norm_row,
+    packed::Packed,
+};
 use crate::{
     host,
     simd::{Level, Vector, dispatch},
 };
 
-/// `LayerNorm(word[id] + position[i])` for the `i`-th token of each sequence.
-///
-/// `words` is `[vocabulary, features]`, `positions` `[max_positions, features]`, `norm` `[2, features]` (weight, then
-/// bias). Gives `[tokens, features]`.
-///
-/// # Errors
-/// An id is outside the vocabulary, a sequence is longer than there are positions, or a tensor is not contiguous f32.
-pub fn embed(
-    words: &Tensor,
-    positions: &Tensor,
-    norm: &Tensor,
-    batch: &Packed,
+/// The tables, and the LayerNorm after them.
+#[derive(Debug)]
+pub(super) struct Embeddings {
+    /// `[vocabulary, features]`.
+    words: Vec<f32>,
+    /// `[max_positions, features]`, with the vector of token type 0 added to each.
+    positions: Vec<f32>,
+    /// `[2, features]`: weight, then bias.
+    norm: Vec<f32>,
     eps: f32,
-) -> Result<Tensor> {
-    let (vocabulary, features) = words.dims2()?;
-    let (max_positions, width) = positions.dims2()?;
-    if width != features || norm.dims() != [2, features] {
-        bail!(
-            "embed: expected tables of one width, got {features}, {width} and {:?}",
-            norm.shape()
-        )
-    }
-    if let Some(id) = batch.ids().iter().find(|&&id| id as usize >= vocabulary) {
-        bail!("embed: expected ids below {vocabulary}, got {id}")
-    }
-    let longest = batch.lengths().max().unwrap_or(0);
-    if longest > max_positions {
-        bail!("embed: expected at most {max_positions} tokens in a sequence, got {longest}")
-    }
-    let op = Embed {
-        rows: batch.ids().iter().copied().zip(batch.positions()).collect(),
-        eps,
-    };
-    words.apply_op3_no_bwd(positions, norm, &op)
+    features: usize,
 }
 
-struct Embed {
-    /// For each token its id and its position, both checked.
-    rows: Arc<[(u32, u32)]>,
-    eps: f32,
-}
-
-impl CustomOp3 for Embed {
-    fn name(&self) -> &'static str {
-        "embed"
+impl Embeddings {
+    pub(super) fn load(config: &EncoderConfig, vb: &VarBuilder) -> Result<Self> {
+        let features = config.hidden;
+        let (words, positions) = tables(config, vb)?;
+        let (weight, bias) = layer_norm(&vb.pp("LayerNorm"), features)?;
+        Ok(Self {
+            words: host::to_vec(&words)?,
+            positions: host::to_vec(&positions)?,
+            norm: host::to_vec(&Tensor::stack(&[weight, bias], 0)?)?,
+            eps: config.layer_norm_eps,
+            features,
+        })
     }
 
-    fn cpu_fwd(
-        &self,
-        words: &CpuStorage,
-        words_layout: &Layout,
-        positions: &CpuStorage,
-        positions_layout: &Layout,
-        norm: &CpuStorage,
-        norm_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let words = host::values(words, words_layout)?;
-        let positions = host::values(positions, positions_layout)?;
-        let norm = host::values(norm, norm_layout)?;
-        let features = norm.len() / 2;
-        let output = embed_cpu(words, positions, norm, &self.rows, self.eps);
-        Ok((CpuStorage::F32(output), (self.rows.len(), features).into()))
+    /// `LayerNorm(word[id] + position[i])` for the `i`-th token of each sequence, to `[tokens, features]`.
+    ///
+    /// # Errors
+    /// An id is outside the vocabulary, or a sequence is longer than there are positions.
+    ///
+    /// # Panics
+    /// `out` has another length.
+    pub(super) fn run(&self, level: Level, batch: &Packed, out: &mut [f32]) -> Result<()> {
+        let features = self.features.max(1);
+        assert_eq!(out.len(), batch.ids().len() * features, "output length");
+        batch.check(self.words.len() / features, self.positions.len() / features)?;
+        let rows: Vec<(u32, u32)> = batch.ids().iter().copied().zip(batch.positions()).collect();
+        let task = (TASK / features).max(1);
+        out.par_chunks_mut(task * features)
+            .zip(rows.par_chunks(task))
+            .for_each(|(out, rows)| {
+                for (out, &(word, position)) in out.chunks_exact_mut(features).zip(rows) {
+                    let word = &self.words[word as usize * features..][..features];
+                    let position = &self.positions[position as usize * features..][..features];
+                    // SAFETY: the level is the caller's to vouch for, and the kernel stays within its slices.
+                    unsafe { embed_row(level, out, word, position, &self.norm, self.eps) };
+                }
+            });
+        Ok(())
     }
 }
 
-/// The kernel; `rows` holds each token's word and position, and `norm` is twice as long as a row.
-pub(super) fn embed_cpu(
-    words: &[f32],
-    positions: &[f32],
-    norm: &[f32],
-    rows: &[(u32, u32)],
-    eps: f32,
-) -> Vec<f32> {
-    let features = (norm.len() / 2).max(1);
-    let mut output = vec![0f32; rows.len() * features];
-    let task = (TASK / features).max(1);
-    let level = Level::detect();
-    output
-        .par_chunks_mut(task * features)
-        .zip(rows.par_chunks(task))
-        .for_each(|(output, rows)| {
-            for (output, &(word, position)) in output.chunks_exact_mut(features).zip(rows) {
-                let word = &words[word as usize * features..][..features];
-                let position = &positions[position as usize * features..][..features];
-                // SAFETY: the level is this processor's, and the kernel stays within its slices.
-                unsafe { embed_row(level, output, word, position, norm, eps) };
-            }
-        });
-    output
+/// The vectors of words `[vocabulary, features]`, and of positions `[max_positions, features]` with that of token type 0
+/// added to each.
+pub(super) fn tables(config: &EncoderConfig, vb: &VarBuilder) -> Result<(Tensor, Tensor)> {
+    let table = |name: &str, rows| vb.pp(name).get((rows, config.hidden), "weight");
+    let mut positions = table("position_embeddings", config.max_positions)?;
+    if config.token_types > 0 {
+        let types = table("token_type_embeddings", config.token_types)?;
+        positions = positions.broadcast_add(&types.get(0)?)?;
+    }
+    Ok((table("word_embeddings", config.vocabulary)?, positions))
 }
 
 dispatch! {

@@ -4,15 +4,17 @@
 //! Token types are all 0 here: both are used on single texts, so that the vector of type 0 is added to every
 //! position's once, when the weights are loaded.
 
-use candle_core::{Result, Tensor, bail};
+use candle_core::{Device, Result, Tensor, bail};
 use candle_nn::VarBuilder;
 
 use super::{
-    attention::attention,
-    embeddings::embed,
-    linear::{Activation, Linear, Weight},
-    norm::residual_layer_norm,
+    embeddings::Embeddings,
+    layer::{Layer, Tokens, Workspace},
     packed::Packed,
+};
+use crate::{
+    simd::{Level, Precision},
+    workspace::Workspaces,
 };
 
 /// The sizes of an encoder.
@@ -40,13 +42,13 @@ pub struct EncoderConfig {
 #[derive(Clone, Copy, Debug)]
 pub struct TensorNames {
     /// What comes before a layer's number: `encoder.layer`.
-    layers: &'static str,
-    qkv: [&'static str; 3],
-    attention_output: &'static str,
-    attention_norm: &'static str,
-    intermediate: &'static str,
-    output: &'static str,
-    output_norm: &'static str,
+    pub(super) layers: &'static str,
+    pub(super) qkv: [&'static str; 3],
+    pub(super) attention_output: &'static str,
+    pub(super) attention_norm: &'static str,
+    pub(super) intermediate: &'static str,
+    pub(super) output: &'static str,
+    pub(super) output_norm: &'static str,
 }
 
 impl TensorNames {
@@ -78,34 +80,27 @@ impl TensorNames {
 }
 
 /// An encoder with its weights.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Encoder {
-    words: Tensor,
-    positions: Tensor,
-    embedding_norm: Tensor,
+    embeddings: Embeddings,
     layers: Vec<Layer>,
     heads: usize,
-    eps: f32,
-}
-
-#[derive(Clone, Debug)]
-struct Layer {
-    qkv: Linear,
-    attention_output: Weight,
-    /// The bias of `attention_output`, then the weight and bias of the LayerNorm that follows.
-    attention_end: Tensor,
-    intermediate: Linear,
-    output: Weight,
-    /// The same for `output`.
-    end: Tensor,
+    hidden: usize,
+    workspaces: Workspaces<Workspace>,
 }
 
 impl Encoder {
-    /// Reads the weights under `vb`, whose prefix is the model's own (`bert`, `distilbert`).
+    /// Reads the weights under `vb`, whose prefix is the model's own (`bert`, `distilbert`), and packs them for products
+    /// of this precision.
     ///
     /// # Errors
     /// A tensor is missing or has another shape, or `hidden` is not a multiple of `heads`.
-    pub fn load(config: &EncoderConfig, names: &TensorNames, vb: &VarBuilder) -> Result<Self> {
+    pub fn load(
+        config: &EncoderConfig,
+        names: &TensorNames,
+        precision: Precision,
+        vb: &VarBuilder,
+    ) -> Result<Self> {
         let hidden = config.hidden;
         if config.heads == 0 || !hidden.is_multiple_of(config.heads) {
             bail!(
@@ -113,98 +108,64 @@ impl Encoder {
                 config.heads
             )
         }
-        let embeddings = vb.pp("embeddings");
-        let table = |name: &str, rows| embeddings.pp(name).get((rows, hidden), "weight");
-        let mut positions = table("position_embeddings", config.max_positions)?;
-        if config.token_types > 0 {
-            let types = table("token_type_embeddings", config.token_types)?;
-            positions = positions.broadcast_add(&types.get(0)?)?;
-        }
-        let (weight, bias) = layer_norm(&embeddings.pp("LayerNorm"), hidden)?;
         let layers = vb.pp(names.layers);
         Ok(Self {
-            words: table("word_embeddings", config.vocabulary)?,
-            positions,
-            embedding_norm: Tensor::stack(&[weight, bias], 0)?,
+            embeddings: Embeddings::load(config, &vb.pp("embeddings"))?,
             layers: (0..config.layers)
-                .map(|i| Layer::load(config, names, &layers.pp(i)))
+                .map(|i| Layer::load(config, names, precision, &layers.pp(i)))
                 .collect::<Result<_>>()?,
             heads: config.heads,
-            eps: config.layer_norm_eps,
+            hidden,
+            workspaces: Workspaces::default(),
         })
     }
 
     /// The last layer's output for each token, `[tokens, hidden]`.
     ///
     /// # Errors
-    /// An id is outside the vocabulary or a sequence too long, or the device failed.
+    /// An id is outside the vocabulary or a sequence too long.
     pub fn forward(&self, batch: &Packed) -> Result<Tensor> {
-        let mut x = embed(
-            &self.words,
-            &self.positions,
-            &self.embedding_norm,
-            batch,
-            self.eps,
-        )?;
-        if batch.ids().is_empty() {
-            return Ok(x);
-        }
-        for layer in &self.layers {
-            x = layer.forward(&x, batch, self.heads, self.eps)?;
-        }
-        Ok(x)
+        self.run(batch, batch.ids().len(), Layer::forward)
     }
-}
 
-impl Layer {
-    fn load(config: &EncoderConfig, names: &TensorNames, vb: &VarBuilder) -> Result<Self> {
-        let (hidden, wide) = (config.hidden, config.intermediate);
-        let parts = names
-            .qkv
-            .map(|name| weight_and_bias(&vb.pp(name), hidden, hidden));
-        let [q, k, v] = parts;
-        let ((q, q_bias), (k, k_bias), (v, v_bias)) = (q?, k?, v?);
-        let qkv = Linear::new(
-            &Tensor::cat(&[q, k, v], 0)?,
-            Tensor::cat(&[q_bias, k_bias, v_bias], 0)?,
-        )?;
-        let end = |bias: Tensor, norm: &str| {
-            let (weight, norm_bias) = layer_norm(&vb.pp(norm), hidden)?;
-            Tensor::stack(&[bias, weight, norm_bias], 0)
+    /// The last layer's output for the first token of each sequence, `[sequences, hidden]`; each has one.
+    ///
+    /// # Errors
+    /// As [`Self::forward`], or a sequence is empty.
+    pub fn forward_first(&self, batch: &Packed) -> Result<Tensor> {
+        batch.check_first()?;
+        self.run(batch, batch.lengths().count(), Layer::forward_first)
+    }
+
+    /// Runs all layers, the last one by `last`, which leaves so many rows.
+    fn run(
+        &self,
+        batch: &Packed,
+        rows: usize,
+        last: fn(&Layer, Level, Tokens<'_>, &mut Workspace),
+    ) -> Result<Tensor> {
+        let level = Level::detect();
+        let tokens = Tokens {
+            offsets: batch.offsets(),
+            heads: self.heads,
         };
-        let (attention, attention_bias) =
-            weight_and_bias(&vb.pp(names.attention_output), hidden, hidden)?;
-        let (intermediate, intermediate_bias) =
-            weight_and_bias(&vb.pp(names.intermediate), hidden, wide)?;
-        let (output, output_bias) = weight_and_bias(&vb.pp(names.output), wide, hidden)?;
-        Ok(Self {
-            qkv,
-            attention_output: Weight::new(&attention)?,
-            attention_end: end(attention_bias, names.attention_norm)?,
-            intermediate: Linear::new(&intermediate, intermediate_bias)?,
-            output: Weight::new(&output)?,
-            end: end(output_bias, names.output_norm)?,
+        self.workspaces.with(|workspace| {
+            let x = workspace.x.at_least(batch.ids().len() * self.hidden);
+            self.embeddings.run(level, batch, x)?;
+            if let Some((end, layers)) = self.layers.split_last() {
+                for layer in layers {
+                    layer.forward(level, tokens, workspace);
+                }
+                last(end, level, tokens, workspace);
+            }
+            let x = workspace.x.as_slice()[..rows * self.hidden].to_vec();
+            Tensor::from_vec(x, (rows, self.hidden), &Device::Cpu)
         })
     }
-
-    fn forward(&self, x: &Tensor, batch: &Packed, heads: usize, eps: f32) -> Result<Tensor> {
-        let qkv = self.qkv.forward(x, Activation::Identity)?;
-        let context = attention(&qkv, batch.offsets(), heads)?;
-        let attended = self.attention_output.forward(&context)?;
-        residual_layer_norm(&attended, x, &self.attention_end, eps)?;
-        let wide = self.intermediate.forward(&attended, Activation::Gelu)?;
-        let output = self.output.forward(&wide)?;
-        residual_layer_norm(&output, &attended, &self.end, eps)?;
-        Ok(output)
-    }
-}
-
-fn weight_and_bias(vb: &VarBuilder, input: usize, output: usize) -> Result<(Tensor, Tensor)> {
-    Ok((vb.get((output, input), "weight")?, vb.get(output, "bias")?))
 }
 
 /// LayerNorm's weight and bias, which files converted from TensorFlow call gamma and beta.
-fn layer_norm(vb: &VarBuilder, size: usize) -> Result<(Tensor, Tensor)> {
+pub(super) fn layer_norm(vb: &VarBuilder, size: usize) -> Result<(Tensor, Tensor)> {
     let old = !vb.contains_tensor("weight") && vb.contains_tensor("gamma");
     let (weight, bias) = if old {
         ("gamma", "beta")

@@ -1,59 +1,19 @@
-//! A linear layer over tokens.
+//! A linear layer over tokens, such as a classifier: small, and in f32 whatever the encoder computes in.
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 
 use crate::{
-    activation, host,
+    activation::Activation,
+    host,
     matmul::{Matrix, Product},
-    simd::Level,
+    simd::{Level, Precision},
 };
-
-/// What follows a linear layer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Activation {
-    /// Nothing.
-    Identity,
-    /// The exact GELU, by the error function.
-    Gelu,
-}
 
 /// `activation(x W^T + b)`, in one pass.
 #[derive(Clone, Debug)]
 pub struct Linear {
-    weight: Weight,
-    bias: Tensor,
-}
-
-/// A linear layer's weight without the bias, for where a later operator adds that.
-#[derive(Clone, Debug)]
-pub(super) struct Weight(Matrix);
-
-impl Weight {
-    /// From a state dict's `[out, in]`.
-    pub(super) fn new(weight: &Tensor) -> Result<Self> {
-        Matrix::new(weight).map(Self)
-    }
-
-    /// `[rows, in]` to `[rows, out]`.
-    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.call(x, None, Activation::Identity)
-    }
-
-    fn call(&self, x: &Tensor, bias: Option<&Tensor>, activation: Activation) -> Result<Tensor> {
-        let (_, width) = x.dims2()?;
-        if width != self.0.inputs() {
-            bail!(
-                "linear: expected [rows, {}], got {:?}",
-                self.0.inputs(),
-                x.dims()
-            )
-        }
-        x.apply_op1_no_bwd(&Call {
-            matrix: &self.0,
-            bias,
-            activation,
-        })
-    }
+    matrix: Matrix,
+    bias: Vec<f32>,
 }
 
 impl Linear {
@@ -61,10 +21,11 @@ impl Linear {
     ///
     /// # Errors
     /// The weight is no matrix, the bias does not fit it, or they are not on the CPU.
-    pub fn new(weight: &Tensor, bias: Tensor) -> Result<Self> {
-        let weight = Weight::new(weight)?;
-        host::expect_shape("linear: a bias", &bias, &[weight.0.outputs()])?;
-        Ok(Self { weight, bias })
+    pub fn new(weight: &Tensor, bias: &Tensor) -> Result<Self> {
+        let matrix = Matrix::new(weight, Precision::F32)?;
+        host::expect_shape("linear: a bias", bias, &[matrix.outputs()])?;
+        let bias = host::to_vec(bias)?;
+        Ok(Self { matrix, bias })
     }
 
     /// `[rows, in]` to `[rows, out]`.
@@ -72,13 +33,23 @@ impl Linear {
     /// # Errors
     /// `x` has another width, is not contiguous f32, or is on a device that has no such operator.
     pub fn forward(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
-        self.weight.call(x, Some(&self.bias), activation)
+        let (_, width) = x.dims2()?;
+        if width != self.matrix.inputs() {
+            bail!(
+                "linear: expected [rows, {}], got {:?}",
+                self.matrix.inputs(),
+                x.dims()
+            )
+        }
+        x.apply_op1_no_bwd(&Call {
+            layer: self,
+            activation,
+        })
     }
 }
 
 struct Call<'a> {
-    matrix: &'a Matrix,
-    bias: Option<&'a Tensor>,
+    layer: &'a Linear,
     activation: Activation,
 }
 
@@ -90,21 +61,14 @@ impl CustomOp1 for Call<'_> {
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let x = host::values(storage, layout)?;
         let (rows, _) = layout.shape().dims2()?;
-        host::with_option(self.bias, |bias| {
-            let product = Product {
-                bias,
-                activation: match self.activation {
-                    Activation::Identity => activation::Activation::None,
-                    Activation::Gelu => activation::Activation::Gelu,
-                },
-                ..Product::new(x, rows, self.matrix)
-            };
-            let values = product.compute(Level::detect());
-            Ok((
-                CpuStorage::F32(values),
-                (rows, self.matrix.outputs()).into(),
-            ))
-        })
+        let matrix = &self.layer.matrix;
+        let product = Product {
+            bias: Some(&self.layer.bias),
+            activation: self.activation,
+            ..Product::new(x, rows, matrix)
+        };
+        let values = product.compute(Level::detect());
+        Ok((CpuStorage::F32(values), (rows, matrix.outputs()).into()))
     }
 }
 
@@ -123,7 +87,7 @@ mod tests {
             random(&[outputs, inputs]),
             random(&[outputs]),
         );
-        let linear = Linear::new(&weight, bias.clone()).unwrap();
+        let linear = Linear::new(&weight, &bias).unwrap();
         let [x64, weight, bias] = [&x, &weight, &bias].map(|t| t.to_dtype(DType::F64).unwrap());
         let sum = (x64
             .matmul(&weight.t().unwrap())
@@ -131,7 +95,7 @@ mod tests {
             .broadcast_add(&bias))
         .unwrap();
         for (activation, expected) in [
-            (Activation::Identity, sum.clone()),
+            (Activation::None, sum.clone()),
             (Activation::Gelu, sum.gelu_erf().unwrap()),
         ] {
             let got = linear.forward(&x, activation).unwrap();
@@ -143,16 +107,12 @@ mod tests {
     #[test]
     fn shapes_that_do_not_fit_are_refused() {
         let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap();
-        assert!(Linear::new(&zeros(&[4, 2]), zeros(&[3])).is_err());
-        assert!(Linear::new(&zeros(&[4]), zeros(&[4])).is_err());
-        let linear = Linear::new(&zeros(&[4, 2]), zeros(&[4])).unwrap();
-        assert!(
-            linear
-                .forward(&zeros(&[3, 3]), Activation::Identity)
-                .is_err()
-        );
+        assert!(Linear::new(&zeros(&[4, 2]), &zeros(&[3])).is_err());
+        assert!(Linear::new(&zeros(&[4]), &zeros(&[4])).is_err());
+        let linear = Linear::new(&zeros(&[4, 2]), &zeros(&[4])).unwrap();
+        assert!(linear.forward(&zeros(&[3, 3]), Activation::None).is_err());
         let transposed = zeros(&[2, 3]).t().unwrap();
-        assert!(linear.forward(&transposed, Activation::Identity).is_err());
+        assert!(linear.forward(&transposed, Activation::None).is_err());
         let nothing = linear.forward(&zeros(&[0, 2]), Activation::Gelu).unwrap();
         assert_eq!(nothing.dims(), [0, 4]);
     }

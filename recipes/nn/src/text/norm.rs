@@ -1,6 +1,6 @@
 //! The end of a post-LN block in one pass: the layer's bias, the residual connection, and LayerNorm.
 
-use candle_core::{CpuStorage, InplaceOp3, Layout, Result, Tensor};
+use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
 use super::TASK;
@@ -9,75 +9,48 @@ use crate::{
     simd::{Level, Vector, dispatch},
 };
 
-/// `LayerNorm(x + bias + residual)`, in place.
-///
-/// `x` and `residual` are `[rows, features]`; `parameters` is `[3, features]`: the bias of the layer that gave `x`,
-/// then LayerNorm's weight and bias.
-///
-/// # Errors
-/// The shapes do not fit, or a tensor is not contiguous f32.
-pub fn residual_layer_norm(
-    x: &Tensor,
-    residual: &Tensor,
-    parameters: &Tensor,
-    eps: f32,
-) -> Result<()> {
-    let (rows, features) = x.dims2()?;
-    let op = ResidualLayerNorm { eps };
-    host::expect_shape(
-        "residual_layer_norm: a residual",
-        residual,
-        &[rows, features],
-    )?;
-    host::expect_shape(
-        "residual_layer_norm: parameters",
-        parameters,
-        &[3, features],
-    )?;
-    x.inplace_op3(residual, parameters, &op)
-}
-
-struct ResidualLayerNorm {
+/// What ends a block: the bias of its last layer, and a LayerNorm's parameters.
+#[derive(Clone, Debug)]
+pub(super) struct ResidualNorm {
+    /// `[features]` of the bias, the LayerNorm's weight and its bias.
+    parameters: Vec<f32>,
     eps: f32,
 }
 
-impl InplaceOp3 for ResidualLayerNorm {
-    fn name(&self) -> &'static str {
-        "residual_layer_norm"
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &mut CpuStorage,
-        x_layout: &Layout,
-        residual: &CpuStorage,
-        residual_layout: &Layout,
-        parameters: &CpuStorage,
-        parameters_layout: &Layout,
-    ) -> Result<()> {
-        let residual = host::values(residual, residual_layout)?;
-        let parameters = host::values(parameters, parameters_layout)?;
-        let x = host::values_mut(x, x_layout)?;
-        residual_layer_norm_cpu(x, residual, parameters, self.eps);
-        Ok(())
+impl ResidualNorm {
+    /// Of three tensors of one size.
+    pub(super) fn new(
+        bias: &Tensor,
+        weight: &Tensor,
+        norm_bias: &Tensor,
+        eps: f32,
+    ) -> Result<Self> {
+        Ok(Self {
+            parameters: host::to_vec(&Tensor::stack(&[bias, weight, norm_bias], 0)?)?,
+            eps,
+        })
     }
 }
 
-/// The kernel: rows of a third of `parameters`, shared out over rayon's threads.
-pub(super) fn residual_layer_norm_cpu(
+/// `LayerNorm(x + bias + residual)`, in place, for rows of as many features as `end` has; they are shared out over rayon's
+/// threads.
+///
+/// # Panics
+/// `x` and `residual` are not of one length.
+pub(super) fn residual_layer_norm(
+    level: Level,
     x: &mut [f32],
     residual: &[f32],
-    parameters: &[f32],
-    eps: f32,
+    end: &ResidualNorm,
 ) {
-    let features = (parameters.len() / 3).max(1);
+    assert_eq!(x.len(), residual.len(), "residual length");
+    let features = (end.parameters.len() / 3).max(1);
     let task = (TASK / features).max(1) * features;
-    let level = Level::detect();
     x.par_chunks_mut(task)
         .zip(residual.par_chunks(task))
         .for_each(|(x, residual)| {
-            // SAFETY: the level is this processor's, and the kernel stays within its slices.
-            unsafe { norm_rows(level, x, residual, parameters, eps) }
+            // SAFETY: the level is the caller's to vouch for, and the kernel stays within its slices.
+            unsafe { norm_rows(level, x, residual, &end.parameters, end.eps) }
         });
 }
 
@@ -152,30 +125,40 @@ unsafe fn sum<V: Vector, const SQUARED: bool>(row: &[f32], shift: f32) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use candle_core::Device;
+    use crate::host::tests::{flat, random};
 
     #[test]
     fn matches_the_formula_in_f64() {
-        let eps = 1e-5;
         for (rows, features) in [(1, 1), (3, 37), (500, 96)] {
-            let x = Tensor::randn(1f32, 2.0, (rows, features), &Device::Cpu).unwrap();
-            let residual = Tensor::randn(0f32, 1.0, (rows, features), &Device::Cpu).unwrap();
-            let parameters = Tensor::randn(0f32, 1.0, (3, features), &Device::Cpu).unwrap();
-            let [a, r, p] =
-                [&x, &residual, &parameters].map(|t| t.to_dtype(candle_core::DType::F64).unwrap());
-            let sum = (a + r).unwrap().broadcast_add(&p.get(0).unwrap()).unwrap();
-            let centred = sum.broadcast_sub(&sum.mean_keepdim(1).unwrap()).unwrap();
-            let variance = centred.sqr().unwrap().mean_keepdim(1).unwrap();
-            let expected = centred
-                .broadcast_div(&(variance + f64::from(eps)).unwrap().sqrt().unwrap())
-                .unwrap()
-                .broadcast_mul(&p.get(1).unwrap())
-                .unwrap()
-                .broadcast_add(&p.get(2).unwrap())
-                .unwrap();
-            residual_layer_norm(&x, &residual, &parameters, eps).unwrap();
-            let error = super::super::tests::max_error(&x, &expected);
-            assert!(error < 1e-5, "{rows}x{features}: {error}");
+            let values = |shape: &[usize], seed| random(shape, seed);
+            let x = flat(&values(&[rows * features], 1));
+            let residual = flat(&values(&[rows * features], 2));
+            let parameters: [Tensor; 3] =
+                std::array::from_fn(|i| values(&[features], 3 + i as u32));
+            let [bias, weight, norm_bias] = &parameters;
+            let end = ResidualNorm::new(bias, weight, norm_bias, 1e-5).unwrap();
+            let [bias, weight, norm_bias] = parameters.map(|tensor| flat(&tensor));
+            for level in Level::all() {
+                let mut got = x.clone();
+                residual_layer_norm(level, &mut got, &residual, &end);
+                for row in 0..rows {
+                    let at = |i: usize| row * features + i;
+                    let sum = |i: usize| {
+                        f64::from(x[at(i)]) + f64::from(residual[at(i)]) + f64::from(bias[i])
+                    };
+                    let count = features as f64;
+                    let mean = (0..features).map(sum).sum::<f64>() / count;
+                    let square = |i: usize| (sum(i) - mean).powi(2);
+                    let variance = (0..features).map(square).sum::<f64>() / count;
+                    for i in 0..features {
+                        let expected = (sum(i) - mean) / (variance + 1e-5).sqrt()
+                            * f64::from(weight[i])
+                            + f64::from(norm_bias[i]);
+                        let error = (f64::from(got[at(i)]) - expected).abs();
+                        assert!(error < 1e-5, "{rows}x{features}, {level:?}: {error}");
+                    }
+                }
+            }
         }
     }
 }

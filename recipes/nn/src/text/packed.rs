@@ -64,6 +64,32 @@ impl Packed {
         self.offsets.windows(2).map(|pair| pair[1] - pair[0])
     }
 
+    /// Refuses what tables of so many words and positions do not have.
+    ///
+    /// # Errors
+    /// An id is outside the vocabulary, or a sequence is longer than there are positions.
+    pub(crate) fn check(&self, vocabulary: usize, positions: usize) -> Result<()> {
+        if let Some(id) = self.ids.iter().find(|&&id| id as usize >= vocabulary) {
+            bail!("embed: expected ids below {vocabulary}, got {id}")
+        }
+        let longest = self.lengths().max().unwrap_or(0);
+        if longest > positions {
+            bail!("embed: expected at most {positions} tokens in a sequence, got {longest}")
+        }
+        Ok(())
+    }
+
+    /// Refuses sequences without a first token.
+    ///
+    /// # Errors
+    /// There is one.
+    pub(crate) fn check_first(&self) -> Result<()> {
+        if self.lengths().any(|length| length == 0) {
+            bail!("expected at least one token in each sequence")
+        }
+        Ok(())
+    }
+
     /// Each token's place in its own sequence.
     pub fn positions(&self) -> impl Iterator<Item = u32> {
         self.lengths().flat_map(|length| 0..length as u32)

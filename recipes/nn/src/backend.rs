@@ -1,0 +1,87 @@
+//! What a network is built for.
+
+use candle_core::{DType, Device};
+
+#[cfg(feature = "cuda")]
+use crate::cuda::{Element, Gpu};
+use crate::simd::Precision;
+
+/// A device, and what networks on it compute in.
+///
+/// Weights are read on the host, in f32, and laid out for the device when a network is built.
+#[derive(Clone, Debug)]
+pub struct Backend(pub(crate) Kind);
+
+#[derive(Clone, Debug)]
+pub(crate) enum Kind {
+    Cpu(Precision),
+    #[cfg(feature = "cuda")]
+    Cuda(Gpu),
+}
+
+impl Backend {
+    /// A device that computes in a dtype: the CPU in f32 or bf16, a CUDA device in f16 or f32.
+    ///
+    /// # Errors
+    /// The device does not compute in that dtype, or there are no kernels for it; the message is for whoever chose them.
+    pub fn of(device: &Device, dtype: DType) -> Result<Self, String> {
+        match device {
+            Device::Cpu => Precision::of(dtype).map(Self::from),
+            #[cfg(feature = "cuda")]
+            Device::Cuda(device) => {
+                let element = match dtype {
+                    DType::F16 => Element::F16,
+                    DType::F32 => Element::F32,
+                    other => {
+                        return Err(format!(
+                            "CUDA devices compute in f16 or f32, not in {}",
+                            other.as_str()
+                        ));
+                    }
+                };
+                let gpu = Gpu::new(device, element).map_err(|error| error.to_string())?;
+                Ok(Self(Kind::Cuda(gpu)))
+            }
+            other => Err(format!("there are no kernels for {:?}", other.location())),
+        }
+    }
+
+    /// Whether it is the CPU.
+    pub fn is_cpu(&self) -> bool {
+        matches!(self.0, Kind::Cpu(_))
+    }
+
+    /// What a network computes in that has kernels for the CPU alone.
+    ///
+    /// # Errors
+    /// It is another device; the message is for whoever chose it.
+    pub fn cpu(&self) -> Result<Precision, String> {
+        match &self.0 {
+            Kind::Cpu(precision) => Ok(*precision),
+            #[cfg(feature = "cuda")]
+            Kind::Cuda(_) => Err("this network has no CUDA kernels yet: use --device cpu".into()),
+        }
+    }
+}
+
+impl From<Precision> for Backend {
+    fn from(precision: Precision) -> Self {
+        Self(Kind::Cpu(precision))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dtypes_that_the_cpu_has_not_are_refused() {
+        let of = |dtype| Backend::of(&Device::Cpu, dtype);
+        let backend = of(DType::F32).unwrap();
+        assert!(backend.is_cpu());
+        assert_eq!(backend.cpu(), Ok(Precision::F32));
+        assert_eq!(of(DType::BF16).is_ok(), Precision::bf16().is_some());
+        let error = of(DType::F16).unwrap_err();
+        assert_eq!(error, "the CPU computes in f32 or bf16, not in f16");
+    }
+}

@@ -1,0 +1,136 @@
+//! What one pass at a time runs in.
+
+use std::{collections::HashMap, hash::Hash, sync::Arc};
+
+use candle_core::{
+    Result,
+    cuda_backend::{WrapErr, cudarc::driver::CudaStream},
+};
+
+use super::{
+    Buffer, Gpu, Layout, Place, Program, Span,
+    launch::{Graph, Launches, Memory},
+    memory::{Arena, Pinned},
+};
+
+/// Recorded passes that a lane keeps; they are small, and a server meets few shapes.
+const MOST_GRAPHS: usize = 256;
+
+/// A stream and the memory of passes on it. `K` tells the shapes of passes that are worth recording.
+pub(crate) struct Lane<K> {
+    stream: Option<Arc<CudaStream>>,
+    arena: Arena,
+    input: Option<Pinned>,
+    output: Option<Pinned>,
+    /// What ran once has a place here, and what ran twice a graph: most shapes never come again, and a kernel's first
+    /// launch may have to load it, which must not happen while one records.
+    graphs: HashMap<K, Option<Graph>>,
+}
+
+/// A pass before it runs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pass<K> {
+    /// All memory that it computes in.
+    pub(crate) layout: Layout,
+    /// What is copied from the host first.
+    pub(crate) input: Span,
+    /// What is copied to the host at the end.
+    pub(crate) output: Span,
+    /// Under which its launches are recorded, if they are worth it: equal keys have equal programs.
+    pub(crate) key: Option<K>,
+}
+
+impl<K> Default for Lane<K> {
+    fn default() -> Self {
+        Self {
+            stream: None,
+            arena: Arena::default(),
+            input: None,
+            output: None,
+            graphs: HashMap::new(),
+        }
+    }
+}
+
+impl<K: Copy + Eq + Hash> Lane<K> {
+    /// Runs a pass and waits for it: `fill` writes its input, `program` makes its launches. Gives its output.
+    ///
+    /// # Errors
+    /// There is too little memory, or a launch failed.
+    pub(crate) fn run(
+        &mut self,
+        gpu: &Gpu,
+        weights: &Buffer,
+        pass: &Pass<K>,
+        fill: impl FnOnce(&mut [u8]),
+        program: impl FnOnce() -> Result<Program>,
+    ) -> Result<&[u8]> {
+        gpu.bind()?;
+        let stream = match &self.stream {
+            Some(stream) => Arc::clone(stream),
+            None => Arc::clone(self.stream.insert(gpu.stream()?)),
+        };
+        let size = pass.layout.bytes();
+        let (base, moved) = self.arena.reserve(gpu, size)?;
+        if moved {
+            self.graphs.clear();
+        }
+        let at = |span: Span| match span.place {
+            Place::Pass(offset) if offset + span.bytes <= size => base + offset as u64,
+            _ => panic!("expected a span of the pass's memory, got {span:?}"),
+        };
+        let input = Pinned::at_least(&mut self.input, gpu, pass.input.bytes)?;
+        fill(input.bytes(pass.input.bytes));
+        let output = Pinned::at_least(&mut self.output, gpu, pass.output.bytes)?;
+        let graphs = &mut self.graphs;
+        let ready = || {
+            let memory = Memory {
+                weights,
+                pass: (base, size),
+            };
+            Launches::new(gpu, &program()?, memory)
+        };
+        // SAFETY: both spans lie in the memory just reserved, and nothing here is touched until the stream is waited for
+        // below, which happens whether all is well or not. Graphs are dropped when the memory moves.
+        let started = unsafe {
+            input
+                .send(pass.input.bytes, at(pass.input), &stream)
+                .and_then(|()| launch(graphs, pass.key, &stream, ready))
+                .and_then(|()| output.receive(pass.output.bytes, at(pass.output), &stream))
+        };
+        let ended = stream.synchronize().w();
+        started.and(ended)?;
+        Ok(output.bytes(pass.output.bytes))
+    }
+}
+
+/// Starts a pass's launches: as they were recorded, or one by one.
+///
+/// # Safety
+/// As [`Launches::start`] and [`Launches::record`].
+unsafe fn launch<K: Eq + Hash>(
+    graphs: &mut HashMap<K, Option<Graph>>,
+    key: Option<K>,
+    stream: &Arc<CudaStream>,
+    ready: impl FnOnce() -> Result<Launches>,
+) -> Result<()> {
+    match key.as_ref().and_then(|key| graphs.get_mut(key)) {
+        Some(Some(graph)) => graph.start(),
+        Some(graph) => {
+            // SAFETY: as the caller's.
+            let recorded = unsafe { ready()?.record(stream) }?;
+            graph.insert(recorded).start()
+        }
+        None => {
+            // SAFETY: as the caller's.
+            unsafe { ready()?.start(stream) }?;
+            if let Some(key) = key {
+                if graphs.len() >= MOST_GRAPHS {
+                    graphs.clear();
+                }
+                graphs.insert(key, None);
+            }
+            Ok(())
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! From a program to what the driver takes: kernels by their handles, places by their addresses.
+
+use std::{
+    ffi::c_void,
+    mem::MaybeUninit,
+    ptr::{from_mut, from_ref},
+    sync::Arc,
+};
+
+use candle_core::{
+    Result, bail,
+    cuda_backend::{
+        WrapErr,
+        cudarc::driver::{CudaGraph, CudaStream, result, sys},
+    },
+};
+
+use super::{
+    Argument, Buffer, Element, Gpu, Grid, Map, Place, Program, Span,
+    gpu::Function,
+    program::{Launch, Swizzle},
+};
+
+/// Where the places of a program are.
+#[derive(Clone, Copy)]
+pub(super) struct Memory<'a> {
+    pub(super) weights: &'a Buffer,
+    /// Of the memory that the pass computes in, with its size in bytes.
+    pub(super) pass: (sys::CUdeviceptr, usize),
+}
+
+impl Memory<'_> {
+    /// The address of a span.
+    ///
+    /// # Errors
+    /// The memory ends before it does.
+    fn address(self, span: Span) -> Result<sys::CUdeviceptr> {
+        let (base, size, offset) = match span.place {
+            Place::Weights(offset) => (self.weights.address(), self.weights.bytes(), offset),
+            Place::Pass(offset) => (self.pass.0, self.pass.1, offset),
+        };
+        if offset + span.bytes > size {
+            bail!("expected a span within {size} bytes, got {span:?}")
+        }
+        Ok(base + offset as u64)
+    }
+}
+
+/// A launch that the driver can be given.
+struct Ready {
+    function: Function,
+    grid: Grid,
+    arguments: Vec<Value>,
+}
+
+/// An argument as a kernel finds it; numbers are in the first bytes.
+enum Value {
+    Word(u64),
+    Map(Box<sys::CUtensorMap>),
+}
+
+/// A program, ready to be started on a device.
+pub(super) struct Launches(Vec<Ready>);
+
+impl Launches {
+    /// Loads the kernels and works out the addresses; the device is the calling thread's.
+    ///
+    /// # Errors
+    /// There is no such kernel for this card, or a span is outside the memory.
+    pub(super) fn new(gpu: &Gpu, program: &Program, memory: Memory<'_>) -> Result<Self> {
+        let ready = |launch: &Launch| {
+            let shared = launch.grid.shared;
+            let value = |argument: &Argument| match *argument {
+                Argument::Null => Ok(Value::Word(0)),
+                Argument::Word(word) => Ok(Value::Word(word.into())),
+                Argument::Read(span) | Argument::Write(span) => {
+                    memory.address(span).map(Value::Word)
+                }
+                Argument::ReadMap(map) | Argument::WriteMap(map) => {
+                    encode(map, memory.address(map.span)?).map(|map| Value::Map(Box::new(map)))
+                }
+            };
+            Ok(Ready {
+                function: gpu.function(launch.source, &launch.kernel, shared)?,
+                grid: launch.grid,
+                arguments: launch.arguments.iter().map(value).collect::<Result<_>>()?,
+            })
+        };
+        program
+            .launches()
+            .iter()
+            .map(ready)
+            .collect::<Result<_>>()
+            .map(Self)
+    }
+
+    /// Starts all of them, in order; the device is the calling thread's.
+    ///
+    /// # Errors
+    /// The driver refuses one.
+    ///
+    /// # Safety
+    /// The memory that they were made for is there until the stream has been waited for, and nobody else uses that of
+    /// the pass.
+    pub(super) unsafe fn start(&self, stream: &CudaStream) -> Result<()> {
+        let mut addresses: Vec<*mut c_void> = Vec::new();
+        for launch in &self.0 {
+            addresses.clear();
+            addresses.extend(launch.arguments.iter().map(|argument| match argument {
+                Value::Word(word) => from_ref(word).cast_mut().cast(),
+                Value::Map(map) => from_ref(&**map).cast_mut().cast(),
+            }));
+            let [x, y, z] = launch.grid.blocks.map(|blocks| blocks as u32);
+            // SAFETY: whoever pushed the launch promised its arguments; the driver reads them before the call returns.
+            // The memory is the caller's to vouch for.
+            unsafe {
+                result::launch_kernel(
+                    launch.function.handle,
+                    (x, y, z),
+                    (launch.grid.threads, 1, 1),
+                    launch.grid.shared,
+                    stream.cu_stream(),
+                    &mut addresses,
+                )
+            }
+            .w()?;
+        }
+        Ok(())
+    }
+
+    /// Records all of them, to be started at once.
+    ///
+    /// # Errors
+    /// The driver refuses.
+    ///
+    /// # Safety
+    /// As [`Self::start`], whenever the graph runs.
+    pub(super) unsafe fn record(&self, stream: &Arc<CudaStream>) -> Result<Graph> {
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        stream.begin_capture(mode).w()?;
+        // SAFETY: as the caller's.
+        let started = unsafe { self.start(stream) };
+        // The capture ends whatever happened within it.
+        let graph = stream.end_capture(sys::CUgraphInstantiate_flags(0)).w();
+        started?;
+        match graph? {
+            Some(graph) => Ok(Graph(graph)),
+            None => bail!("expected launches to record, got none"),
+        }
+    }
+}
+
+/// A recorded program.
+pub(super) struct Graph(CudaGraph);
+
+// SAFETY: a graph must not be used by two threads at once, and nobody but its lane's pass has it.
+unsafe impl Send for Graph {}
+
+impl Graph {
+    /// Starts it on the stream that it was recorded on.
+    ///
+    /// # Errors
+    /// The driver refuses.
+    pub(super) fn start(&self) -> Result<()> {
+        self.0.launch().w()
+    }
+}
+
+fn encode(map: Map, address: sys::CUdeviceptr) -> Result<sys::CUtensorMap> {
+    let size = Element::F16.size() as u64;
+    let dimensions = [map.columns as u64, map.rows as u64];
+    let strides = [map.columns as u64 * size];
+    let [rows, columns] = map.tile;
+    let (tile, steps) = ([columns, rows], [1, 1]);
+    let mut encoded = MaybeUninit::<sys::CUtensorMap>::uninit();
+    // SAFETY: the arrays are of the rank, or one less for the strides, and are read before the call returns; the matrix
+    // lies within its span.
+    unsafe {
+        sys::cuTensorMapEncodeTiled(
+            from_mut(&mut encoded).cast(),
+            sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
+            dimensions.len() as u32,
+            address as *mut c_void,
+            dimensions.as_ptr(),
+            strides.as_ptr(),
+            tile.as_ptr(),
+            steps.as_ptr(),
+            sys::CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
+            match map.swizzle {
+                Swizzle::Bytes64 => sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_64B,
+                Swizzle::Bytes128 => sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
+            },
+            sys::CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+            sys::CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
+        )
+    }
+    .result()
+    .w()?;
+    // SAFETY: the call succeeded, so it wrote all of it.
+    Ok(unsafe { encoded.assume_init() })
+}

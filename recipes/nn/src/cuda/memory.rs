@@ -1,0 +1,192 @@
+//! Memory: of the device, and of the host where the device reads and writes it.
+
+use std::sync::Arc;
+
+use candle_core::{
+    Result,
+    cuda_backend::{
+        WrapErr,
+        cudarc::driver::{CudaContext, CudaStream, result, sys},
+    },
+};
+
+use super::{Gpu, Weights};
+
+/// A piece of device memory.
+#[derive(Debug)]
+pub(crate) struct Buffer {
+    address: sys::CUdeviceptr,
+    bytes: usize,
+    context: Arc<CudaContext>,
+}
+
+impl Buffer {
+    /// So many bytes of any content.
+    ///
+    /// # Errors
+    /// The device has too little memory.
+    fn new(gpu: &Gpu, bytes: usize) -> Result<Self> {
+        gpu.bind()?;
+        // SAFETY: the context is bound, and the size is not zero, which the driver would refuse.
+        let address = unsafe { result::malloc_sync(bytes.max(1)) }.w()?;
+        Ok(Self {
+            address,
+            bytes,
+            context: Arc::clone(gpu.context()),
+        })
+    }
+
+    /// A network's weights.
+    ///
+    /// # Errors
+    /// The device has too little memory, or the copy fails.
+    pub(crate) fn of(gpu: &Gpu, weights: &Weights) -> Result<Self> {
+        let buffer = Self::new(gpu, weights.bytes().len())?;
+        // SAFETY: the memory is there, and the call returns when the weights have been read.
+        unsafe { result::memcpy_htod_sync(buffer.address, weights.bytes()) }.w()?;
+        // They may still be on their way from the driver's own memory, and streams of passes would not wait for that.
+        buffer.context.synchronize().w()?;
+        Ok(buffer)
+    }
+
+    pub(super) fn address(&self) -> sys::CUdeviceptr {
+        self.address
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        // What still runs may use it. Errors have no reader here: whoever waits for results has seen them.
+        let _ = self.context.synchronize();
+        // SAFETY: `malloc_sync` gave it, and nobody has the address any more.
+        let _ = unsafe { result::free_sync(self.address) };
+    }
+}
+
+/// Device memory that passes compute in, as large as the largest of them needed.
+#[derive(Debug, Default)]
+pub(super) struct Arena {
+    buffer: Option<Buffer>,
+}
+
+impl Arena {
+    /// Room for so many bytes; `moved` says that addresses given before are no longer good.
+    ///
+    /// # Errors
+    /// The device has too little memory.
+    pub(super) fn reserve(&mut self, gpu: &Gpu, bytes: usize) -> Result<(sys::CUdeviceptr, bool)> {
+        if let Some(buffer) = self
+            .buffer
+            .as_ref()
+            .filter(|buffer| buffer.bytes() >= bytes)
+        {
+            return Ok((buffer.address(), false));
+        }
+        // The old memory goes first: both might not fit, and passes of any size can still get theirs anew.
+        self.buffer = None;
+        let buffer = Buffer::new(gpu, bytes)?;
+        let address = buffer.address();
+        self.buffer = Some(buffer);
+        Ok((address, true))
+    }
+}
+
+/// Host memory that the device copies from and to at full speed.
+#[derive(Debug)]
+pub(super) struct Pinned {
+    memory: *mut u8,
+    bytes: usize,
+    context: Arc<CudaContext>,
+}
+
+// SAFETY: it owns its memory, which has no thread of its own.
+unsafe impl Send for Pinned {}
+
+impl Pinned {
+    fn new(gpu: &Gpu, bytes: usize) -> Result<Self> {
+        gpu.bind()?;
+        // SAFETY: the context is bound, and the size is not zero.
+        let memory = unsafe { result::malloc_host(bytes.max(1), 0) }.w()?;
+        Ok(Self {
+            memory: memory.cast(),
+            bytes,
+            context: Arc::clone(gpu.context()),
+        })
+    }
+
+    /// At least so many bytes, new ones if there are fewer.
+    ///
+    /// # Errors
+    /// The host has too little memory that can be pinned.
+    pub(super) fn at_least<'a>(
+        pinned: &'a mut Option<Self>,
+        gpu: &Gpu,
+        bytes: usize,
+    ) -> Result<&'a mut Self> {
+        if pinned.as_ref().is_none_or(|pinned| pinned.bytes < bytes) {
+            *pinned = None;
+        }
+        match pinned {
+            Some(pinned) => Ok(pinned),
+            None => Ok(pinned.insert(Self::new(gpu, bytes)?)),
+        }
+    }
+
+    /// The first bytes of it.
+    ///
+    /// # Panics
+    /// There are fewer.
+    pub(super) fn bytes(&mut self, count: usize) -> &mut [u8] {
+        assert!(count <= self.bytes, "beyond the memory");
+        // SAFETY: the memory is there, any bits are bytes, and it is borrowed for as long.
+        unsafe { std::slice::from_raw_parts_mut(self.memory, count) }
+    }
+
+    /// Starts copying the first bytes to the device.
+    ///
+    /// # Errors
+    /// The driver refuses.
+    ///
+    /// # Safety
+    /// `to` has room for them, and until the stream has been waited for, nobody writes here or uses that room.
+    pub(super) unsafe fn send(
+        &mut self,
+        count: usize,
+        to: sys::CUdeviceptr,
+        stream: &CudaStream,
+    ) -> Result<()> {
+        let from = self.bytes(count);
+        // SAFETY: as the caller's.
+        unsafe { result::memcpy_htod_async(to, from, stream.cu_stream()) }.w()
+    }
+
+    /// Starts copying bytes from the device to the first ones here.
+    ///
+    /// # Errors
+    /// The driver refuses.
+    ///
+    /// # Safety
+    /// `from` has them, and until the stream has been waited for, nobody reads or writes here.
+    pub(super) unsafe fn receive(
+        &mut self,
+        count: usize,
+        from: sys::CUdeviceptr,
+        stream: &CudaStream,
+    ) -> Result<()> {
+        let to = self.bytes(count);
+        // SAFETY: as the caller's.
+        unsafe { result::memcpy_dtoh_async(to, from, stream.cu_stream()) }.w()
+    }
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        let _ = self.context.synchronize();
+        // SAFETY: `malloc_host` gave it, and nobody copies any more.
+        let _ = unsafe { result::free_host(self.memory.cast()) };
+    }
+}

@@ -1,0 +1,127 @@
+//! A CUDA device: kernels, the memory that networks live in, and passes of many launches.
+//!
+//! The kernels are compiled from `cuda/*.cu` when this crate is built. A network lays its weights out once, in one piece
+//! of memory ([`Weights`]). A pass is a [`Program`]: its launches, with the places that each reads and writes. It runs in
+//! a [`Lane`], which has a stream and memory of its own and is kept for the next pass, so that nothing is allocated then. A
+//! small pass is recorded as a CUDA graph, for launching it would take longer than computing it.
+//!
+//! A lane's pass is over when its results have been copied to the host, and nothing else waits for the device: while one
+//! lane's pass computes, another's input can be on its way.
+//!
+//! Layouts and programs are plain data: they are made, and tested, without a device. What talks to one is compiled
+//! where the feature `cuda` is.
+
+#[cfg(test)]
+pub(crate) mod check;
+mod place;
+mod program;
+mod weights;
+
+#[cfg(feature = "cuda")]
+mod gpu;
+#[cfg(feature = "cuda")]
+mod lane;
+#[cfg(feature = "cuda")]
+mod launch;
+#[cfg(feature = "cuda")]
+mod memory;
+
+use half::f16;
+
+pub(crate) use place::{Layout, Place, Span};
+#[cfg(test)]
+pub(crate) use program::Launch;
+pub(crate) use program::{Argument, Grid, Map, Program, Source};
+pub(crate) use weights::Weights;
+
+#[cfg(feature = "cuda")]
+pub(crate) use {
+    gpu::Gpu,
+    lane::{Lane, Pass},
+    memory::Buffer,
+};
+
+/// What is kept in device memory between kernels; they compute in f32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Element {
+    F16,
+    F32,
+}
+
+impl Element {
+    /// Bytes of one.
+    pub(crate) fn size(self) -> usize {
+        match self {
+            Self::F16 => 2,
+            Self::F32 => 4,
+        }
+    }
+
+    /// As the kernels' names have it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::F16 => "f16",
+            Self::F32 => "f32",
+        }
+    }
+
+    /// Writes values as the device reads them.
+    ///
+    /// # Panics
+    /// There is no room for them.
+    pub(crate) fn write(self, values: &[f32], to: &mut [u8]) {
+        let to = &mut to[..values.len() * self.size()];
+        match self {
+            Self::F16 => (to.as_chunks_mut().0.iter_mut().zip(values))
+                .for_each(|(to, &value)| *to = f16::from_f32(value).to_le_bytes()),
+            Self::F32 => (to.as_chunks_mut().0.iter_mut().zip(values))
+                .for_each(|(to, value)| *to = value.to_le_bytes()),
+        }
+    }
+
+    /// Reads values as the device has written them.
+    pub(crate) fn read(self, from: &[u8]) -> Vec<f32> {
+        match self {
+            Self::F16 => (from.as_chunks().0.iter())
+                .map(|&value| f16::from_le_bytes(value).to_f32())
+                .collect(),
+            Self::F32 => (from.as_chunks().0.iter())
+                .map(|&value| f32::from_le_bytes(value))
+                .collect(),
+        }
+    }
+}
+
+/// What a program depends on beside its network and its shape.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Target {
+    pub(crate) element: Element,
+    /// Streaming multiprocessors of the card.
+    pub(crate) processors: usize,
+    /// Its compute capability, major and minor.
+    pub(crate) capability: (i32, i32),
+}
+
+#[cfg(test)]
+impl Target {
+    /// An H100.
+    pub(crate) fn hopper(element: Element) -> Self {
+        Self {
+            element,
+            processors: 132,
+            capability: (9, 0),
+        }
+    }
+
+    /// An A100.
+    pub(crate) fn ampere(element: Element) -> Self {
+        Self {
+            element,
+            processors: 108,
+            capability: (8, 0),
+        }
+    }
+}
+
+#[cfg(all(test, feature = "cuda"))]
+pub(crate) use gpu::tests;

@@ -1,0 +1,193 @@
+//! A pass as a list of launches.
+
+use candle_core::{Result, bail};
+
+use super::{Element, Span};
+
+/// Threads of a block, at most.
+const MOST_THREADS: u32 = 1024;
+/// Shared memory of a block, at most: that of compute capability 9.0. Where a card has less, the driver says so.
+const MOST_SHARED: u32 = 227 << 10;
+/// Blocks along the grid's second and third axis, at most.
+const MOST_BLOCKS: usize = 65_535;
+
+/// A source file of kernels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Source {
+    Image,
+    Text,
+    Lstm,
+    Crf,
+    Matmul,
+    MatmulSm90,
+}
+
+/// What a kernel is launched with.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Argument {
+    /// Where a kernel may be given nothing.
+    Null,
+    /// A pointer to values that it reads.
+    Read(Span),
+    /// A pointer to values that it writes.
+    Write(Span),
+    /// Four bytes: an `int`, an `unsigned` or a `float`.
+    Word(u32),
+    /// A matrix that it reads by the copy engine.
+    ReadMap(Map),
+    /// A matrix that it writes by the copy engine.
+    WriteMap(Map),
+}
+
+/// How the copy engine finds boxes of a row-major matrix of f16.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Map {
+    pub(crate) span: Span,
+    pub(crate) rows: usize,
+    pub(crate) columns: usize,
+    /// Rows and columns of a box.
+    pub(crate) tile: [u32; 2],
+    pub(crate) swizzle: Swizzle,
+}
+
+/// The bytes after which the order of a box's 16-byte pieces repeats.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Swizzle {
+    Bytes64,
+    Bytes128,
+}
+
+impl Span {
+    /// As what a kernel reads.
+    pub(crate) fn read(self) -> Argument {
+        Argument::Read(self)
+    }
+
+    /// As what a kernel writes.
+    pub(crate) fn write(self) -> Argument {
+        Argument::Write(self)
+    }
+}
+
+impl From<Option<Span>> for Argument {
+    /// What a kernel reads, if there is any.
+    fn from(span: Option<Span>) -> Self {
+        span.map_or(Self::Null, Self::Read)
+    }
+}
+
+impl From<usize> for Argument {
+    /// An `int`.
+    ///
+    /// # Panics
+    /// It does not fit, which no shape that fits into memory does.
+    fn from(number: usize) -> Self {
+        let number = i32::try_from(number).expect("a kernel's sizes fit an int");
+        Self::Word(number.cast_unsigned())
+    }
+}
+
+impl From<f32> for Argument {
+    fn from(number: f32) -> Self {
+        Self::Word(number.to_bits())
+    }
+}
+
+/// How many blocks of how many threads, and with how many bytes of dynamic shared memory each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Grid {
+    pub(crate) blocks: [usize; 3],
+    pub(crate) threads: u32,
+    pub(crate) shared: u32,
+}
+
+impl Grid {
+    /// Blocks in a row, with no dynamic shared memory.
+    pub(crate) fn row(blocks: usize, threads: u32) -> Self {
+        Self {
+            blocks: [blocks, 1, 1],
+            threads,
+            shared: 0,
+        }
+    }
+}
+
+/// A launch of a kernel.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Launch {
+    pub(crate) source: Source,
+    pub(crate) kernel: String,
+    pub(crate) grid: Grid,
+    pub(crate) arguments: Vec<Argument>,
+}
+
+/// Launches in their order.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Program {
+    launches: Vec<Launch>,
+}
+
+impl Program {
+    /// Adds a launch. One without blocks has nothing to do, and is left out.
+    ///
+    /// # Errors
+    /// The grid is larger than any card takes.
+    ///
+    /// # Safety
+    /// The arguments are of the number and the kinds that the kernel takes, and with them it reads and writes nothing
+    /// but the spans among them.
+    pub(crate) unsafe fn push<const N: usize>(
+        &mut self,
+        (source, kernel): (Source, impl Into<String>),
+        grid: Grid,
+        arguments: [Argument; N],
+    ) -> Result<()> {
+        let [x, y, z] = grid.blocks;
+        let kernel = kernel.into();
+        if x > i32::MAX as usize || y.max(z) > MOST_BLOCKS {
+            bail!("expected a batch that fits a launch of {kernel}, got {x} by {y} by {z} blocks")
+        }
+        if grid.threads > MOST_THREADS || grid.shared > MOST_SHARED {
+            bail!("expected a block that a card has room for, got {grid:?} for {kernel}")
+        }
+        if x * y * z > 0 {
+            self.launches.push(Launch {
+                source,
+                kernel,
+                grid,
+                arguments: arguments.into(),
+            });
+        }
+        Ok(())
+    }
+
+    pub(crate) fn launches(&self) -> &[Launch] {
+        &self.launches
+    }
+}
+
+impl Map {
+    /// A matrix that fills its span.
+    ///
+    /// # Panics
+    /// The span is of another size.
+    pub(crate) fn new(span: Span, [rows, columns]: [usize; 2], tile: [u32; 2]) -> Self {
+        assert_eq!(
+            span.bytes,
+            rows * columns * Element::F16.size(),
+            "a matrix of f16"
+        );
+        let row_bytes = tile[1] as usize * Element::F16.size();
+        Self {
+            span,
+            rows,
+            columns,
+            tile,
+            swizzle: match row_bytes {
+                64 => Swizzle::Bytes64,
+                128 => Swizzle::Bytes128,
+                _ => panic!("expected a box of 64 or 128 bytes a row, got {row_bytes}"),
+            },
+        }
+    }
+}

@@ -1,0 +1,396 @@
+//! What the kernels of `lstm.cu` and `crf.cu` do, on the host: from their heads, value by value.
+//!
+//! It runs a program as it would be launched, from the packed weights and with the arguments that the kernels get, and holds
+//! these against what the heads demand: sizes of blocks and grids, shared memory, and that nobody leaves his span.
+
+use half::f16;
+
+use crate::cuda::{Argument, Element, Grid, Launch, Place, Program, Span};
+
+/// Device memory.
+pub(super) struct Memory<'a> {
+    pub(super) weights: &'a [u8],
+    pub(super) pass: Vec<u8>,
+}
+
+impl Memory<'_> {
+    /// Runs a program.
+    ///
+    /// # Panics
+    /// A launch is not what its kernel's head demands.
+    pub(super) fn run(&mut self, program: &Program) {
+        for launch in program.launches() {
+            let mut call = Call {
+                memory: self,
+                launch,
+            };
+            match launch.kernel.as_str() {
+                "gather_rows" => call.gather(),
+                "lstm_project_f16" => call.project(Element::F16),
+                "lstm_project_f32" => call.project(Element::F32),
+                "lstm_f16_plain" => call.recur_plain(Element::F16),
+                "lstm_f32_plain" => call.recur_plain(Element::F32),
+                "crf_emissions_f16" => call.score(Element::F16),
+                "crf_emissions_f32_plain" => call.score(Element::F32),
+                "crf_viterbi_f32" => call.decode(),
+                name => call.recur_tensor(name),
+            }
+        }
+    }
+
+    fn bytes(&self, span: Span) -> &[u8] {
+        match span.place {
+            Place::Weights(at) => &self.weights[at..at + span.bytes],
+            Place::Pass(at) => &self.pass[at..at + span.bytes],
+        }
+    }
+
+    fn value(&self, span: Span, element: Element, index: usize) -> f32 {
+        match element {
+            Element::F16 => f16::from_le_bytes(self.word(span, index)).to_f32(),
+            Element::F32 => f32::from_le_bytes(self.word(span, index)),
+        }
+    }
+
+    fn number(&self, span: Span, index: usize) -> i32 {
+        i32::from_le_bytes(self.word(span, index))
+    }
+
+    fn word<const N: usize>(&self, span: Span, index: usize) -> [u8; N] {
+        self.bytes(span)[index * N..][..N].try_into().unwrap()
+    }
+
+    fn put(&mut self, span: Span, index: usize, bytes: &[u8]) {
+        let Place::Pass(at) = span.place else {
+            panic!("a kernel writes weights")
+        };
+        self.pass[at..at + span.bytes][index * bytes.len()..][..bytes.len()].copy_from_slice(bytes);
+    }
+
+    fn put_value(&mut self, span: Span, element: Element, index: usize, value: f32) {
+        let mut bytes = [0; 4];
+        element.write(&[value], &mut bytes);
+        self.put(span, index, &bytes[..element.size()]);
+    }
+}
+
+/// A launch at work.
+struct Call<'a, 'b> {
+    memory: &'a mut Memory<'b>,
+    launch: &'a Launch,
+}
+
+/// What both recurrences know.
+struct Recurrence {
+    element: Element,
+    gates: Span,
+    index: Option<Span>,
+    sequences: Span,
+    out: Option<Span>,
+    hidden: Option<Span>,
+    cell: Option<Span>,
+    count: usize,
+    units: usize,
+    strides: [usize; 3],
+}
+
+impl Call<'_, '_> {
+    fn arguments(&self, count: usize) {
+        assert_eq!(self.launch.arguments.len(), count, "{}", self.launch.kernel);
+    }
+
+    fn span(&self, argument: usize) -> Span {
+        self.maybe(argument)
+            .expect("a pointer that must not be null")
+    }
+
+    fn maybe(&self, argument: usize) -> Option<Span> {
+        match self.launch.arguments[argument] {
+            Argument::Null => None,
+            Argument::Read(span) | Argument::Write(span) => Some(span),
+            other => panic!("expected a pointer, got {other:?}"),
+        }
+    }
+
+    fn int(&self, argument: usize) -> usize {
+        match self.launch.arguments[argument] {
+            Argument::Word(word) => word as usize,
+            other => panic!("expected an int, got {other:?}"),
+        }
+    }
+
+    fn expect_grid(&self, [x, y]: [usize; 2], threads: usize, shared: usize) {
+        let grid = Grid {
+            blocks: [x, y, 1],
+            threads: threads as u32,
+            shared: shared as u32,
+        };
+        assert_eq!(self.launch.grid, grid, "{}", self.launch.kernel);
+    }
+
+    fn gather(&mut self) {
+        self.arguments(6);
+        let (table, ids, out) = (self.span(0), self.span(1), self.span(2));
+        let (rows, vectors, stride) = (self.int(3), self.int(4), self.int(5));
+        self.expect_grid([rows.div_ceil(4), 1], 128, 0);
+        for row in 0..rows {
+            let id = self.memory.number(ids, row) as usize;
+            for vector in 0..vectors {
+                let bytes: [u8; 16] = self.memory.word(table, id * vectors + vector);
+                self.memory.put(out, row * stride + vector, &bytes);
+            }
+        }
+    }
+
+    fn project(&mut self, element: Element) {
+        self.arguments(8);
+        let (x, weights, bias, gates) = (self.span(0), self.span(1), self.span(2), self.span(3));
+        let (rows, inputs, stride) = (self.int(4), self.int(5), self.int(6));
+        let columns = self.int(7);
+        assert_eq!(columns % 64, 0);
+        let padded = match element {
+            Element::F16 => {
+                let padded = inputs.next_multiple_of(16);
+                let blocks = self.launch.grid.blocks[1];
+                assert!((1..=rows.div_ceil(64)).contains(&blocks) && stride % 8 == 0);
+                self.expect_grid([columns / 64, blocks], 128, 384 * (padded + 8));
+                padded
+            }
+            Element::F32 => {
+                self.expect_grid([columns / 64, rows.div_ceil(64)], 256, 0);
+                inputs
+            }
+        };
+        assert_eq!(weights.bytes, columns * padded * element.size());
+        for row in 0..rows {
+            for column in 0..columns {
+                let mut sum = self.memory.value(bias, Element::F32, column);
+                for input in 0..inputs {
+                    sum += self.memory.value(x, element, row * stride + input)
+                        * self.memory.value(weights, element, column * padded + input);
+                }
+                self.memory
+                    .put_value(gates, element, row * columns + column, sum);
+            }
+        }
+    }
+
+    /// The recurrence from fragments, which are found as the head says.
+    fn recur_tensor(&mut self, name: &str) {
+        self.arguments(13);
+        let numbers = name
+            .strip_prefix("lstm_f16_k")
+            .and_then(|name| name.split_once("_g"));
+        let (k_tiles, most) = numbers.unwrap_or_else(|| panic!("there is no kernel {name}"));
+        let (k_tiles, most): (usize, usize) = (k_tiles.parse().unwrap(), most.parse().unwrap());
+        let (group, units) = (self.int(8), self.int(9));
+        let least = [2, 4, 7, 8].into_iter().find(|k| 16 * k >= units);
+        assert!(least == Some(k_tiles) && [8, 16].contains(&most) && (1..=most).contains(&group));
+        let (count, padded) = (self.int(7), units.next_multiple_of(8));
+        self.expect_grid([count.div_ceil(group), 2], 4 * padded, 0);
+        let mut matrix = vec![f32::NAN; 2 * 4 * units * units];
+        let weights = self.memory.bytes(self.span(0));
+        let mut halves = Element::F16.read(weights).into_iter();
+        for (d, b) in (0..2).flat_map(|d| (0..padded / 8).map(move |b| (d, b))) {
+            for (m, k) in (0..2).flat_map(|m| (0..k_tiles).map(move |k| (m, k))) {
+                for (l, half) in (0..32).flat_map(|l| (0..8).map(move |half| (l, half))) {
+                    let (r, e) = (half / 2, half % 2);
+                    let (gate, unit) = (2 * m + r % 2, 8 * b + l / 4);
+                    let column = 16 * k + 8 * (r / 2) + l % 4 * 2 + e;
+                    let value = halves.next().unwrap();
+                    if unit < units && column < units {
+                        matrix[((d * 4 + gate) * units + unit) * units + column] = value;
+                    } else {
+                        assert_eq!(value, 0.0);
+                    }
+                }
+            }
+        }
+        assert!(halves.next().is_none());
+        let of = self.recurrence(Element::F16, 9);
+        self.recur(&of, &matrix, |h| f16::from_f32(h).to_f32());
+    }
+
+    fn recur_plain(&mut self, element: Element) {
+        self.arguments(12);
+        let (count, units) = (self.int(7), self.int(8));
+        let padded = units.next_multiple_of(8);
+        assert!(units <= 256);
+        self.expect_grid([count.div_ceil(4), 2], 4 * padded, 0);
+        let weights = element.read(self.memory.bytes(self.span(0)));
+        assert_eq!(weights.len(), 2 * padded * padded * 4);
+        let mut matrix = vec![f32::NAN; 2 * 4 * units * units];
+        for (i, value) in weights.into_iter().enumerate() {
+            let (gate, column) = (i % 4, i / 4 % 4 + i / (16 * padded) % (padded / 4) * 4);
+            let (unit, d) = (i / 16 % padded, i / (4 * padded * padded));
+            if unit < units && column < units {
+                matrix[((d * 4 + gate) * units + unit) * units + column] = value;
+            } else {
+                assert_eq!(value, 0.0);
+            }
+        }
+        let of = self.recurrence(element, 8);
+        self.recur(&of, &matrix, |h| h);
+    }
+
+    fn recurrence(&self, element: Element, units: usize) -> Recurrence {
+        Recurrence {
+            element,
+            gates: self.span(1),
+            index: self.maybe(2),
+            sequences: self.span(3),
+            out: self.maybe(4),
+            hidden: self.maybe(5),
+            cell: self.maybe(6),
+            count: self.int(7),
+            units: self.int(units),
+            strides: [1, 2, 3].map(|i| self.int(units + i)),
+        }
+    }
+
+    /// With recurrent weights `[2, gates, units, units]`; `keep` rounds a state as it is fed back.
+    fn recur(&mut self, of: &Recurrence, matrix: &[f32], keep: fn(f32) -> f32) {
+        let memory = &mut *self.memory;
+        let padded = of.units.next_multiple_of(8);
+        let mut before = usize::MAX;
+        for (sequence, d) in (0..of.count).flat_map(|s| [(s, 0), (s, 1)]) {
+            let [first, length, place] =
+                [0, 1, 2].map(|i| memory.number(of.sequences, 4 * sequence + i));
+            let length = length as usize;
+            assert!(length <= before, "the longest come first");
+            before = length;
+            let (mut h, mut c) = (vec![0.0; of.units], vec![0.0; of.units]);
+            for step in 0..length {
+                let row = first as usize + if d == 0 { step } else { length - 1 - step };
+                let source = of
+                    .index
+                    .map_or(row, |index| memory.number(index, row) as usize);
+                let state: Vec<f32> = h.iter().copied().map(keep).collect();
+                for unit in 0..of.units {
+                    let [i, f, g, o] = [0, 1, 2, 3].map(|gate| {
+                        let at = ((source * 2 + d) * padded + unit) * 4 + gate;
+                        let weights = &matrix[((d * 4 + gate) * of.units + unit) * of.units..];
+                        let product = weights.iter().zip(&state).map(|(w, h)| w * h);
+                        memory.value(of.gates, of.element, at) + product.sum::<f32>()
+                    });
+                    let sigmoid = |x: f32| 1.0 / (1.0 + (-x).exp());
+                    c[unit] = sigmoid(f) * c[unit] + sigmoid(i) * g.tanh();
+                    h[unit] = sigmoid(o) * c[unit].tanh();
+                    if let Some(out) = of.out {
+                        let at = row * of.strides[0] + d * of.units + unit;
+                        memory.put_value(out, of.element, at, h[unit]);
+                    }
+                }
+            }
+            if place < 0 {
+                continue;
+            }
+            for unit in 0..of.units {
+                let at = d * of.strides[1] + place as usize * of.strides[2] + unit;
+                if let Some(hidden) = of.hidden {
+                    memory.put_value(hidden, of.element, at, h[unit]);
+                }
+                if let Some(cell) = of.cell {
+                    memory.put_value(cell, Element::F32, at, c[unit]);
+                }
+            }
+        }
+    }
+
+    fn score(&mut self, element: Element) {
+        self.arguments(11);
+        let (x, dense, dense_bias) = (self.span(0), self.span(1), self.span(2));
+        let (weight, bias, scores) = (self.span(3), self.span(4), self.span(5));
+        let (rows, inputs, stride) = (self.int(6), self.int(7), self.int(8));
+        let (units, tags) = (self.int(9), self.int(10));
+        let padded = inputs.next_multiple_of(32);
+        let dense_at: Box<dyn Fn(usize, usize) -> usize> = match element {
+            Element::F16 => {
+                assert!(units.is_multiple_of(8) && stride.is_multiple_of(8));
+                assert_eq!(dense.bytes, units * padded * 2);
+                let blocks = self.launch.grid.blocks[0];
+                assert!((1..=rows.div_ceil(64)).contains(&blocks));
+                let shared = (units + 64) * (padded + 8) * 2 + 4 * tags * (units + 256);
+                self.expect_grid([blocks, 1], 256, shared);
+                Box::new(move |unit, input| unit * padded + input)
+            }
+            Element::F32 => {
+                assert_eq!(dense.bytes, units * inputs * 4);
+                self.expect_grid([rows.div_ceil(16), 1], 128, 64 * (inputs + units + 2));
+                Box::new(move |unit, input| input * units + unit)
+            }
+        };
+        let memory = &mut *self.memory;
+        for row in 0..rows {
+            let hidden: Vec<f32> = (0..units)
+                .map(|unit| {
+                    let mut sum = memory.value(dense_bias, Element::F32, unit);
+                    for input in 0..inputs {
+                        sum += memory.value(x, element, row * stride + input)
+                            * memory.value(dense, element, dense_at(unit, input));
+                    }
+                    sum.tanh()
+                })
+                .collect();
+            for tag in 0..tags {
+                let mut sum = memory.value(bias, Element::F32, tag);
+                for (unit, hidden) in hidden.iter().enumerate() {
+                    sum += hidden * memory.value(weight, Element::F32, tag * units + unit);
+                }
+                memory.put_value(scores, Element::F32, row * tags + tag, sum);
+            }
+        }
+    }
+
+    fn decode(&mut self) {
+        self.arguments(9);
+        let (scores, sequences) = (self.span(0), self.span(1));
+        let (start, end, transitions) = (self.span(2), self.span(3), self.span(4));
+        let (back, labels) = (self.span(5), self.span(6));
+        let (count, tags) = (self.int(7), self.int(8));
+        self.expect_grid([count.div_ceil(4), 1], 128, 0);
+        let memory = &mut *self.memory;
+        for sequence in 0..count {
+            let [first, length] = [0, 1].map(|i| memory.number(sequences, 4 * sequence + i));
+            let (first, length) = (first as usize, length as usize);
+            if length == 0 {
+                continue;
+            }
+            let score = |row: usize, tag| memory.value(scores, Element::F32, row * tags + tag);
+            let floats = |span, index| memory.value(span, Element::F32, index);
+            let best = |scores: &[f32]| {
+                let highest = scores.iter().copied().fold(f32::MIN, f32::max);
+                (
+                    scores.iter().position(|score| *score == highest).unwrap(),
+                    highest,
+                )
+            };
+            let mut now: Vec<f32> = (0..tags)
+                .map(|tag| floats(start, tag) + score(first, tag))
+                .collect();
+            let mut from = Vec::new();
+            for row in first + 1..first + length {
+                let steps: Vec<_> = (0..tags)
+                    .map(|to| {
+                        let add = |tag| now[tag] + floats(transitions, tag * tags + to);
+                        best(&(0..tags).map(add).collect::<Vec<_>>())
+                    })
+                    .collect();
+                now = (0..tags)
+                    .map(|tag| steps[tag].1 + score(row, tag))
+                    .collect();
+                from.push(steps);
+            }
+            let last: Vec<f32> = (0..tags).map(|tag| now[tag] + floats(end, tag)).collect();
+            let mut label = best(&last).0;
+            memory.put(labels, first + length - 1, &[label as u8]);
+            for row in (first..first + length - 1).rev() {
+                label = from[row - first][label].0;
+                memory.put(labels, row, &[label as u8]);
+            }
+            for row in first..first + length {
+                memory.put(back, row, &[0; 8]);
+            }
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! Against the textbook form in f64, at every level, for sizes that fill no tile.
+
+use super::*;
+use crate::host::tests::{flat, random};
+
+/// `[tokens, heads * dim]`, one (sequence, head, query) at a time.
+fn naive(qkv: &[f32], offsets: &[usize], heads: usize, dim: usize) -> Vec<f64> {
+    let width = heads * dim;
+    let mut out = Vec::new();
+    let part = |token: usize, part: usize, head: usize| {
+        let at = (3 * token + part) * width + head * dim;
+        qkv[at..at + dim].iter().map(|&x| f64::from(x))
+    };
+    for pair in offsets.windows(2) {
+        for query in pair[0]..pair[1] {
+            for head in 0..heads {
+                let score = |key: usize| -> f64 {
+                    let products = part(query, 0, head).zip(part(key, 1, head));
+                    products.map(|(q, k)| q * k).sum::<f64>() / (dim as f64).sqrt()
+                };
+                let weights: Vec<f64> = (pair[0]..pair[1]).map(|key| score(key).exp()).collect();
+                let sum: f64 = weights.iter().sum();
+                let mut context = vec![0.0; dim];
+                for (key, weight) in (pair[0]..pair[1]).zip(weights) {
+                    for (context, value) in context.iter_mut().zip(part(key, 2, head)) {
+                        *context += weight / sum * value;
+                    }
+                }
+                out.extend(context);
+            }
+        }
+    }
+    out
+}
+
+fn offsets(lengths: &[usize]) -> Vec<usize> {
+    super::super::tests::offsets(lengths).to_vec()
+}
+
+fn attend(level: Level, qkv: &[f32], offsets: &[usize], heads: usize) -> Vec<f32> {
+    let mut out = vec![f32::NAN; qkv.len() / 3];
+    attention_cpu(level, qkv, offsets, heads, &mut out);
+    out
+}
+
+#[test]
+fn packed_sequences_attend_to_themselves_only_at_every_level() {
+    let cases: [(&[usize], usize, usize); 7] = [
+        (&[1, 7, 130, 0, 31, 32, 33], 3, 32),
+        (&[5], 1, 17),
+        (&[33, 1, 31], 2, 17),
+        (&[200, 1], 12, 64),
+        (&[3, 14], 2, 1),
+        (&[40, 2], 2, 70),
+        (&[512], 1, 64),
+    ];
+    for (lengths, heads, dim) in cases {
+        let offsets = offsets(lengths);
+        let tokens = offsets[lengths.len()];
+        let qkv = flat(&random(&[tokens * 3 * heads * dim], 7));
+        let expected = naive(&qkv, &offsets, heads, dim);
+        for level in Level::all() {
+            let got = attend(level, &qkv, &offsets, heads);
+            for (i, (got, expected)) in got.iter().zip(&expected).enumerate() {
+                let error = (f64::from(*got) - expected).abs();
+                assert!(
+                    error < 1e-5,
+                    "{lengths:?}, {heads} x {dim}, {level:?}: value {i} is {got}, expected {expected}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_sequence_is_the_same_to_the_bit_whatever_is_beside_it() {
+    let (lengths, heads, dim) = ([1, 7, 130, 31, 32, 33, 300], 2, 32);
+    let offsets = offsets(&lengths);
+    let width = heads * dim;
+    let qkv = flat(&random(&[offsets[lengths.len()] * 3 * width], 8));
+    for level in Level::all() {
+        let together = attend(level, &qkv, &offsets, heads);
+        for pair in offsets.windows(2) {
+            let qkv = &qkv[pair[0] * 3 * width..pair[1] * 3 * width];
+            let alone = attend(level, qkv, &[0, pair[1] - pair[0]], heads);
+            assert_eq!(alone, together[pair[0] * width..pair[1] * width]);
+        }
+    }
+}
+
+#[test]
+fn tasks_cover_each_query_of_each_head_once() {
+    for threads in [1, 2, 64] {
+        let (lengths, heads) = ([512, 0, 1, 100], 3);
+        let offsets = offsets(&lengths);
+        let mut seen = vec![0; offsets[lengths.len()] * heads];
+        let (tasks, work) = tasks(&offsets, heads, 64, threads);
+        for task in &tasks {
+            for query in task.queries.clone() {
+                seen[(task.rows.start + query) * heads + task.head] += 1;
+            }
+        }
+        assert!(seen.iter().all(|&times| times == 1), "{threads}");
+        assert_eq!(work, 3 * 2 * 64 * (512 * 512 + 1 + 100 * 100));
+        assert_eq!(tasks.len() > 3 * 4, threads == 64, "{threads}");
+    }
+}
+
+#[test]
+fn scores_far_apart_leave_one_value() {
+    // The query finds the third key only, whatever the size of its score.
+    let qkv: Vec<f32> = [1000.0, -1000.0, 5000.0, 4000.0]
+        .into_iter()
+        .flat_map(|key| [1.0, key, key / 1000.0])
+        .collect();
+    for level in Level::all() {
+        assert_eq!(attend(level, &qkv, &[0, 4], 1), [5.0; 4]);
+    }
+}
+
+#[test]
+#[should_panic(expected = "whole rows")]
+fn offsets_that_do_not_cover_the_rows_are_refused() {
+    attend(Level::detect(), &[0.0; 24], &[0, 3], 1);
+}
+
+#[test]
+#[should_panic(expected = "in order")]
+fn offsets_out_of_order_are_refused() {
+    attend(Level::detect(), &[0.0; 24], &[0, 3, 2, 4], 1);
+}
+
+#[test]
+#[should_panic(expected = "whole heads")]
+fn heads_that_do_not_fit_are_refused() {
+    attend(Level::detect(), &[0.0; 24], &[0, 4], 4);
+}

@@ -1,0 +1,335 @@
+//! Plans of passes, and on a device what comes out beside the CPU.
+
+use galley_core::synthetic;
+
+use super::{
+    model::Model,
+    shape::{Input, Shape},
+};
+use crate::{
+    Backend, Precision,
+    activation::Activation,
+    cuda::{Element, Layout, Target, Weights, check::Check},
+    text::{Classifier, EncoderConfig, Head, HeadLayer, Packed, Pooling, TensorNames},
+};
+
+const SEED: u64 = 7;
+
+/// A classifier's sizes.
+#[derive(Clone, Copy, Debug)]
+struct Case {
+    hidden: usize,
+    heads: usize,
+    labels: usize,
+    pooling: Pooling,
+}
+
+impl Case {
+    /// Heads of 64, 32 and 12 features, few labels and many, all tokens and first ones.
+    const ALL: [Self; 4] = [
+        Self {
+            hidden: 128,
+            heads: 2,
+            labels: 9,
+            pooling: Pooling::Tokens,
+        },
+        Self {
+            hidden: 384,
+            heads: 12,
+            labels: 70,
+            pooling: Pooling::Tokens,
+        },
+        Self {
+            hidden: 128,
+            heads: 4,
+            labels: 2,
+            pooling: Pooling::First,
+        },
+        Self {
+            hidden: 48,
+            heads: 4,
+            labels: 3,
+            pooling: Pooling::First,
+        },
+    ];
+
+    fn config(self) -> EncoderConfig {
+        EncoderConfig {
+            vocabulary: 100,
+            max_positions: 200,
+            token_types: 2,
+            hidden: self.hidden,
+            intermediate: 4 * self.hidden,
+            layers: 2,
+            heads: self.heads,
+            layer_norm_eps: 1e-12,
+        }
+    }
+
+    fn head(self) -> Head {
+        let vb = synthetic::var_builder(SEED);
+        let layer = |name: &str, outputs, activation| {
+            HeadLayer::load(&vb.pp(name), (self.hidden, outputs), activation).unwrap()
+        };
+        let last = layer("classifier", self.labels, Activation::None);
+        let layers = match self.pooling {
+            Pooling::Tokens => vec![last],
+            Pooling::First => vec![layer("pre", self.hidden, Activation::Relu), last],
+        };
+        Head {
+            pooling: self.pooling,
+            layers,
+        }
+    }
+
+    fn classifier(self, backend: &Backend) -> Classifier {
+        let vb = synthetic::var_builder(SEED);
+        let (config, head) = (self.config(), self.head());
+        Classifier::load(&config, &TensorNames::BERT, &head, backend, &vb).unwrap()
+    }
+
+    fn model(self, element: Element) -> (Model, Weights) {
+        let mut weights = Weights::new(element);
+        let vb = synthetic::var_builder(SEED);
+        let (config, head) = (self.config(), self.head());
+        let model = Model::load(&config, &TensorNames::BERT, &head, &vb, &mut weights).unwrap();
+        (model, weights)
+    }
+}
+
+fn batch(lengths: &[usize]) -> Packed {
+    let id = |row: usize, i: usize| ((row * 31 + i * 17) % 100) as u32;
+    Packed::new((lengths.iter().enumerate()).map(|(row, &n)| (0..n).map(move |i| id(row, i))))
+}
+
+/// One text, short and long ones, many of one token, and more than is recorded.
+fn batches() -> Vec<Packed> {
+    vec![
+        batch(&[1]),
+        batch(&[9, 33, 1, 20, 200, 64, 65]),
+        batch(&[1; 70]),
+        batch(&[130; 20]),
+    ]
+}
+
+#[test]
+fn nothing_is_read_that_was_not_written_or_is_beyond_the_memory() {
+    for case in Case::ALL {
+        for element in [Element::F16, Element::F32] {
+            let (model, weights) = case.model(element);
+            for target in [Target::hopper(element), Target::ampere(element)] {
+                for batch in batches() {
+                    let input = Input::new(&model, &batch, element).unwrap();
+                    let plan = model.plan(input.shape, element);
+                    let program = model.program(input.shape, &plan, &target).unwrap();
+                    Check {
+                        program: &program,
+                        weights: weights.bytes().len(),
+                        layout: plan.layout,
+                        input: plan.input,
+                        output: model.output(&plan, input.rows, element),
+                    }
+                    .run();
+                    #[cfg(feature = "cuda")]
+                    crate::cuda::tests::check_signatures(&program);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn large_batches_go_to_hoppers_matrix_units_and_equal_shapes_have_equal_programs() {
+    let (model, _) = Case::ALL[0].model(Element::F16);
+    let shape = Shape {
+        tokens: 4096,
+        sequences: 64,
+        tiles: 64,
+    };
+    let target = Target::hopper(Element::F16);
+    let program = || {
+        let plan = model.plan(shape, Element::F16);
+        model.program(shape, &plan, &target).unwrap()
+    };
+    let kernels: Vec<_> = (program().launches().iter())
+        .map(|launch| launch.kernel.clone())
+        .collect();
+    let products = (kernels.iter())
+        .filter(|kernel| kernel.contains("sm90"))
+        .count();
+    assert_eq!(products, 2 * 4, "{kernels:?}");
+    assert_eq!(program().launches(), program().launches());
+}
+
+#[test]
+fn the_input_is_written_whole_and_ends_in_empty_sequences() {
+    let (model, _) = Case::ALL[0].model(Element::F16);
+    let batch = batch(&[3, 17, 2]);
+    let input = Input::new(&model, &batch, Element::F16).unwrap();
+    let rounded = Shape {
+        tokens: 32,
+        sequences: 4,
+        tiles: 1,
+    };
+    assert_eq!((input.shape, input.rows), (rounded, 22));
+    let plan = model.plan(rounded, Element::F16);
+    let mut bytes = vec![0xff; plan.input.bytes];
+    input.write(&plan, &mut bytes);
+    let [ids, offsets, tiles] = plan.input_parts(rounded).map(|part| {
+        let (words, rest) = bytes[part].as_chunks();
+        assert!(rest.is_empty());
+        let words = words.iter().copied().map(u32::from_le_bytes);
+        words.collect::<Vec<_>>()
+    });
+    assert_eq!(ids[..22], *batch.ids());
+    assert_eq!(ids[22..], [0; 10]);
+    assert_eq!(offsets, [0, 3, 20, 22, 22]);
+    assert_eq!(tiles, [!0, 0x0211_1103, 0x1413_0300, 0x0001_0000]);
+}
+
+#[test]
+fn many_labels_come_back_without_what_fills_the_vectors() {
+    let (model, _) = Case::ALL[1].model(Element::F32);
+    let shape = Shape {
+        tokens: 2,
+        sequences: 1,
+        tiles: 1,
+    };
+    let plan = model.plan(shape, Element::F32);
+    let span = model.output(&plan, 2, Element::F32);
+    assert_eq!(span.bytes, 2 * 72 * 4);
+    let values = (0..144).map(|i| i as f32);
+    let bytes: Vec<u8> = values.flat_map(f32::to_le_bytes).collect();
+    let logits = model.logits(&bytes, Element::F32);
+    assert_eq!(logits.len(), 140);
+    assert_eq!(logits[69..72], [69.0, 72.0, 73.0]);
+}
+
+#[test]
+fn sizes_that_the_kernels_do_not_have_are_refused() {
+    let config = Case::ALL[0].config();
+    for (hidden, heads) in [(1032, 8), (132, 2), (512, 2), (128, 3), (128, 0)] {
+        let config = EncoderConfig {
+            hidden,
+            heads,
+            ..config.clone()
+        };
+        let head = Case {
+            hidden,
+            ..Case::ALL[0]
+        }
+        .head();
+        let mut weights = Weights::new(Element::F16);
+        let vb = synthetic::var_builder(SEED);
+        let loaded = Model::load(&config, &TensorNames::BERT, &head, &vb, &mut weights);
+        assert!(loaded.is_err(), "{hidden} {heads}");
+    }
+}
+
+#[test]
+fn the_input_of_a_pass_is_its_first_memory() {
+    let (model, _) = Case::ALL[0].model(Element::F16);
+    let shape = Shape {
+        tokens: 64,
+        sequences: 1,
+        tiles: 1,
+    };
+    let plan = model.plan(shape, Element::F16);
+    let mut layout = Layout::default();
+    assert_eq!(plan.input.place, layout.place(1).place);
+}
+
+#[test]
+fn the_cpu_gives_rows_of_logits_for_what_the_head_reads() {
+    for case in Case::ALL {
+        let classifier = case.classifier(&Precision::F32.into());
+        let logits = classifier.forward(&batch(&[9, 33, 1])).unwrap();
+        let rows = match case.pooling {
+            Pooling::Tokens => 43,
+            Pooling::First => 3,
+        };
+        assert_eq!(logits.dims(), [rows, case.labels]);
+        assert_eq!(classifier.labels(), case.labels);
+        let empty = classifier.forward(&batch(&[2, 0]));
+        assert_eq!(empty.is_ok(), case.pooling == Pooling::Tokens);
+    }
+}
+
+#[cfg(feature = "cuda")]
+mod on_a_device {
+    use super::*;
+    use crate::{backend::Kind, cuda::tests::device, host::tests::flat};
+
+    /// Logits of all batches, each run three times: launched one by one, recorded, and as recorded.
+    fn compare(element: Element, tolerance: f32) {
+        let Some(gpu) = device(element) else { return };
+        for case in Case::ALL {
+            let cpu = case.classifier(&Precision::F32.into());
+            let cuda = case.classifier(&Backend(Kind::Cuda(gpu.clone())));
+            for batch in batches() {
+                let expected = flat(&cpu.forward(&batch).unwrap());
+                let runs = [(); 3].map(|()| flat(&cuda.forward(&batch).unwrap()));
+                assert_eq!(runs[0], runs[1]);
+                assert_eq!(runs[0], runs[2]);
+                let largest = expected.iter().fold(1f32, |most, x| most.max(x.abs()));
+                for (got, expected) in runs[0].iter().zip(&expected) {
+                    let error = (got - expected).abs();
+                    assert!(
+                        error <= tolerance * largest,
+                        "{case:?}: {got}, expected {expected}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn logits_in_f32_are_the_cpus() {
+        compare(Element::F32, 1e-4);
+    }
+
+    #[test]
+    fn logits_in_f16_are_near_the_cpus() {
+        compare(Element::F16, 2e-2);
+    }
+
+    #[test]
+    fn a_text_does_not_depend_on_its_batch() {
+        let Some(gpu) = device(Element::F32) else {
+            return;
+        };
+        for case in Case::ALL {
+            let cuda = case.classifier(&Backend(Kind::Cuda(gpu.clone())));
+            let lengths = [9, 33, 1, 20, 130];
+            let together = flat(&cuda.forward(&batch(&lengths)).unwrap());
+            let all = batch(&lengths);
+            let alone: Vec<f32> = (all.offsets().windows(2))
+                .flat_map(|row| {
+                    let ids = all.ids()[row[0]..row[1]].iter().copied();
+                    flat(&cuda.forward(&Packed::new([ids])).unwrap())
+                })
+                .collect();
+            assert_eq!(together, alone, "{case:?}");
+        }
+    }
+
+    #[test]
+    fn passes_run_at_the_same_time() {
+        let Some(gpu) = device(Element::F16) else {
+            return;
+        };
+        let cuda = Case::ALL[0].classifier(&Backend(Kind::Cuda(gpu)));
+        let expected: Vec<_> = (batches().iter())
+            .map(|batch| flat(&cuda.forward(batch).unwrap()))
+            .collect();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for (batch, expected) in batches().iter().zip(&expected) {
+                        assert_eq!(&flat(&cuda.forward(batch).unwrap()), expected);
+                    }
+                });
+            }
+        });
+    }
+}
