@@ -3,7 +3,7 @@
 use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand, ValueEnum};
-use galley_core::WeightSource;
+use galley_core::{DeviceName, WeightSource};
 
 /// Measure a recipe in process and over HTTP, and what serving it costs.
 #[derive(Clone, Debug, Args)]
@@ -44,6 +44,14 @@ pub enum BenchCommand {
     Matrix(MatrixArgs),
     /// Time the operators that recipes are made of, each at the shapes that recipes meet
     Operators(OperatorsArgs),
+    /// Compare a recipe's logits in another dtype, or on another device, with those in f32 on the CPU, over its corpus
+    ///
+    /// Says for how many inputs the label of the highest logit stays what it was, and how far logits move.
+    #[command(after_help = "Examples:
+  galley bench agreement transformers_ner --dtype bf16
+  galley bench agreement efficientnet_lite0 --dtype bf16 --examples 500
+  galley bench agreement transformers_ner --device cuda:0")]
+    Agreement(AgreementArgs),
     /// Write table.md and README.md of earlier runs again, from their results.jsonl
     Report(ReportArgs),
 }
@@ -57,11 +65,11 @@ pub struct RecipeArgs {
     /// Where the weights come from: bundled, hub, synthetic, synthetic:SEED or a folder
     #[arg(long, default_value = "auto", env = "GALLEY_BENCH_WEIGHTS")]
     pub weights: WeightSource,
-    /// The device that runs the model
+    /// The device that runs the model: auto, cpu or cuda:N
     #[arg(long, default_value = "cpu", env = "GALLEY_BENCH_DEVICE")]
-    pub device: DeviceArg,
-    /// The dtype of the computation
-    #[arg(long, default_value = "f32", env = "GALLEY_BENCH_DTYPE")]
+    pub device: DeviceName,
+    /// The dtype of the computation; auto is f16 on CUDA devices and f32 on the CPU
+    #[arg(long, default_value = "auto", env = "GALLEY_BENCH_DTYPE")]
     pub dtype: DtypeArg,
     /// An option of the recipe's own, for instance sleep=5ms; may be repeated
     #[arg(
@@ -76,18 +84,17 @@ pub struct RecipeArgs {
     pub threads: Option<NonZeroUsize>,
 }
 
-/// The devices that a benchmark can name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum DeviceArg {
-    /// The processor.
-    Cpu,
-}
-
 /// The dtypes that a benchmark can name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum DtypeArg {
+    /// Whatever suits the device.
+    Auto,
+    /// 16-bit floating point; CUDA devices only.
+    F16,
     /// 32-bit floating point.
     F32,
+    /// Matrix products in 16-bit floating point with the range of f32; f32 elsewhere.
+    Bf16,
 }
 
 /// How much is run.
@@ -181,6 +188,16 @@ pub struct NativeArgs {
         env = "GALLEY_BENCH_SHAPE"
     )]
     pub shape: Vec<NonZeroUsize>,
+    /// One batch of items of these sizes, one item each, in place of --batch and --shape
+    #[arg(
+        long,
+        value_delimiter = ',',
+        requires = "no_prepare",
+        conflicts_with = "shape",
+        value_name = "SIZES",
+        env = "GALLEY_BENCH_MIXED"
+    )]
+    pub mixed: Vec<NonZeroUsize>,
     /// Where the figures go.
     #[command(flatten)]
     pub output: OutputArgs,
@@ -268,6 +285,23 @@ pub struct OperatorsArgs {
     /// Threads of the CPU pool [default: all cores]
     #[arg(long, env = "GALLEY_BENCH_THREADS")]
     pub threads: Option<NonZeroUsize>,
+    /// Where the figures go.
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// `galley bench agreement`.
+#[derive(Clone, Debug, Args)]
+pub struct AgreementArgs {
+    /// Which recipe, in which dtype and on which device.
+    #[command(flatten)]
+    pub recipe: RecipeArgs,
+    /// Distinct examples that are compared
+    #[arg(long, default_value = "2000", env = "GALLEY_BENCH_EXAMPLES")]
+    pub examples: NonZeroUsize,
+    /// Examples in a batch
+    #[arg(long, default_value = "32", env = "GALLEY_BENCH_BATCH")]
+    pub batch: NonZeroUsize,
     /// Where the figures go.
     #[command(flatten)]
     pub output: OutputArgs,

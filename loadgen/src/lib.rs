@@ -4,12 +4,14 @@
 //!
 //! - [`corpus`]: the inputs, the same distinct examples on every machine.
 //! - `native`: a recipe's three stages in process, and the model alone; `operators`: what models are made of.
+//! - `agreement`: what a cheaper dtype changes in the answers.
 //! - `served`: clients that goose drives, and the server process that they meet.
 //! - `matrix`: both in turn, which gives the table of what serving costs.
 //! - [`report`]: records, tables and a description of the machine.
 //!
 //! A program embeds [`BenchArgs`] in its command line and hands the parsed [`BenchCommand`] to [`run()`].
 
+mod agreement;
 pub mod args;
 pub mod corpus;
 mod error;

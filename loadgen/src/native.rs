@@ -125,7 +125,7 @@ fn grain(inline_bytes: usize, inputs: &[Input]) -> usize {
     (inline_bytes / mean).max(1)
 }
 
-fn forward(
+pub(crate) fn forward(
     recipe: &dyn ErasedRecipe,
     prepared: &[Prepared],
 ) -> Result<Vec<galley_core::RawOutput>> {
@@ -142,38 +142,52 @@ fn rate(examples: usize, time: Duration) -> f64 {
     examples as f64 / time.as_secs_f64().max(1e-9)
 }
 
-/// Times the model alone on made-up items of `size`, for about `budget`.
-pub(crate) fn model_alone(
-    recipe: &AnyRecipe,
-    batch: usize,
-    size: Option<usize>,
-    budget: Duration,
-) -> Result<Model> {
-    let items: Vec<Prepared> = (0..batch)
-        .map(|seed| recipe.sample(size, seed as u64))
+/// Made-up items, which are timed as one batch.
+pub(crate) enum Sizes {
+    /// So many items of one size, or of the recipe's typical one.
+    Alike(usize, Option<usize>),
+    /// An item of each size.
+    Mixed(Vec<usize>),
+}
+
+impl Sizes {
+    fn items(&self) -> Vec<Option<usize>> {
+        match self {
+            Self::Alike(count, size) => vec![*size; *count],
+            Self::Mixed(sizes) => sizes.iter().copied().map(Some).collect(),
+        }
+    }
+
+    /// The shape of the batch as other frameworks' figures write it; of a mixed one, the sizes.
+    fn shape(&self, cost_unit: &str) -> Vec<usize> {
+        match (self, cost_unit) {
+            (Self::Alike(batch, None), _) => vec![*batch],
+            (Self::Alike(batch, Some(size)), "images") => vec![*batch, 3, *size, *size],
+            (Self::Alike(batch, Some(size)), _) => vec![*batch, *size],
+            (Self::Mixed(sizes), _) => sizes.clone(),
+        }
+    }
+}
+
+/// Times the model alone on a batch of made-up items, for about `budget`.
+pub(crate) fn model_alone(recipe: &AnyRecipe, sizes: &Sizes, budget: Duration) -> Result<Model> {
+    let items: Vec<Prepared> = (sizes.items().into_iter().zip(0..))
+        .map(|(size, seed)| recipe.sample(size, seed))
         .collect();
+    let batch = items.len();
     let (median, runs) = median_of(budget, || forward(recipe.as_ref(), &items).map(drop))?;
     let info = recipe.info();
     Ok(Model {
         peer: "galley".into(),
         model: info.name.into(),
         batch,
-        shape: shape(info.cost_unit, batch, size),
+        shape: sizes.shape(info.cost_unit),
         ms: milliseconds(median),
         items_per_s: rate(batch, median),
         runs,
         dtype: info.dtype.into(),
         weights: info.weights.clone(),
     })
-}
-
-/// The shape of a batch as other frameworks' figures write it.
-fn shape(cost_unit: &str, batch: usize, size: Option<usize>) -> Vec<usize> {
-    match (cost_unit, size) {
-        (_, None) => vec![batch],
-        ("images", Some(size)) => vec![batch, 3, size, size],
-        (_, Some(size)) => vec![batch, size],
-    }
 }
 
 /// The median time of a function and how often it was run: once unmeasured, once to see how long it takes, then 3 to
@@ -241,9 +255,13 @@ mod tests {
 
     #[test]
     fn shapes_are_those_of_the_model() {
-        assert_eq!(shape("images", 8, Some(288)), [8, 3, 288, 288]);
-        assert_eq!(shape("tokens", 8, Some(64)), [8, 64]);
-        assert_eq!(shape("tokens", 8, None), [8]);
+        let alike = |size| Sizes::Alike(8, size);
+        assert_eq!(alike(Some(288)).shape("images"), [8, 3, 288, 288]);
+        assert_eq!(alike(Some(64)).shape("tokens"), [8, 64]);
+        assert_eq!(alike(None).shape("tokens"), [8]);
+        let mixed = Sizes::Mixed(vec![5, 9]);
+        assert_eq!(mixed.shape("tokens"), [5, 9]);
+        assert_eq!(mixed.items(), [Some(5), Some(9)]);
     }
 
     #[test]

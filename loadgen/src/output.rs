@@ -73,7 +73,7 @@ fn json_line(record: &Record, recipe: &str) -> Value {
     let median = match record {
         Record::Native(native) => Some(native.latency_ms.p50),
         Record::Served(served) => served.latency_ms.map(|latency| latency.p50),
-        Record::Model(_) | Record::Run(_) => None,
+        Record::Model(_) | Record::Agreement(_) | Record::Run(_) => None,
     };
     let mut line = serde_json::to_value(record).unwrap_or_default();
     if let (Value::Object(keys), Some(ms)) = (&mut line, median) {

@@ -2,15 +2,20 @@
 
 use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 
-use galley_core::AnyRecipe;
+use candle_core::{DType, Device};
+use galley_core::{AnyRecipe, LoadOptions};
 
 use crate::{
-    args::{BenchCommand, MatrixArgs, NativeArgs, OperatorsArgs, ReportArgs, ServedArgs, SizeArgs},
+    agreement::Comparison,
+    args::{
+        AgreementArgs, BenchCommand, MatrixArgs, NativeArgs, OperatorsArgs, ReportArgs, ServedArgs,
+        SizeArgs,
+    },
     corpus::Corpus,
     error::{Error, Result},
     interrupt,
     matrix::Matrix,
-    native::{Pass, model_alone},
+    native::{Pass, Sizes, model_alone},
     operators,
     output::{Output, print_line},
     progress::Progress,
@@ -41,6 +46,7 @@ pub fn run(command: &BenchCommand, context: &Context) -> anyhow::Result<()> {
         BenchCommand::Served(args) => served(args, context)?,
         BenchCommand::Matrix(args) => matrix(args, context)?,
         BenchCommand::Operators(args) => operators(args, context)?,
+        BenchCommand::Agreement(args) => agreement(args, context)?,
         BenchCommand::Report(args) => report(args)?,
     }
     Ok(())
@@ -97,14 +103,20 @@ fn model(args: &NativeArgs, context: &Context) -> Result<()> {
         [] => vec![None],
         shapes => shapes.iter().map(|shape| Some(shape.get())).collect(),
     };
+    let batches = if args.mixed.is_empty() {
+        let of_shape = |shape| {
+            let batches = sizes(&args.batch).into_iter();
+            batches.map(move |batch| Sizes::Alike(batch, shape))
+        };
+        shapes.into_iter().flat_map(of_shape).collect()
+    } else {
+        vec![Sizes::Mixed(sizes(&args.mixed))]
+    };
     let mut output = Output::open(&args.output, &run)?;
     let result = (|| {
-        for &shape in &shapes {
-            for &batch in &sizes(&args.batch) {
-                interrupt::check()?;
-                let figure = model_alone(&recipe, batch, shape, budget)?;
-                output.add(&Record::Model(figure))?;
-            }
+        for batch in &batches {
+            interrupt::check()?;
+            output.add(&Record::Model(model_alone(&recipe, batch, budget)?))?;
         }
         Ok(())
     })();
@@ -229,6 +241,43 @@ fn operators(args: &OperatorsArgs, context: &Context) -> Result<()> {
     let result = operators::run(args.only.as_deref(), budget, |figure| {
         output.add(&Record::Model(figure))
     });
+    finish(output, result)
+}
+
+fn agreement(args: &AgreementArgs, context: &Context) -> Result<()> {
+    set_threads(args.recipe.threads);
+    let (entry, options) = load_options(&args.recipe)?;
+    let other = load(entry, &options)?;
+    let exact = load(
+        entry,
+        &LoadOptions {
+            dtype: DType::F32,
+            device: Device::Cpu,
+            ..options
+        },
+    )?;
+    let size = SizeArgs {
+        examples: args.examples,
+        repeats: NonZeroUsize::MIN,
+        seconds: None,
+    };
+    let mut run =
+        described("agreement", context, args.output.machine.as_deref()).recipe(entry, &size);
+    note_recipe(&mut run, &other);
+    let corpus = open_corpus(entry, run.examples, args.output.json)?;
+    let progress = Progress::counting("comparing", args.output.json);
+    let mut output = Output::open(&args.output, &run)?;
+    let comparison = Comparison {
+        exact: &exact,
+        other: &other,
+        corpus: &corpus,
+        batch: args.batch.get(),
+        examples: run.examples,
+    };
+    let result = comparison
+        .run(&|done| progress.count(done, run.examples))
+        .and_then(|figure| output.add(&Record::Agreement(figure)));
+    progress.clear();
     finish(output, result)
 }
 

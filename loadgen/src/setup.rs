@@ -2,11 +2,11 @@
 
 use std::{collections::BTreeMap, num::NonZeroUsize, path::Path, time::SystemTime};
 
-use candle_core::{DType, Device};
-use galley_core::{AnyRecipe, Entry, LoadOptions};
+use candle_core::DType;
+use galley_core::{AnyRecipe, Entry, LoadError, LoadOptions, usual_dtype};
 
 use crate::{
-    args::{DeviceArg, DtypeArg, RecipeArgs, SizeArgs},
+    args::{DtypeArg, RecipeArgs, SizeArgs},
     corpus::{CALIBRATION_SEED, Corpus, CorpusKind, SEED},
     error::{Error, Result},
     progress::Progress,
@@ -40,13 +40,16 @@ impl Default for Context {
 /// Finds the recipe and turns its arguments into what loading it takes.
 pub(crate) fn load_options(args: &RecipeArgs) -> Result<(&'static Entry, LoadOptions)> {
     let entry = galley_catalog::find(&args.recipe)?;
+    let device = (args.device.open())
+        .map_err(|reason| LoadError::Unsupported(format!("--device {reason}")))?;
     let options = LoadOptions {
-        device: match args.device {
-            DeviceArg::Cpu => Device::Cpu,
-        },
         dtype: match args.dtype {
+            DtypeArg::Auto => usual_dtype(&device),
+            DtypeArg::F16 => DType::F16,
             DtypeArg::F32 => DType::F32,
+            DtypeArg::Bf16 => DType::BF16,
         },
+        device,
         weights: args.weights.clone(),
         options: own_options(entry.name, &args.options)?,
         ..LoadOptions::default()

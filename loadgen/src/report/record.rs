@@ -26,6 +26,10 @@ requests a second where the loop was open). `seconds` runs from the first reques
 checked. `errors` counts failed requests by kind; `items_ok` counts the examples answered well. `server_peak_rss_bytes` is \
 the server's peak since it started, where this program started it.
 - `model`: the model or operator alone (`peer`, `model`, `batch`, `shape`, `ms` the median of `runs` runs, `items_per_s`).
+- `agreement`: another dtype against f32 over the examples (`model`, `weights`, `dtype`, `examples`). A label is chosen by a \
+row of logits: an image's, a token's, a text's. `agreeing_labels` of the `labels` are the same in both, and all are in \
+`agreeing_examples`. `largest_deviation` and `mean_deviation` are those of a logit, `logit_spread` the standard deviation of \
+the f32 logits about their row's mean.
 
 A latency is `mean`, `p50`, `p90`, `p95`, `p99`, `p99_9` and `max` in milliseconds; percentiles are nearest-rank.
 ";
@@ -42,6 +46,8 @@ pub enum Record {
     Served(Served),
     /// The model or an operator alone.
     Model(Model),
+    /// Another dtype's logits against those in f32.
+    Agreement(Agreement),
 }
 
 /// How the figures of a folder came about.
@@ -49,7 +55,7 @@ pub enum Record {
 pub struct Run {
     /// [`SCHEMA`].
     pub schema: u32,
-    /// The subcommand: `native`, `served`, `matrix`, `model`, `operators`.
+    /// The subcommand: `native`, `served`, `matrix`, `model`, `operators`, `agreement`.
     pub what: String,
     /// The command line, without paths of this machine.
     pub command: String,
@@ -196,4 +202,29 @@ pub struct Model {
     pub dtype: String,
     /// The weights.
     pub weights: String,
+}
+
+/// Another dtype's logits against those in f32, over a corpus.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Agreement {
+    /// The recipe.
+    pub model: String,
+    /// The weights.
+    pub weights: String,
+    /// The dtype that is compared with f32.
+    pub dtype: String,
+    /// Examples compared.
+    pub examples: usize,
+    /// Those of them whose labels all agree.
+    pub agreeing_examples: usize,
+    /// Rows of logits compared, each of which gives a label.
+    pub labels: usize,
+    /// Those of them whose highest logit is the same one.
+    pub agreeing_labels: usize,
+    /// The largest difference of a logit.
+    pub largest_deviation: f64,
+    /// The mean difference of a logit.
+    pub mean_deviation: f64,
+    /// The standard deviation of the f32 logits about their row's mean.
+    pub logit_spread: f64,
 }

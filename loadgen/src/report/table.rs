@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, fmt::Write};
 
-use super::record::{Model, Native, Record, Run, Served};
+use super::record::{Agreement, Model, Native, Record, Run, Served};
 use crate::stats::{Repeats, STEADY_REQUESTS_PER_USER, is_steady};
 
 /// The table of a run, with what must be known to read it.
@@ -13,6 +13,7 @@ pub fn render(run: &Run, records: &[Record]) -> String {
         "matrix" => matrix(run, &figures),
         "native" => native(run, &figures),
         "served" => served(run, &figures),
+        "agreement" => agreement(&figures),
         _ => model(&figures),
     };
     text.push_str(&body);
@@ -25,6 +26,7 @@ struct Figures<'a> {
     native: Vec<&'a Native>,
     served: Vec<&'a Served>,
     model: Vec<&'a Model>,
+    agreement: Vec<&'a Agreement>,
 }
 
 impl<'a> Figures<'a> {
@@ -33,12 +35,14 @@ impl<'a> Figures<'a> {
             native: Vec::new(),
             served: Vec::new(),
             model: Vec::new(),
+            agreement: Vec::new(),
         };
         for record in records {
             match record {
                 Record::Native(native) => figures.native.push(native),
                 Record::Served(served) => figures.served.push(served),
                 Record::Model(model) => figures.model.push(model),
+                Record::Agreement(agreement) => figures.agreement.push(agreement),
                 Record::Run(_) => (),
             }
         }
@@ -84,7 +88,17 @@ fn native_seconds(passes: &[&Native]) -> Option<Repeats> {
 fn heading(run: &Run) -> String {
     let recipe = run.recipe.as_deref().unwrap_or(&run.what);
     let mut text = format!("# {recipe}: {}\n\n", run.what);
-    if run.corpus.is_some() {
+    if run.what == "agreement" {
+        let exact = match run.device.as_str() {
+            "cpu" => "f32",
+            _ => "f32 on the CPU",
+        };
+        let _ = writeln!(
+            text,
+            "{} against {exact} on {} distinct examples; weights {}, on {}, {}.\n",
+            run.dtype, run.examples, run.weights, run.device, run.machine.name,
+        );
+    } else if run.corpus.is_some() {
         let _ = writeln!(
             text,
             "Seconds for {} distinct examples{}, mean of {} on {}; weights {}, {} on {}.\n",
@@ -249,6 +263,35 @@ fn model(figures: &Figures) -> String {
                 format!("{:.3}", figure.ms),
                 number(figure.items_per_s),
                 figure.runs.to_string(),
+            ],
+        );
+    }
+    text
+}
+
+fn agreement(figures: &Figures) -> String {
+    let mut text = header(&[
+        "recipe",
+        "labels that agree",
+        "examples whose labels all agree",
+        "largest deviation of a logit",
+        "mean deviation",
+        "spread of the logits",
+    ]);
+    let share = |part: usize, of: usize| {
+        let percent = 100.0 * part as f64 / of.max(1) as f64;
+        format!("{part} of {of} ({percent:.3} %)")
+    };
+    for figure in &figures.agreement {
+        row(
+            &mut text,
+            &[
+                figure.model.clone(),
+                share(figure.agreeing_labels, figure.labels),
+                share(figure.agreeing_examples, figure.examples),
+                format!("{:.4}", figure.largest_deviation),
+                format!("{:.5}", figure.mean_deviation),
+                format!("{:.3}", figure.logit_spread),
             ],
         );
     }

@@ -23,7 +23,7 @@ use self::{
     target::Target,
 };
 use crate::{
-    args::{DeviceArg, DtypeArg, RecipeArgs, TargetArgs},
+    args::{DtypeArg, RecipeArgs, TargetArgs},
     corpus::Corpus,
     error::{Error, Result},
     report::{
@@ -285,11 +285,11 @@ fn start_server(
 /// The command line of a server of this recipe alone. Its queue has room for all that a closed loop keeps in flight: what
 /// is measured is the serving of requests, and not their refusal.
 fn serve_arguments(recipe: &RecipeArgs, more: &[String], items_in_flight: usize) -> Vec<OsString> {
-    let device = match recipe.device {
-        DeviceArg::Cpu => "cpu",
-    };
     let dtype = match recipe.dtype {
+        DtypeArg::Auto => "auto",
+        DtypeArg::F16 => "f16",
         DtypeArg::F32 => "f32",
+        DtypeArg::Bf16 => "bf16",
     };
     let mut args: Vec<OsString> = vec![
         "serve".into(),
@@ -302,7 +302,7 @@ fn serve_arguments(recipe: &RecipeArgs, more: &[String], items_in_flight: usize)
         "--weights".into(),
         recipe.weights.to_string().into(),
         "--device".into(),
-        device.into(),
+        recipe.device.to_string().into(),
         "--dtype".into(),
         dtype.into(),
     ];

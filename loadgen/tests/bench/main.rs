@@ -10,7 +10,7 @@ use clap::Parser;
 use galley_loadgen::{
     BenchArgs, Context,
     corpus::{CALIBRATION_SEED, Corpus, CorpusKind, SEED},
-    report::record::{Native, Record, Run, Served},
+    report::record::{Agreement, Native, Record, Run, Served},
 };
 
 use self::stand_in::{Fault, StandIn};
@@ -27,6 +27,7 @@ struct Written {
     run: Option<Run>,
     native: Vec<Native>,
     served: Vec<Served>,
+    agreement: Vec<Agreement>,
     table: String,
 }
 
@@ -44,6 +45,7 @@ fn bench(args: &str, out: &Path) -> anyhow::Result<Written> {
             Record::Run(run) => written.run = Some(*run),
             Record::Native(native) => written.native.push(native),
             Record::Served(served) => written.served.push(served),
+            Record::Agreement(agreement) => written.agreement.push(agreement),
             Record::Model(_) => (),
         }
     }
@@ -136,6 +138,30 @@ fn a_matrix_has_both_sides_of_every_cell() {
     assert_eq!(rows.count(), 4 + 2);
     let run = written.run.unwrap();
     assert_eq!(run.server.unwrap().weights.as_deref(), Some("none"));
+}
+
+#[test]
+fn a_dtype_agrees_with_itself_on_every_label() {
+    let out = tempfile::tempdir().unwrap();
+    let written = bench("agreement transformers_ner --examples 40", out.path()).unwrap();
+    let agreement = &written.agreement[0];
+    assert_eq!((agreement.examples, agreement.agreeing_examples), (40, 40));
+    assert!(agreement.labels > 40 && agreement.agreeing_labels == agreement.labels);
+    assert!(agreement.largest_deviation == 0.0 && agreement.logit_spread > 0.0);
+    assert!(
+        written.table.contains("40 of 40 (100.000 %)"),
+        "{}",
+        written.table
+    );
+}
+
+#[test]
+fn what_has_no_logits_cannot_be_compared() {
+    let out = tempfile::tempdir().unwrap();
+    let error = bench("agreement echo --examples 4", out.path())
+        .err()
+        .unwrap();
+    assert!(error.to_string().contains("no logits"), "{error}");
 }
 
 #[test]
