@@ -81,7 +81,8 @@ pub enum Command {
 /// Which model runs, and on what.
 #[derive(Args, Clone, Debug)]
 pub struct ModelArgs {
-    /// Devices: auto, cpu, or cuda:N, several separated by commas
+    /// Devices: auto, cpu, or cuda:N, several separated by commas; auto is cuda:0 where this build and the machine have
+    /// it
     #[arg(
         long,
         env = "GALLEY_DEVICE",
@@ -90,7 +91,8 @@ pub struct ModelArgs {
         help_heading = "Model"
     )]
     pub device: Vec<String>,
-    /// The dtype of the computation; auto is f32 on the CPU
+    /// The dtype of the computation; auto is f16 on CUDA devices and f32 on the CPU, where bf16 needs a processor with
+    /// AVX512_BF16
     #[arg(
         long,
         env = "GALLEY_DTYPE",
@@ -140,9 +142,9 @@ pub enum DtypeArg {
     Auto,
     /// 32-bit floating point.
     F32,
-    /// 16-bit floating point.
+    /// 16-bit floating point; CUDA devices only.
     F16,
-    /// 16-bit floating point with the range of f32.
+    /// 16-bit floating point with the range of f32; the CPU only, for matrix products alone.
     Bf16,
 }
 
@@ -163,6 +165,9 @@ pub struct ServeArgs {
     /// The port to listen on; 0 takes a free one
     #[arg(long, env = "GALLEY_PORT", default_value_t = 8080)]
     pub port: u16,
+    /// The port to listen on for gRPC (Open Inference Protocol), at the same address; 0 takes a free one [default: no gRPC]
+    #[arg(long, env = "GALLEY_GRPC_PORT", value_name = "PORT")]
+    pub grpc_port: Option<u16>,
     /// Which model runs, and on what.
     #[command(flatten)]
     pub model: ModelArgs,
@@ -252,12 +257,66 @@ pub struct ServeArgs {
         help_heading = "Limits"
     )]
     pub max_results: NonZeroUsize,
+    /// Who may ask, and over what.
+    #[command(flatten)]
+    pub access: AccessArgs,
+    /// A collector's OTLP port over HTTP (http://localhost:4318) that traces of requests are sent to; without it there are
+    /// none. OTEL_TRACES_SAMPLER, OTEL_EXPORTER_OTLP_HEADERS and OTEL_SERVICE_NAME work as usual
+    #[arg(
+        long,
+        env = "GALLEY_OTLP_ENDPOINT",
+        value_name = "URL",
+        help_heading = "Logging"
+    )]
+    pub otlp_endpoint: Option<String>,
     /// How long draining may take before the server ends anyway
     #[arg(
         long, env = "GALLEY_DRAIN_TIMEOUT", default_value = "60s", value_parser = humantime::parse_duration,
         value_name = "TIME"
     )]
     pub drain_timeout: Duration,
+}
+
+/// Who may ask a server, and over what.
+#[derive(Args, Clone, Debug)]
+pub struct AccessArgs {
+    /// A file of API keys, one a line as KEY or NAME KEY, # for comments; every request but probes and the web page's
+    /// files then needs one, as Authorization: Bearer KEY or X-API-Key: KEY. SIGHUP reads the file again
+    #[arg(
+        long,
+        env = "GALLEY_API_KEY_FILE",
+        value_name = "FILE",
+        help_heading = "Access"
+    )]
+    pub api_key_file: Option<PathBuf>,
+    /// With API keys: metrics need none
+    #[arg(long, env = "GALLEY_OPEN_METRICS", help_heading = "Access")]
+    pub open_metrics: bool,
+    /// Serve https with this certificate and its chain, in PEM. SIGHUP reads it again, with its key
+    #[arg(
+        long,
+        env = "GALLEY_TLS_CERT",
+        value_name = "FILE",
+        help_heading = "Access"
+    )]
+    pub tls_cert: Option<PathBuf>,
+    /// The certificate's private key, in PEM
+    #[arg(
+        long,
+        env = "GALLEY_TLS_KEY",
+        value_name = "FILE",
+        help_heading = "Access"
+    )]
+    pub tls_key: Option<PathBuf>,
+    /// Origins of other web pages that browsers may let ask this server, separated by commas; without it there are none
+    #[arg(
+        long,
+        env = "GALLEY_CORS_ORIGIN",
+        value_delimiter = ',',
+        value_name = "URL",
+        help_heading = "Access"
+    )]
+    pub cors_origin: Vec<String>,
 }
 
 /// `galley predict`.

@@ -1,17 +1,22 @@
 //! The command line as validated: what is wrong with it is found before anything is loaded or a port is bound.
 
 use std::{
-    collections::BTreeMap, net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::Duration,
+    collections::BTreeMap, net::SocketAddr, num::NonZeroUsize, path::PathBuf, sync::Arc,
+    time::Duration,
 };
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, anyhow, bail, ensure};
+use axum::http::HeaderValue;
 use candle_core::{DType, Device};
-use galley_core::{Entry, InputLimits, LoadOptions};
+use galley_core::{DeviceName, Entry, InputLimits, LoadOptions, usual_dtype};
+use url::{Origin, Url};
 
 use crate::{
-    cli::{AutoSize, DtypeArg, ModelArgs, ServeArgs},
+    access::{Access, Keyring, Tls},
+    cli::{AccessArgs, AutoSize, DtypeArg, ModelArgs, ServeArgs},
     engine::EngineConfig,
     http::HttpConfig,
+    traces::Traces,
 };
 
 /// What `galley serve` runs with.
@@ -19,6 +24,8 @@ use crate::{
 pub struct ServeConfig {
     /// Where to listen.
     pub address: SocketAddr,
+    /// Where to listen for gRPC, if at all.
+    pub grpc_address: Option<SocketAddr>,
     /// The recipes, in the order given, each once.
     pub recipes: Vec<&'static Entry>,
     /// How they are loaded.
@@ -38,6 +45,8 @@ pub struct ModelConfig {
     pub devices: Vec<Device>,
     /// The dtype of the computation.
     pub dtype: DType,
+    /// Whether that was left to galley.
+    pub dtype_is_auto: bool,
     /// Threads of the CPU pool.
     pub threads: usize,
     weights: galley_core::WeightSource,
@@ -68,6 +77,11 @@ impl ServeConfig {
             !args.timeout.is_zero(),
             "--timeout: expected a time above 0"
         );
+        ensure!(
+            args.port == 0 || args.grpc_port != Some(args.port),
+            "--grpc-port: expected another port than --port, got {}",
+            args.port
+        );
         let defaults = HttpConfig::default();
         let max_body = args.max_body.as_u64();
         let http = HttpConfig {
@@ -81,6 +95,15 @@ impl ServeConfig {
             max_connections: args.max_connections.get(),
             result_ttl: args.result_ttl,
             max_results: args.max_results.get(),
+            access: access(&args.access)?,
+            open_metrics: args.access.open_metrics,
+            traces: args.otlp_endpoint.as_deref().map(Traces::to).transpose()?,
+            cors_origins: args
+                .access
+                .cors_origin
+                .iter()
+                .map(|origin| cors_origin(origin.trim()))
+                .collect::<anyhow::Result<_>>()?,
             ..defaults
         };
         let engine = EngineConfig {
@@ -94,6 +117,7 @@ impl ServeConfig {
         };
         Ok(Self {
             address: SocketAddr::new(args.host, args.port),
+            grpc_address: args.grpc_port.map(|port| SocketAddr::new(args.host, port)),
             model: ModelConfig::new(&args.model, &recipes)?,
             recipes,
             engine,
@@ -128,6 +152,7 @@ impl ModelConfig {
         }
         Ok(Self {
             dtype: dtype(args.dtype, &devices)?,
+            dtype_is_auto: args.dtype == DtypeArg::Auto,
             devices,
             threads: args
                 .threads
@@ -165,37 +190,63 @@ impl ModelConfig {
     }
 }
 
+fn access(args: &AccessArgs) -> anyhow::Result<Access> {
+    let keys = args
+        .api_key_file
+        .as_deref()
+        .map(Keyring::open)
+        .transpose()?;
+    let tls = match (&args.tls_cert, &args.tls_key) {
+        (Some(cert), Some(key)) => Some(Tls::open(cert, key)?),
+        (None, None) => None,
+        (Some(_), None) => bail!("--tls-cert: expected --tls-key with it"),
+        (None, Some(_)) => bail!("--tls-key: expected --tls-cert with it"),
+    };
+    Ok(Access {
+        keys: keys.map(Arc::new),
+        tls: tls.map(Arc::new),
+    })
+}
+
+/// An origin as browsers send it: a page's scheme, host and port, and nothing after them.
+fn cors_origin(text: &str) -> anyhow::Result<HeaderValue> {
+    let expected =
+        || format!("--cors-origin: expected http://HOST or https://HOST[:PORT], got {text:?}");
+    let url = Url::parse(text).with_context(expected)?;
+    let origin = match url.origin() {
+        origin @ Origin::Tuple(..) => origin.ascii_serialization(),
+        Origin::Opaque(_) => bail!(expected()),
+    };
+    ensure!(
+        ["http", "https"].contains(&url.scheme()) && url.as_str().trim_end_matches('/') == origin,
+        expected()
+    );
+    HeaderValue::from_str(&origin).with_context(expected)
+}
+
 /// The cores that this process may run on, container quotas respected.
 fn available_threads() -> usize {
     std::thread::available_parallelism().map_or(1, NonZeroUsize::get)
 }
 
 fn device(name: &str) -> anyhow::Result<Device> {
-    if let Some(number) = name.strip_prefix("cuda:") {
-        let ordinal: usize = number
-            .parse()
-            .ok()
-            .with_context(|| format!("--device: expected a number after cuda:, got {number:?}"))?;
-        ensure!(
-            candle_core::utils::cuda_is_available(),
-            "--device {name}: this build of galley has no CUDA support"
-        );
-        return Device::new_cuda(ordinal).with_context(|| format!("--device {name}"));
-    }
-    match name {
-        "cpu" => Ok(Device::Cpu),
-        "auto" => Device::cuda_if_available(0).context("--device auto"),
-        _ => bail!("--device: expected auto, cpu or cuda:N, got {name:?}"),
-    }
+    let name: DeviceName = name
+        .parse()
+        .map_err(|reason| anyhow!("--device: {reason}"))?;
+    name.open().map_err(|reason| anyhow!("--device {reason}"))
 }
 
+/// One dtype for all devices, as answers must not depend on which of them gives them.
 fn dtype(wanted: DtypeArg, devices: &[Device]) -> anyhow::Result<DType> {
-    let cpu = devices.iter().any(Device::is_cpu);
+    let cpu = devices.iter().find(|device| device.is_cpu());
     match wanted {
         DtypeArg::F32 => Ok(DType::F32),
-        DtypeArg::Auto => Ok(if cpu { DType::F32 } else { DType::F16 }),
-        DtypeArg::F16 | DtypeArg::Bf16 if cpu => bail!("--dtype: the CPU runs f32 only"),
+        DtypeArg::Auto => Ok(cpu.or(devices.first()).map_or(DType::F32, usual_dtype)),
+        DtypeArg::F16 if cpu.is_some() => bail!("--dtype f16: the CPU computes in f32 or bf16"),
         DtypeArg::F16 => Ok(DType::F16),
+        DtypeArg::Bf16 if devices.iter().any(Device::is_cuda) => {
+            bail!("--dtype bf16: CUDA devices compute in f16 or f32")
+        }
         DtypeArg::Bf16 => Ok(DType::BF16),
     }
 }
@@ -256,6 +307,7 @@ mod tests {
         assert_eq!(names, galley_catalog::DEFAULT_RECIPES);
         assert!(config.recipes.iter().all(|entry| entry.bundled.is_some()));
         assert_eq!(config.address.to_string(), "127.0.0.1:8080");
+        assert_eq!(config.grpc_address, None);
         assert_eq!(config.model.dtype, DType::F32);
         assert_eq!(config.engine.max_batch_size, None);
         assert_eq!(config.http.max_body, 32 << 20);
@@ -268,20 +320,56 @@ mod tests {
             ("--recipes echo,echo", "twice"),
             ("--device tpu", "--device"),
             ("--device cuda:x", "cuda:"),
+            ("--device cpu,tpu", "--device"),
             ("--dtype f16", "--dtype"),
             ("--timeout 0s", "--timeout"),
             ("--timeout 5parsecs", "--timeout"),
+            ("--grpc-port 8080", "--grpc-port"),
             ("--max-batch-size 0", "--max-batch-size"),
             ("--max-queue-size 0", "--max-queue-size"),
             ("--max-body lots", "--max-body"),
             ("--option sleep=1s", "--option"),
             ("--recipes echo --option other.sleep=1s", "other"),
+            ("--tls-cert cert.pem", "--tls-key"),
+            ("--tls-key key.pem", "--tls-cert"),
+            ("--cors-origin example.com", "--cors-origin"),
+            ("--cors-origin https://example.com/page", "--cors-origin"),
+            ("--cors-origin https://me@example.com", "--cors-origin"),
+            ("--cors-origin ftp://example.com", "--cors-origin"),
+            ("--cors-origin *", "--cors-origin"),
+            ("--otlp-endpoint collector:4318", "--otlp-endpoint"),
             ("--weights synthetic:x", "--weights"),
             ("--recipes echo,deepsegment_en --weights .", "--weights"),
         ] {
             let error = format!("{:#}", config(args).expect_err(args));
             assert!(error.contains(named), "{args}: {error}");
         }
+    }
+
+    #[test]
+    fn origins_are_as_browsers_send_them() {
+        let named = "HTTPS://Example.com/,http://localhost:3000,https://example.org:443";
+        let config = config(&format!("--cors-origin {named}")).unwrap();
+        assert_eq!(
+            config.http.cors_origins,
+            [
+                "https://example.com",
+                "http://localhost:3000",
+                "https://example.org"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_build_without_cuda_says_how_to_get_it() {
+        if candle_core::utils::cuda_is_available() {
+            return;
+        }
+        let error = config("--device cuda:0").unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "--device cuda:0: this build of galley is for the CPU alone; one with --features cuda has CUDA devices"
+        );
     }
 
     #[test]

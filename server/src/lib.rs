@@ -3,10 +3,12 @@
 //! - [`http`] knows HTTP: routes, wire types, which error has which status. Nothing else does.
 //! - [`batching`] holds the queues and decides what a batch is made of.
 //! - [`engine`] owns the devices and runs batches.
-//! - [`metrics`] is every metric, in one place.
+//! - [`access`] holds API keys and the TLS certificate.
+//! - [`metrics`] is every metric, in one place; [`traces`] sends spans of requests.
 //! - [`cli`] is the command line as typed, [`config`] as validated; [`serve`], [`predict`], [`pull`] and
 //!   [`recipes_table`] are its commands.
 
+pub mod access;
 pub mod batching;
 pub mod cli;
 pub mod config;
@@ -18,3 +20,4 @@ pub mod predict;
 pub mod pull;
 pub mod recipes_table;
 pub mod serve;
+pub mod traces;

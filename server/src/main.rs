@@ -34,7 +34,11 @@ struct Failure {
 impl From<anyhow::Error> for Failure {
     /// A recipe that does not exist, or cannot be had as asked for, is wrong configuration whichever command meets it.
     fn from(error: anyhow::Error) -> Self {
-        let status = match error.is::<LoadError>() {
+        let of_bench = matches!(
+            error.downcast_ref(),
+            Some(galley_loadgen::Error::Load(_) | galley_loadgen::Error::Option { .. })
+        );
+        let status = match of_bench || error.is::<LoadError>() {
             true => WRONG_CONFIGURATION,
             false => 1,
         };
@@ -53,6 +57,7 @@ fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Serve(args) => {
             let config = ServeConfig::new(&args).map_err(wrong)?;
+            log_panics_without_their_message();
             config.model.start_threads()?;
             let devices = serve::load(&config).map_err(wrong)?;
             let runtime = tokio::runtime::Runtime::new().map_err(anyhow::Error::from)?;
@@ -80,6 +85,15 @@ fn bench_context() -> galley_loadgen::Context {
         commit: option_env!("GALLEY_COMMIT").map(Into::into),
         ..galley_loadgen::Context::default()
     }
+}
+
+/// A panic's message may quote the request that brought it about, which is no matter for a log; its place says enough.
+fn log_panics_without_their_message() {
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string);
+        let thread = std::thread::current();
+        tracing::error!(place, thread = thread.name(), "panicked");
+    }));
 }
 
 fn start_logging(cli: &Cli) -> Result<(), Failure> {

@@ -24,6 +24,8 @@ const BATCH_BUCKETS: [f64; 11] = [
 pub enum Protocol {
     /// `/infer` and its kin.
     FastDeploy,
+    /// The Open Inference Protocol, over REST and gRPC.
+    Oip,
     /// The server's own probes.
     Probe,
 }
@@ -51,8 +53,9 @@ pub enum Outcome {
     Cancelled,
 }
 
-const PROTOCOLS: [(Protocol, &str); 2] = [
+const PROTOCOLS: [(Protocol, &str); 3] = [
     (Protocol::FastDeploy, "fastdeploy"),
+    (Protocol::Oip, "oip"),
     (Protocol::Probe, "probe"),
 ];
 const OUTCOMES: [(Outcome, &str); 9] = [
@@ -71,6 +74,7 @@ const OUTCOMES: [(Outcome, &str); 9] = [
 pub struct Registry {
     recorder: PrometheusRecorder,
     handle: PrometheusHandle,
+    unauthorized: Counter,
 }
 
 impl std::fmt::Debug for Registry {
@@ -92,9 +96,12 @@ impl Registry {
             )?
             .set_buckets_for_metric(Matcher::Full("galley_batch_size".into()), &BATCH_BUCKETS)?
             .build_recorder();
+        let unauthorized =
+            recorder.register_counter(&Key::from_name("galley_unauthorized_total"), &METADATA);
         let registry = Self {
             handle: recorder.handle(),
             recorder,
+            unauthorized,
         };
         registry.describe();
         registry
@@ -145,6 +152,11 @@ impl Registry {
         }
     }
 
+    /// Requests refused for want of a valid API key.
+    pub fn unauthorized(&self) -> &Counter {
+        &self.unauthorized
+    }
+
     /// `galley_device_memory_bytes` of one device; `kind` is `used` or `total`, or for the CPU `resident`.
     pub fn device_memory(&self, device: String, kind: &'static str) -> Gauge {
         self.gauge(
@@ -157,6 +169,10 @@ impl Registry {
         let counters = [
             ("galley_requests_total", "Requests by how they ended."),
             ("galley_items_total", "Items answered by a forward pass."),
+            (
+                "galley_unauthorized_total",
+                "Requests refused for want of a valid API key.",
+            ),
             (
                 "galley_oom_retries_total",
                 "Batches halved because the device ran out of memory.",

@@ -1,12 +1,14 @@
 //! `galley serve`: load, bind, warm up, serve, drain.
 
-use std::{future::pending, io::Write, sync::Arc, time::Instant};
+use std::{future::pending, io::Write, net::SocketAddr, sync::Arc, time::Instant};
 
 use anyhow::{Context, bail};
 use galley_core::LoadError;
-use tokio::{net::TcpListener, sync::oneshot};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
+    access::Access,
     config::{ModelConfig, ServeConfig},
     engine::{Device, Engine},
     http::{self, AppState},
@@ -18,12 +20,26 @@ use crate::{
 /// # Errors
 /// Weights are missing or wrong, or the device cannot run the recipe.
 pub fn load(config: &ServeConfig) -> Result<Vec<Device>, LoadError> {
-    config
+    let devices = config
         .model
         .devices
         .iter()
         .map(|device| load_onto(config, &config.model, device))
-        .collect()
+        .collect::<Result<_, _>>()?;
+    if config.model.dtype_is_auto && config.model.devices.iter().any(candle_core::Device::is_cpu) {
+        announce_bf16();
+    }
+    Ok(devices)
+}
+
+/// Says what the dtype that was not chosen would give.
+fn announce_bf16() {
+    if let Some(gain) = galley_catalog::bf16_gain() {
+        tracing::info!(
+            speed = format!("{gain:.1}x"),
+            "computing in f32; with --dtype bf16 matrix products would have this speed, and three digits' precision"
+        );
+    }
 }
 
 fn load_onto(
@@ -53,23 +69,24 @@ fn load_onto(
 /// # Errors
 /// The address cannot be bound, a device cannot run its recipes, or draining took too long.
 pub async fn run(config: ServeConfig, devices: Vec<Device>) -> anyhow::Result<()> {
-    let listener = TcpListener::bind(config.address)
-        .await
-        .with_context(|| format!("cannot listen on {}", config.address))?;
-    let address = listener
-        .local_addr()
-        .context("cannot read the address bound")?;
+    // Before anyone can connect, for until then the signal would end the program.
+    reload_on_hangup(&config.http.access)?;
+    let (listener, address) = bind(config.address).await?;
+    let grpc = match config.grpc_address {
+        Some(address) => Some(bind(address).await?),
+        None => None,
+    };
+    let grpc_address = grpc.as_ref().map(|(_, address)| *address);
     let registry = Arc::new(Registry::new().context("cannot set up metrics")?);
     let engine = Engine::start(devices, &config.engine, &registry)
         .context("cannot start the device threads")?;
     let state = AppState::new(Arc::clone(&engine), registry, config.http.clone());
 
     // The port answers during warm-up too, so that probes see a server that is alive and not yet ready.
-    let (stop, stopped) = oneshot::channel::<()>();
-    let shutdown = async {
-        let _ = stopped.await;
-    };
-    let mut server = tokio::spawn(http::serve(listener, state, shutdown));
+    let stop = CancellationToken::new();
+    let stopped = || stop.clone().cancelled_owned();
+    let mut server = tokio::spawn(http::serve(listener, state.clone(), stopped()));
+    let mut grpc_server = tokio::spawn(serve_grpc(grpc, state, stopped()));
     let mut signals = Signals::new()?;
     tokio::select! {
         ready = engine.ready() => {
@@ -78,7 +95,14 @@ pub async fn run(config: ServeConfig, devices: Vec<Device>) -> anyhow::Result<()
             }
             let names: Vec<_> = config.recipes.iter().map(|entry| entry.name).collect();
             // Nobody may be reading; the server serves all the same.
-            let _ = writeln!(std::io::stdout(), "galley is ready at http://{address} serving {}", names.join(", "));
+            // Encrypted, both are.
+            let s = config.http.access.tls.as_ref().map_or("", |_| "s");
+            let and_grpc = grpc_address.map(|address| format!(" and grpc{s}://{address}")).unwrap_or_default();
+            let _ = writeln!(
+                std::io::stdout(),
+                "galley is ready at http{s}://{address}{and_grpc} serving {}",
+                names.join(", ")
+            );
             let _ = std::io::stdout().flush();
             signals.next().await;
         }
@@ -87,18 +111,70 @@ pub async fn run(config: ServeConfig, devices: Vec<Device>) -> anyhow::Result<()
 
     tracing::info!("draining");
     engine.drain();
-    let _ = stop.send(());
+    stop.cancel();
     let drained = async {
-        let result = (&mut server).await;
+        let results = tokio::join!(&mut server, &mut grpc_server);
         engine.shut_down().await;
-        result
+        results
     };
     tokio::select! {
-        result = drained => result.context("the server panicked")?.context("the server failed")?,
+        (http, grpc) = drained => for result in [http, grpc] {
+            result.context("the server panicked")?.context("the server failed")?;
+        },
         () = signals.next() => bail!("ended by a second signal before everything was answered"),
         () = tokio::time::sleep(config.drain_timeout) => bail!("not everything was answered within --drain-timeout"),
     }
+    if let Some(traces) = config.http.traces {
+        // It has a limit of its own, and there are no requests any more that could be traced.
+        let _ = tokio::task::spawn_blocking(move || traces.shut_down()).await;
+    }
     tracing::info!("drained");
+    Ok(())
+}
+
+async fn bind(address: SocketAddr) -> anyhow::Result<(TcpListener, SocketAddr)> {
+    let listener = TcpListener::bind(address)
+        .await
+        .with_context(|| format!("cannot listen on {address}"))?;
+    let address = listener
+        .local_addr()
+        .context("cannot read the address bound")?;
+    Ok((listener, address))
+}
+
+/// Serves gRPC if there is a port for it.
+async fn serve_grpc(
+    bound: Option<(TcpListener, SocketAddr)>,
+    state: AppState,
+    stopped: impl Future<Output = ()>,
+) -> std::io::Result<()> {
+    match bound {
+        Some((listener, _)) => http::serve_grpc(listener, state, stopped).await,
+        None => Ok(()),
+    }
+}
+
+/// Reads keys and certificates again on SIGHUP, as long as the program runs.
+#[cfg(unix)]
+fn reload_on_hangup(access: &Access) -> anyhow::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    if !access.has_files() {
+        return Ok(());
+    }
+    let mut hangups = signal(SignalKind::hangup()).context("cannot listen for signals")?;
+    let access = access.clone();
+    tokio::spawn(async move {
+        while hangups.recv().await.is_some() {
+            let access = access.clone();
+            // Files may lie on a slow disk. It does not panic, and if it did, the next signal would read again.
+            let _ = tokio::task::spawn_blocking(move || access.reload()).await;
+        }
+    });
+    Ok(())
+}
+
+#[cfg(not(unix))]
+fn reload_on_hangup(_: &Access) -> anyhow::Result<()> {
     Ok(())
 }
 

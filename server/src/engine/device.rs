@@ -14,6 +14,7 @@ use super::{
     pending::{Job, Loss},
     right_fit::{Fit, right_fit},
     served::Served,
+    statistics::Ride,
 };
 use crate::batching::{Policy, Queued};
 
@@ -124,11 +125,13 @@ impl DeviceThread {
     fn run_batch(&self, recipe: &dyn ErasedRecipe, served: &Served, batch: Vec<Queued<Job>>) {
         let start = Instant::now();
         let mut jobs = Vec::with_capacity(batch.len());
+        let mut queued_at = Vec::with_capacity(batch.len());
         for queued in batch {
             let mut job = queued.item;
             drop(job.permit.take());
             served.metrics.queue_duration.record(start - queued.since);
             if !job.pending.is_abandoned() {
+                queued_at.push(queued.since);
                 jobs.push(job);
             }
         }
@@ -136,17 +139,27 @@ impl DeviceThread {
             return;
         }
         let result = self.forward(recipe, served, &jobs);
-        served.metrics.forward_duration.record(start.elapsed());
-        served.metrics.batch_size.record(jobs.len() as f64);
+        let end = Instant::now();
+        let batch_size = jobs.len();
+        served.metrics.forward_duration.record(end - start);
+        served.metrics.batch_size.record(batch_size as f64);
         match result {
             Ok(raw) => {
-                served.metrics.items.increment(jobs.len() as u64);
-                for (job, raw) in jobs.into_iter().zip(raw) {
-                    job.done(raw);
+                served.metrics.items.increment(batch_size as u64);
+                let prepare = jobs.iter().map(|job| job.prepare).sum();
+                served.statistics.batch(batch_size, prepare, end - start);
+                for ((job, queued), raw) in jobs.into_iter().zip(queued_at).zip(raw) {
+                    let ride = Ride {
+                        queued,
+                        start,
+                        end,
+                        batch_size,
+                    };
+                    job.done(raw, ride);
                 }
             }
             Err(error) => {
-                tracing::error!(recipe = recipe.info().name, device = self.name, batch_size = jobs.len(), %error, "a batch failed");
+                tracing::error!(recipe = recipe.info().name, device = self.name, batch_size, %error, "a batch failed");
                 let reason = match error {
                     ForwardError::OutOfMemory => "the device has too little memory for this input",
                     _ => "the device failed to run the batch",

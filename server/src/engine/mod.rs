@@ -10,6 +10,7 @@ mod pending;
 mod right_fit;
 mod served;
 mod state;
+mod statistics;
 #[cfg(test)]
 mod tests;
 
@@ -26,10 +27,11 @@ pub use halving::run_halving;
 pub use right_fit::{Fit, Measured, right_fit};
 pub use served::{Answers, InferError, Served};
 pub use state::State;
+pub use statistics::{BatchTimes, Statistics, Total};
 
 use self::{
     admission::Admission, device::DeviceThread, pending::Job, served::LastAnswer,
-    state::StateSender,
+    state::StateSender, statistics::Recorder,
 };
 use crate::{
     batching::{Dispatcher, Policy, QueueId},
@@ -126,6 +128,7 @@ impl Engine {
                 state: state.subscribe(),
                 metrics,
                 last_answer: LastAnswer::never(),
+                statistics: Recorder::default(),
             })
         };
         let recipes: Vec<Arc<Served>> = first.recipes.iter().enumerate().map(serve).collect();
@@ -170,6 +173,11 @@ impl Engine {
     /// What the engine is doing, now and from now on.
     pub fn state(&self) -> watch::Receiver<State> {
         self.state.subscribe()
+    }
+
+    /// What the engine is doing now.
+    pub fn state_now(&self) -> State {
+        self.state.now()
     }
 
     /// Waits for the end of the warm-up.

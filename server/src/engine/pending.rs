@@ -6,12 +6,13 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use galley_core::{InputError, Prepared, RawOutput};
 use tokio::sync::Notify;
 
-use super::admission::Permit;
+use super::{admission::Permit, statistics::Ride};
 
 /// What became of one item.
 pub(super) enum Slot {
@@ -19,10 +20,20 @@ pub(super) enum Slot {
     Waiting,
     /// `prepare` refused it.
     Refused(InputError),
-    /// The device has answered; `finish` is still to be done.
-    Done(Prepared, RawOutput),
+    /// The device has answered, in that batch; `finish` is still to be done.
+    Done(Prepared, RawOutput, Ride),
     /// It was not answered, through no fault of its own.
     Lost(Loss),
+}
+
+impl Slot {
+    /// The batch that answered the item.
+    pub(super) fn ride(&self) -> Option<Ride> {
+        match self {
+            Self::Done(_, _, ride) => Some(*ride),
+            _ => None,
+        }
+    }
 }
 
 /// Why an item was not answered.
@@ -97,14 +108,16 @@ pub(crate) struct Job {
     pub(super) pending: Arc<Pending>,
     pub(super) place: usize,
     pub(super) prepared: Prepared,
+    /// How long preparing it took.
+    pub(super) prepare: Duration,
     /// Its place in the queue's bound; given back when a batch takes the item.
     pub(super) permit: Option<Permit>,
 }
 
 impl Job {
-    pub(super) fn done(self, raw: RawOutput) {
+    pub(super) fn done(self, raw: RawOutput, ride: Ride) {
         self.pending
-            .fill(self.place, Slot::Done(self.prepared, raw));
+            .fill(self.place, Slot::Done(self.prepared, raw, ride));
     }
 
     pub(super) fn lost(self, loss: Loss) {

@@ -9,17 +9,20 @@ use std::{
     time::{Duration, Instant},
 };
 
-use galley_core::{AnyRecipe, Input, InputError, Output, RecipeInfo};
+use galley_core::{AnyRecipe, Input, InputError, Output, RecipeInfo, Signature};
+use opentelemetry::KeyValue;
 use tokio::sync::{Semaphore, oneshot, watch};
 
 use super::{
     State,
     admission::{Admission, Permit},
     pending::{Job, Loss, Pending, Slot},
+    statistics::{Recorder, Statistics},
 };
 use crate::{
     batching::{Dispatcher, Policy, QueueId, Queued},
     metrics::{Outcome, Protocol, RecipeMetrics},
+    traces,
 };
 
 /// How long a probe may take before the engine counts as stuck.
@@ -86,6 +89,7 @@ pub struct Served {
     pub(super) state: watch::Receiver<State>,
     pub(super) metrics: RecipeMetrics,
     pub(super) last_answer: LastAnswer,
+    pub(super) statistics: Recorder,
 }
 
 impl std::fmt::Debug for Served {
@@ -100,6 +104,11 @@ impl Served {
     /// What the recipe says of itself.
     pub fn info(&self) -> &RecipeInfo {
         self.recipe.info()
+    }
+
+    /// How its inputs and answers look as tensors.
+    pub fn signature(&self) -> Signature {
+        self.recipe.signature()
     }
 
     /// A small valid input.
@@ -120,6 +129,11 @@ impl Served {
     /// The recipe's metrics.
     pub fn metrics(&self) -> &RecipeMetrics {
         &self.metrics
+    }
+
+    /// What its requests and batches have come to since the start.
+    pub fn statistics(&self) -> Statistics {
+        self.statistics.now()
     }
 
     /// Whether a request of even one item would be taken now. To be asked before anything is spent on reading it.
@@ -149,6 +163,7 @@ impl Served {
         if inputs.is_empty() {
             return Ok(Vec::new());
         }
+        let tally = self.statistics.begin();
         let permits = self.admit(inputs.len())?;
         let _in_flight = InFlight::new(&self.metrics.in_flight);
         let request = Request {
@@ -168,12 +183,26 @@ impl Served {
         let slots = tokio::time::timeout_at(deadline.into(), answered)
             .await
             .map_err(|_| InferError::Deadline)?;
+        let rides = slots.iter().filter_map(Slot::ride);
+        let last = rides.max_by_key(|ride| ride.end);
         let answers = if inline {
             self.finish(slots)
         } else {
             self.finish_pooled(slots).await
         }?;
         self.last_answer.set();
+        if let Some(ride) = last {
+            let stages = [
+                ("prepare", tally.start()..ride.queued),
+                ("queue", ride.queued..ride.start),
+                ("forward", ride.start..ride.end),
+                ("finish", ride.end..Instant::now()),
+            ];
+            traces::stages(stages, || {
+                KeyValue::new("galley.batch_size", ride.batch_size as i64)
+            });
+            tally.succeed(ride);
+        }
         Ok(answers)
     }
 
@@ -230,12 +259,14 @@ impl Served {
         let start = Instant::now();
         // A decoder that panics on a hostile file must not take its thread, and with it the process, along.
         let prepared = catch_unwind(AssertUnwindSafe(|| self.recipe.prepare(input)));
-        self.metrics.prepare_duration.record(start.elapsed());
+        let prepare = start.elapsed();
+        self.metrics.prepare_duration.record(prepare);
         match prepared {
             Ok(Ok(prepared)) => Some(Job {
                 pending: Arc::clone(pending),
                 place,
                 prepared,
+                prepare,
                 permit: Some(permit),
             }),
             Ok(Err(refusal)) => {
@@ -269,6 +300,8 @@ impl Served {
     }
 
     fn finish(&self, slots: Vec<Slot>) -> Result<Answers, InferError> {
+        let batch_sizes = slots.iter().filter_map(Slot::ride);
+        let batch_sizes: Vec<usize> = batch_sizes.map(|ride| ride.batch_size).collect();
         let start = Instant::now();
         let finished = catch_unwind(AssertUnwindSafe(|| {
             slots
@@ -276,7 +309,9 @@ impl Served {
                 .map(|slot| self.finish_one(slot))
                 .collect()
         }));
-        self.metrics.finish_duration.record(start.elapsed());
+        let time = start.elapsed();
+        self.metrics.finish_duration.record(time);
+        self.statistics.finished(&batch_sizes, time);
         finished.unwrap_or_else(|_| {
             tracing::error!(recipe = self.info().name, "finish panicked");
             Err(InferError::Failed("finishing the answer failed".into()))
@@ -297,7 +332,7 @@ impl Served {
 
     fn finish_one(&self, slot: Slot) -> Result<Result<Output, InputError>, InferError> {
         match slot {
-            Slot::Done(prepared, raw) => Ok(Ok(self.recipe.finish(prepared, raw))),
+            Slot::Done(prepared, raw, _) => Ok(Ok(self.recipe.finish(prepared, raw))),
             Slot::Refused(refusal) => Ok(Err(refusal)),
             Slot::Lost(Loss::Expired) => Err(InferError::Deadline),
             Slot::Lost(Loss::Closed) => Err(InferError::Unavailable(

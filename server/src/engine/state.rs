@@ -60,6 +60,10 @@ impl StateSender {
         self.sender.subscribe()
     }
 
+    pub(super) fn now(&self) -> State {
+        self.sender.borrow().clone()
+    }
+
     pub(super) fn device_ready(&self) {
         if self.warming.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.change(|state| (*state == State::WarmingUp).then_some(State::Ready));

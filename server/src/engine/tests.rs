@@ -404,3 +404,53 @@ async fn several_devices_pull_from_one_queue() {
     );
     assert_eq!((first, second), (Ok(doubled(20..21)), Ok(doubled(30..31))));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn statistics_count_requests_items_and_batches() {
+    let recipe = Doubler::new(usize::MAX);
+    let (_engine, served) = start(&recipe, fixed(2)).await;
+    assert_eq!(served.statistics(), Statistics::default());
+    served.infer(numbers(20..25), soon()).await.unwrap();
+    recipe.fails.store(1, Ordering::Relaxed);
+    served.infer(numbers(0..1), soon()).await.unwrap_err();
+    // Nothing of it can be read, so that nothing runs.
+    let refused = vec![Input::text("no number")];
+    assert!(served.infer(refused, soon()).await.unwrap()[0].is_err());
+    let too_many = numbers(0..served.max_queue_size() as i32 + 1);
+    served.infer(too_many, soon()).await.unwrap_err();
+
+    let statistics = served.statistics();
+    assert_eq!((statistics.items, statistics.batches), (5, 3));
+    assert!(statistics.last_inference.is_some());
+    assert_eq!((statistics.success.count, statistics.fail.count), (1, 3));
+    let stages = [
+        statistics.prepare,
+        statistics.queue,
+        statistics.forward,
+        statistics.finish,
+    ];
+    assert!(stages.iter().all(|stage| stage.count == 1), "{stages:?}");
+    let sum: Duration = stages.iter().map(|stage| stage.time).sum();
+    assert_eq!(sum, statistics.success.time);
+    let by_size: Vec<_> = statistics
+        .by_batch_size
+        .iter()
+        .map(|(size, times)| (*size, times.prepare.count, times.forward.count))
+        .collect();
+    assert_eq!(by_size, [(1, 1, 1), (2, 2, 2)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_given_up_has_failed_in_the_statistics() {
+    let recipe = Doubler::new(usize::MAX);
+    let (_engine, served) = start(&recipe, fixed(1)).await;
+    recipe.gate.close();
+    let given_up = tokio::time::timeout(
+        Duration::from_millis(20),
+        served.infer(numbers(0..1), soon()),
+    );
+    assert!(given_up.await.is_err());
+    recipe.gate.open();
+    let statistics = served.statistics();
+    assert_eq!((statistics.success.count, statistics.fail.count), (0, 1));
+}

@@ -30,14 +30,17 @@ pub(super) enum ApiError {
         /// The option that sets it.
         option: &'static str,
     },
-    /// Not a single item of the request could be read.
+    /// Not a single item of the request could be read, or one of them where all are answered together.
     #[error("{reason}")]
     AllRefused {
-        /// Whether each of them was too large.
+        /// Whether what could not be read was too large.
         too_large: bool,
-        /// The first item's reason, and how many there are.
+        /// The first such item's reason, and how many there are.
         reason: String,
     },
+    /// No valid API key came along.
+    #[error("{0}")]
+    Unauthorized(&'static str),
     /// There is no such path, recipe or result.
     #[error("{0}")]
     NotFound(String),
@@ -72,6 +75,7 @@ impl ApiError {
                 too_large: true, ..
             }
             | Self::Infer(InferError::TooManyItems { .. }) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::Unauthorized(_) => StatusCode::UNAUTHORIZED,
             Self::NotFound(_) => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::Conflict(_) => StatusCode::CONFLICT,
@@ -101,9 +105,31 @@ impl ApiError {
                 too_large: false, ..
             }
             | Self::UnsupportedType(_)
+            | Self::Unauthorized(_)
             | Self::NotFound(_)
             | Self::MethodNotAllowed(_)
             | Self::Conflict(_) => Outcome::BadRequest,
+        }
+    }
+
+    /// The cause's name, for logs: the message may quote what the client sent.
+    pub(super) fn cause(&self) -> &'static str {
+        match self {
+            Self::Malformed(_) => "malformed",
+            Self::UnsupportedType(_) => "unsupported type",
+            Self::TooLarge { option, .. } => option,
+            Self::AllRefused { .. } => "no input can be read",
+            Self::Unauthorized(_) => "unauthorized",
+            Self::NotFound(_) => "not found",
+            Self::MethodNotAllowed(_) => "method not allowed",
+            Self::Conflict(_) => "conflict",
+            Self::Busy(_) => "busy",
+            Self::Unhealthy(_) => "unhealthy",
+            Self::Infer(InferError::TooManyItems { .. }) => "too many items",
+            Self::Infer(InferError::QueueFull { .. }) => "queue full",
+            Self::Infer(InferError::Unavailable(_)) => "unavailable",
+            Self::Infer(InferError::Deadline) => "timeout",
+            Self::Infer(InferError::Failed(_)) => "failed",
         }
     }
 
@@ -150,6 +176,7 @@ mod tests {
             (too_large, 413),
             (InferError::TooManyItems { items: 2, limit: 1 }.into(), 413),
             (ApiError::UnsupportedType(text()), 415),
+            (ApiError::Unauthorized("x"), 401),
             (ApiError::NotFound(text()), 404),
             (ApiError::MethodNotAllowed(text()), 405),
             (ApiError::Conflict(text()), 409),

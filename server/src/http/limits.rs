@@ -8,7 +8,10 @@ use std::{
     time::Duration,
 };
 
-use axum::body::Body;
+use axum::{
+    body::Body,
+    http::{header, request::Parts},
+};
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use hyper::body::Body as _;
@@ -65,6 +68,17 @@ impl Share {
                 "the server holds as many request bodies as it may (--max-buffered)".into(),
             )),
         }
+    }
+}
+
+impl Share {
+    /// Parts with `bytes` of it; what it lacks, as what arrived has grown since, is taken anew.
+    pub(super) fn split(&mut self, bytes: usize) -> Result<Self, ApiError> {
+        let mut part = self.budget.share();
+        part.bytes = self.bytes.min(bytes as u64);
+        self.bytes -= part.bytes;
+        part.grow(bytes - part.bytes as usize)?;
+        Ok(part)
     }
 }
 
@@ -129,6 +143,13 @@ pub(super) async fn discard(mut body: Body) {
     let _ = tokio::time::timeout(DISCARD_TIME, rest).await;
 }
 
+/// Reads on what nobody wants. A client that asks before it sends has not sent, and need not.
+pub(super) async fn give_up(parts: &Parts, body: Body) {
+    if !parts.headers.contains_key(header::EXPECT) {
+        discard(body).await;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -164,6 +185,25 @@ mod tests {
                 "the body exceeds the limit of 5 bytes (--max-body)"
             );
         }
+        assert_eq!(budget.used.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn a_part_of_a_share_is_given_back_by_itself() {
+        let budget = BodyBudget::new(10);
+        let mut share = budget.share();
+        share.grow(6).unwrap();
+        let part = share.split(4).unwrap();
+        drop(share);
+        assert_eq!(budget.used.load(Ordering::Relaxed), 4);
+        drop(part);
+        let mut share = budget.share();
+        share.grow(6).unwrap();
+        // It has become larger than what arrived.
+        let part = share.split(9).unwrap();
+        assert_eq!(budget.used.load(Ordering::Relaxed), 9);
+        assert!(share.split(2).is_err());
+        drop((share, part));
         assert_eq!(budget.used.load(Ordering::Relaxed), 0);
     }
 

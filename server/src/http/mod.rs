@@ -1,23 +1,39 @@
 //! The HTTP side: routes, wire types, which error has which status. Nothing else in the server knows HTTP.
 //!
-//! Each family of clients has a module of its own (`fastdeploy`) on the same engine; what they share is here: the
-//! state, `limits` on what may be read, `error` with the statuses, and `server`, the loop that accepts
+//! Each family of clients has a module of its own (`fastdeploy`, `oip`) on the same engine; what they share is here:
+//! the state, `limits` on what may be read, `error` with the statuses, and `server`, the loop that accepts
 //! connections.
 
 mod activity;
+mod cors;
 mod error;
 mod fastdeploy;
+mod guard;
 mod limits;
+mod oip;
+mod openapi;
+mod page;
+mod pool;
 mod probes;
+mod recipes;
 mod server;
 mod state;
+mod trace;
 
 use std::time::Duration;
 
-use axum::Router;
+use axum::{
+    Router,
+    extract::{Request, State as Extract},
+    http::HeaderValue,
+    middleware::from_fn_with_state,
+    response::Response,
+};
 
-pub use server::serve;
+pub use server::{serve, serve_grpc};
 pub use state::AppState;
+
+use crate::{access::Access, traces::Traces};
 
 /// The settings of the HTTP side.
 #[derive(Clone, Debug)]
@@ -42,6 +58,14 @@ pub struct HttpConfig {
     pub max_result_bytes: usize,
     /// `/health` believes an answer of the engine for this long before it runs a probe.
     pub health_window: Duration,
+    /// Keys that requests need, and the certificate that connections are encrypted with.
+    pub access: Access,
+    /// Whether metrics need no key (`--open-metrics`).
+    pub open_metrics: bool,
+    /// Where spans of requests are sent (`--otlp-endpoint`).
+    pub traces: Option<Traces>,
+    /// The origins of other web pages that may ask this server (`--cors-origin`).
+    pub cors_origins: Vec<HeaderValue>,
 }
 
 impl Default for HttpConfig {
@@ -58,16 +82,61 @@ impl Default for HttpConfig {
             max_results: 10_000,
             max_result_bytes: 256 << 20,
             health_window: Duration::from_secs(10),
+            access: Access::default(),
+            open_metrics: false,
+            traces: None,
+            cors_origins: Vec::new(),
         }
     }
 }
 
-/// Every route.
+/// Every call over gRPC, as [`serve_grpc`] answers them.
+pub fn grpc_router(state: AppState) -> Router {
+    oip::grpc::router(state)
+}
+
+/// Every route, behind what guards them.
 pub fn router(state: AppState) -> Router {
-    Router::new()
+    let document = openapi::Document::default();
+    let (router, description) = document
+        .router()
         .merge(fastdeploy::routes())
+        .merge(oip::routes())
+        .merge(page::routes())
         .merge(probes::routes())
-        .fallback(fastdeploy::unknown_path)
-        .method_not_allowed_fallback(fastdeploy::wrong_method)
-        .with_state(state)
+        .merge(recipes::routes())
+        .split_for_parts();
+    document.complete(&state, description);
+    let mut router = router
+        .fallback(unknown_path)
+        .method_not_allowed_fallback(wrong_method);
+    // Around the fallbacks too, so that paths that do not exist cannot be told from those that do.
+    if state.config().access.keys.is_some() {
+        router = router.layer(from_fn_with_state(state.clone(), guard::guard));
+    }
+    // Outermost: a browser asks without a key whether it may ask, and reads refusals only where it may.
+    let origins = &state.config().cors_origins;
+    if !origins.is_empty() {
+        router = router.layer(cors::layer(origins));
+    }
+    if let Some(traces) = &state.config().traces {
+        router = router.layer(from_fn_with_state(traces.clone(), trace::request));
+    }
+    router.with_state(state)
+}
+
+/// The answer where there is nothing, in the shape of the protocol whose path it is.
+async fn unknown_path(state: Extract<AppState>, request: Request) -> Response {
+    match oip::is_here(request.uri().path()) {
+        true => oip::unknown_path(request).await,
+        false => fastdeploy::unknown_path(state, request).await,
+    }
+}
+
+/// The answer where there is something, but not for this method.
+async fn wrong_method(request: Request) -> Response {
+    match oip::is_here(request.uri().path()) {
+        true => oip::wrong_method(request).await,
+        false => fastdeploy::wrong_method(request).await,
+    }
 }

@@ -1,30 +1,49 @@
-//! What operators and their machines ask for: liveness, readiness, metrics; and for humans, what there is.
+//! What operators and their machines ask for: liveness, readiness, metrics; and in plain text, what there is.
 
 use std::fmt::Write as _;
 
 use axum::{
-    Json, Router,
+    Json,
     extract::State as Extract,
     http::{StatusCode, header},
     response::{IntoResponse, Response},
-    routing::get,
 };
 use galley_core::InputKind;
-use serde_json::json;
+use serde::Serialize;
+use utoipa::ToSchema;
+use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{AppState, state::ServedRecipe};
+use super::{AppState, openapi::at, state::ServedRecipe};
 use crate::engine::State;
 
-pub(super) fn routes() -> Router<AppState> {
-    Router::new()
-        .route("/", get(index))
-        .route("/livez", get(async || "ok\n"))
-        .route("/readyz", get(ready))
-        .route("/metrics", get(metrics))
-        .route("/prometheus_metrics", get(metrics))
-        .route("/recipes/{name}/prometheus_metrics", get(metrics))
+pub(super) fn routes() -> OpenApiRouter<AppState> {
+    let metrics_at = |path| at(path, routes!(metrics));
+    OpenApiRouter::new()
+        .routes(at("/livez", routes!(live)))
+        .routes(at("/readyz", routes!(ready)))
+        .routes(metrics_at("/metrics"))
+        .routes(metrics_at("/prometheus_metrics"))
+        .routes(metrics_at("/recipes/{name}/prometheus_metrics"))
 }
 
+/// Whether the server runs
+#[utoipa::path(get, path = "", tag = "operators", responses(
+    (status = 200, description = "It does", body = String, content_type = "text/plain; charset=utf-8")
+))]
+async fn live() -> &'static str {
+    "ok\n"
+}
+
+#[derive(Serialize, ToSchema)]
+struct Readiness {
+    status: &'static str,
+}
+
+/// Whether requests are taken: not while warming up, and not from the moment that draining begins
+#[utoipa::path(get, path = "", tag = "operators", responses(
+    (status = 200, description = "They are", body = Readiness),
+    (status = 503, description = "They are not", body = Readiness),
+))]
 async fn ready(Extract(state): Extract<AppState>) -> Response {
     let (status, text) = match state.engine_state() {
         State::Ready => (StatusCode::OK, "ready"),
@@ -35,9 +54,13 @@ async fn ready(Extract(state): Extract<AppState>) -> Response {
             "the device is out of service",
         ),
     };
-    (status, Json(json!({ "status": text }))).into_response()
+    (status, Json(Readiness { status: text })).into_response()
 }
 
+/// All metrics, as Prometheus reads them
+#[utoipa::path(get, path = "", tag = "operators", responses(
+    (status = 200, description = "Prometheus' text format", body = String, content_type = "text/plain; version=0.0.4")
+))]
 async fn metrics(Extract(state): Extract<AppState>) -> Response {
     (
         [(header::CONTENT_TYPE, "text/plain; version=0.0.4")],
@@ -46,9 +69,17 @@ async fn metrics(Extract(state): Extract<AppState>) -> Response {
         .into_response()
 }
 
-async fn index(Extract(state): Extract<AppState>) -> Response {
+/// What is served and how to ask it, for a terminal; to a stranger only that there is something.
+pub(super) fn index(state: &AppState, is_stranger: bool) -> Response {
     let mut text = format!("Galley {}\n", env!("CARGO_PKG_VERSION"));
-    for recipe in state.recipes() {
+    let shown = match is_stranger {
+        false => state.recipes(),
+        true => {
+            text.push_str("\nwhat is served, callers with an API key see here\n");
+            &[]
+        }
+    };
+    for recipe in shown {
         // Writing to a string cannot fail.
         let _ = describe(&mut text, recipe, state.recipes().len() == 1);
     }
@@ -86,6 +117,6 @@ fn example(recipe: &ServedRecipe) -> String {
     match recipe.served.example() {
         // Quoted for a shell, where a single quote would end the argument.
         galley_core::Input::Json(value) => value.to_string().replace('\'', "'\\''"),
-        galley_core::Input::File(_) => String::new(),
+        galley_core::Input::File(_) | galley_core::Input::Pixels(_) => String::new(),
     }
 }

@@ -1,12 +1,11 @@
 //! What the handlers share.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
+
+use tokio::sync::watch;
 
 use super::{
     HttpConfig,
@@ -34,8 +33,6 @@ struct Shared {
     bodies: Arc<BodyBudget>,
     jobs: Jobs,
     started: Instant,
-    /// Set once the engine drains, so that no request has to look that up.
-    draining: AtomicBool,
 }
 
 /// A recipe and what its requests have come to.
@@ -59,7 +56,6 @@ impl AppState {
             recipes: engine.recipes().iter().map(serve).collect(),
             bodies: BodyBudget::new(config.max_buffered),
             jobs: Jobs::new(&config),
-            draining: AtomicBool::new(false),
             started,
             engine,
             registry,
@@ -92,23 +88,18 @@ impl AppState {
     }
 
     pub(super) fn engine_state(&self) -> State {
-        self.0.engine.state().borrow().clone()
+        self.0.engine.state_now()
     }
 
-    /// Waits until the engine takes no new requests, and remembers that.
-    pub(super) async fn watch_for_draining(&self) {
-        let mut state = self.0.engine.state();
-        if state
-            .wait_for(|state| *state == State::Draining)
-            .await
-            .is_ok()
-        {
-            self.0.draining.store(true, Ordering::Relaxed);
-        }
+    /// What the engine is doing from now on.
+    pub(super) fn watch_engine(&self) -> watch::Receiver<State> {
+        self.0.engine.state()
     }
 
+    /// Whether the engine takes no new requests. It is asked itself, as a copy of its state would lag behind, and a
+    /// request refused meanwhile would not be told that its connection closes.
     pub(super) fn is_draining(&self) -> bool {
-        self.0.draining.load(Ordering::Relaxed)
+        self.0.engine.state_now() == State::Draining
     }
 
     /// What is to be done every second.

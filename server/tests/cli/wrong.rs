@@ -21,6 +21,7 @@ fn wrong_settings_of_a_server() {
             &["\"nonsense\"", "deepsegment_en"][..],
         ),
         (&["--dtype", "f16", "--device", "cpu"], &["--dtype", "f32"]),
+        (&["--device", "cuda:x"], &["--device", "cuda:"]),
         (
             &["--recipes", "echo", "--option", "echo.nope=1"],
             &["echo.nope", "sleep"],
@@ -48,6 +49,37 @@ fn wrong_settings_of_a_server() {
             &["--weights", "/no/such/folder"],
         ),
         (&["--log", "a=b=c"], &["--log"]),
+        (
+            &["--recipes", "echo", "--api-key-file", "/no/such/file"],
+            &["--api-key-file", "/no/such/file"],
+        ),
+        (
+            &["--recipes", "echo", "--api-key-file", "/dev/null"],
+            &["--api-key-file", "/dev/null", "at least one key"],
+        ),
+        (
+            &["--recipes", "echo", "--tls-cert", "/no/such/file"],
+            &["--tls-cert", "--tls-key"],
+        ),
+        (
+            &[
+                "--recipes",
+                "echo",
+                "--tls-cert",
+                "/no/such/file",
+                "--tls-key",
+                "/no/such/key",
+            ],
+            &["--tls-cert", "/no/such/file"],
+        ),
+        (
+            &["--recipes", "echo", "--otlp-endpoint", "collector:4318"],
+            &["--otlp-endpoint", "collector:4318"],
+        ),
+        (
+            &["--recipes", "echo", "--cors-origin", "example.com"],
+            &["--cors-origin", "example.com"],
+        ),
     ] {
         let ended = run(galley(&[&["serve", "--port", "0"], args].concat()), "");
         says_in_one_line(&ended, 2, named);
@@ -103,4 +135,15 @@ fn a_port_that_is_taken() {
         "error",
     ];
     says_in_one_line(&run(galley(&args), ""), 1, &[&address.to_string()]);
+}
+
+#[test]
+fn wrong_settings_of_a_benchmark() {
+    for (args, named) in [
+        (&["nonsense"][..], &["\"nonsense\"", "deepsegment_en"][..]),
+        (&["echo", "--option", "sleep"], &["--option", "KEY=VALUE"]),
+    ] {
+        let ended = run(galley(&[&["bench", "native"], args].concat()), "");
+        says_in_one_line(&ended, 2, named);
+    }
 }

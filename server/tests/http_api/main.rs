@@ -5,11 +5,19 @@
     reason = "a test that cannot be set up has failed"
 )]
 
+mod access;
 mod activity;
 mod bodies;
 mod connections;
+mod grpc;
+mod grpc_access;
 mod jobs;
 mod limits;
+mod oip;
+mod openapi;
 mod outcomes;
+mod page;
 mod routes;
 mod support;
+mod tls;
+mod traces;

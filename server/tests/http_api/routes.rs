@@ -1,17 +1,9 @@
 //! Paths, methods, recipes by name, `/meta`, probes and metrics.
 
-use galley::http::HttpConfig;
 use galley_core::InputKind::{File, Json};
 use serde_json::json;
 
-use crate::support::{App, fake, state_of};
-
-async fn several() -> App {
-    let (texts, controls) = fake("texts", Json);
-    let (files, _) = fake("files", File);
-    let (state, _) = state_of(vec![texts, files], 64, HttpConfig::default()).await;
-    App { state, controls }
-}
+use crate::support::{App, several};
 
 #[tokio::test]
 async fn a_lone_recipe_answers_at_the_root_and_under_its_name() {

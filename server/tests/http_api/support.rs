@@ -174,6 +174,7 @@ pub(crate) async fn state_of(
 /// A server's handlers without its sockets.
 pub(crate) struct App {
     pub(crate) state: AppState,
+    pub(crate) engine: Arc<Engine>,
     pub(crate) controls: Arc<Controls>,
 }
 
@@ -184,8 +185,12 @@ impl App {
 
     pub(crate) async fn with(kind: InputKind, max_queue_size: usize, config: HttpConfig) -> Self {
         let (recipe, controls) = fake("fake", kind);
-        let (state, _) = state_of(vec![recipe], max_queue_size, config).await;
-        Self { state, controls }
+        let (state, engine) = state_of(vec![recipe], max_queue_size, config).await;
+        Self {
+            state,
+            engine,
+            controls,
+        }
     }
 
     pub(crate) async fn send(&self, request: Request<Body>) -> Response {
@@ -207,11 +212,24 @@ impl App {
     }
 
     pub(crate) async fn get(&self, path: &str) -> Reply {
-        Reply::read(
-            self.send(Request::get(path).body(Body::empty()).unwrap())
-                .await,
-        )
-        .await
+        self.ask(Request::get(path).body(Body::empty()).unwrap())
+            .await
+    }
+
+    pub(crate) async fn ask(&self, request: Request<Body>) -> Reply {
+        Reply::read(self.send(request).await).await
+    }
+}
+
+/// An app with two recipes, `texts` and `files`.
+pub(crate) async fn several() -> App {
+    let (texts, controls) = fake("texts", InputKind::Json);
+    let (files, _) = fake("files", InputKind::File);
+    let (state, engine) = state_of(vec![texts, files], 64, HttpConfig::default()).await;
+    App {
+        state,
+        engine,
+        controls,
     }
 }
 
@@ -224,7 +242,7 @@ pub(crate) struct Reply {
 }
 
 impl Reply {
-    async fn read(response: Response) -> Self {
+    pub(crate) async fn read(response: Response) -> Self {
         let (parts, body) = response.into_parts();
         let body = body.collect().await.unwrap().to_bytes().to_vec();
         Self {

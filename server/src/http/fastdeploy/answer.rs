@@ -7,6 +7,7 @@ use axum::{
 };
 use galley_core::{InputError, Output};
 use serde::{Serialize, Serializer, ser::SerializeSeq};
+use utoipa::ToSchema;
 
 use super::{super::error::ApiError, zstd};
 use crate::{engine::Answers, metrics::Outcome};
@@ -14,8 +15,12 @@ use crate::{engine::Answers, metrics::Outcome};
 /// Room for a small answer.
 const CAPACITY: usize = 256;
 
+/// The content types that answers may have besides JSON: msgpack, and either compressed with zstd.
+pub(in crate::http) const ENCODED: &[&str] = &["application/msgpack", "application/octet-stream"];
+
 /// A serialisation format.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ToSchema)]
+#[schema(rename_all = "lowercase")]
 pub(super) enum Format {
     #[default]
     Json,
@@ -30,20 +35,27 @@ pub(super) struct Encoding {
     pub(super) compressed: bool,
 }
 
-/// The one shape of answers.
-#[derive(Serialize)]
-pub(super) struct Answer<'a> {
-    /// `None` while the request is processed.
+/// The one shape of answers
+#[derive(Serialize, ToSchema)]
+pub(in crate::http) struct Answer<'a> {
+    /// Null while the request is processed
+    #[schema(required)]
     pub(super) success: Option<bool>,
+    #[schema(required)]
     pub(super) unique_id: Option<&'a str>,
+    /// One for each input, in order; {"error": "..."} for one that cannot be read
+    #[schema(required, value_type = Option<Vec<serde_json::Value>>)]
     #[serde(serialize_with = "predictions")]
     pub(super) prediction: Option<&'a [Result<Output, InputError>]>,
+    /// Why there is no prediction
+    #[schema(required)]
     pub(super) reason: Option<&'a str>,
 }
 
-/// What an asynchronous request is answered at once.
-#[derive(Serialize)]
-struct Accepted<'a> {
+/// What an asynchronous request is answered at once: this and no more, which tells it from an [`Answer`]
+#[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Accepted<'a> {
     success: bool,
     unique_id: &'a str,
 }
@@ -144,7 +156,11 @@ impl Encoding {
         error: &ApiError,
     ) -> Response {
         let reason = error.to_string();
-        tracing::debug!(status = error.status().as_u16(), reason, "refused");
+        tracing::debug!(
+            status = error.status().as_u16(),
+            cause = error.cause(),
+            "refused"
+        );
         let answer = Answer {
             success: Some(false),
             unique_id,

@@ -4,7 +4,6 @@ use axum::http::{HeaderMap, header};
 use bytes::{Bytes, BytesMut};
 use futures::{FutureExt, stream};
 use galley_core::{Input, InputError, InputKind};
-use tokio::sync::oneshot;
 
 use super::{
     answer::Format,
@@ -14,10 +13,7 @@ use super::{
     sink::{Bounds, Sink},
     zstd,
 };
-use crate::{
-    engine::InferError,
-    http::{HttpConfig, error::ApiError, limits::Share},
-};
+use crate::http::{HttpConfig, error::ApiError, limits::Share, pool};
 
 /// Bodies up to this size are read where they arrive, which takes less time than handing them to another thread.
 const INLINE: usize = 64 << 10;
@@ -105,16 +101,7 @@ impl Arrived {
     }
 
     async fn read_pooled(self) -> Result<Read, ApiError> {
-        let (sender, receiver) = oneshot::channel();
-        rayon::spawn(move || {
-            // A panic would end the process, not the request. The caller may have gone; then nobody wants the inputs.
-            let read = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.read_here()));
-            if let Ok(read) = read {
-                let _ = sender.send(read);
-            }
-        });
-        let lost = |_| Err(InferError::Failed("reading the body failed".into()).into());
-        receiver.await.unwrap_or_else(lost)
+        pool::run(move || self.read_here()).await
     }
 
     fn read_here(mut self) -> Result<Read, ApiError> {

@@ -7,11 +7,14 @@ use axum::{
     extract::{Request, State as Extract},
     response::{IntoResponse, Response},
 };
-use serde_json::json;
+use serde::Serialize;
 use url::form_urlencoded;
+use utoipa::ToSchema;
 
-use super::{answer::Encoding, named_recipe, recipe_of};
-use crate::http::{AppState, activity::HORIZON, error::ApiError, state::ServedRecipe};
+use super::{NotFound, answer::Encoding, named_recipe, recipe_of};
+use crate::http::{
+    AppState, activity::HORIZON, error::ApiError, openapi::Described, state::ServedRecipe,
+};
 
 /// A bound on a recipe's recent requests.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -27,7 +30,45 @@ enum Condition {
     UpTime(Duration),
 }
 
-/// Of one recipe if it is named, otherwise of all: any that fails fails it.
+/// Whether the engine answers.
+#[derive(Serialize, ToSchema)]
+struct Health<'a> {
+    status: &'static str,
+    recipes: Vec<&'a str>,
+    /// In seconds
+    up_time: f64,
+}
+
+/// Why it is not healthy.
+#[derive(Serialize, ToSchema)]
+struct Failing<'a> {
+    status: &'static str,
+    recipe: &'a str,
+    reason: String,
+}
+
+/// Whether the engine answers: within the last seconds, or when it is asked now
+///
+/// Of one recipe if it is named, otherwise of all: any that fails fails it. Each condition fails it besides.
+#[utoipa::path(
+    get,
+    path = "",
+    tag = "operators",
+    params(
+        ("recipe" = Option<String>, Query, description = "The recipe, where the path names none"),
+        ("fail_if_percentage_of_requests_failed_in_last_x_seconds_is_more_than_y" = Option<String>, Query,
+            description = "X,Y: at most 3600 seconds, and a percentage"),
+        ("fail_if_requests_timedout_in_last_x_seconds_is_more_than_y" = Option<String>, Query,
+            description = "X,Y: at most 3600 seconds, and a percentage"),
+        ("fail_if_requests_older_than_x_seconds_pending" = Option<f64>, Query, minimum = 0),
+        ("fail_if_up_time_more_than_x_seconds" = Option<f64>, Query, minimum = 0),
+    ),
+    responses(
+        (status = 200, description = "Healthy", body = Health<'static>),
+        (status = 503, description = "Not healthy", body = Failing<'static>),
+        Described<NotFound>,
+    )
+)]
 pub(super) async fn health(Extract(state): Extract<AppState>, request: Request) -> Response {
     let recipes = match named_recipe(request.uri()) {
         Some(_) => recipe_of(&state, request.uri()).map(std::slice::from_ref),
@@ -40,14 +81,20 @@ pub(super) async fn health(Extract(state): Extract<AppState>, request: Request) 
     };
     for recipe in recipes {
         if let Err(error) = check(&state, recipe, &conditions).await {
-            let body =
-                json!({"status": "failing", "recipe": recipe.name(), "reason": error.to_string()});
+            let body = Failing {
+                status: "failing",
+                recipe: recipe.name(),
+                reason: error.to_string(),
+            };
             return (error.status(), Json(body)).into_response();
         }
     }
-    let names: Vec<&str> = recipes.iter().map(|recipe| recipe.name()).collect();
-    Json(json!({"status": "ok", "recipes": names, "up_time": state.uptime().as_secs_f64()}))
-        .into_response()
+    Json(Health {
+        status: "ok",
+        recipes: recipes.iter().map(|recipe| recipe.name()).collect(),
+        up_time: state.uptime().as_secs_f64(),
+    })
+    .into_response()
 }
 
 async fn check(

@@ -5,13 +5,16 @@ use std::{sync::Arc, time::Instant};
 use axum::{
     body::Body,
     extract::{Request, State as Extract},
-    http::{header, request::Parts},
+    http::request::Parts,
     response::Response,
 };
+use serde::Serialize;
 use tokio::time::timeout_at;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::{
+    answer::{Accepted, Answer, ENCODED},
     body::{Arrived, Read},
     items::{Items, merge},
     query::Query,
@@ -23,11 +26,32 @@ use crate::{
     http::{
         AppState,
         error::ApiError,
-        limits::{discard, read_body},
+        limits::{give_up, read_body},
+        openapi::{Described, Refusals},
         state::{Call, ServedRecipe},
     },
     metrics::{Outcome, Protocol},
 };
+
+/// Parts of a form, whatever their names
+#[derive(ToSchema)]
+#[allow(
+    dead_code,
+    reason = "it describes what is read without it, part by part"
+)]
+struct Files {
+    #[schema(format = Binary, content_media_type = "application/octet-stream")]
+    file: Vec<u8>,
+}
+
+/// What a request is answered with in JSON
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+#[allow(dead_code, reason = "it describes what is written as one or the other")]
+enum Replied {
+    Answer(Answer<'static>),
+    Accepted(Accepted<'static>),
+}
 
 /// What a request is answered with.
 enum Reply {
@@ -38,6 +62,55 @@ enum Reply {
     Accepted,
 }
 
+/// What it may be refused with.
+pub(super) struct InferRefusals;
+
+impl Refusals for InferRefusals {
+    type Body = Answer<'static>;
+    const STATUSES: &'static [u16] = &[400, 404, 409, 413, 415, 429, 500, 503, 504];
+    const ENCODED: &'static [&'static str] = ENCODED;
+}
+
+/// The inputs of a request in JSON
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+#[allow(
+    dead_code,
+    reason = "it describes what is read without it, value by value"
+)]
+enum Inputs {
+    /// One after the other; files in base64
+    #[schema(title = "List")]
+    List(Vec<serde_json::Value>),
+    #[schema(title = "Data")]
+    Data { data: Vec<serde_json::Value> },
+}
+
+/// Answers inputs, in their order
+///
+/// Inputs come as a list in JSON or msgpack, as the parts of a form, or as one file. An input that cannot be read has its
+/// error in its place, and the others are answered.
+#[utoipa::path(
+    post,
+    path = "",
+    tag = "infer",
+    params(Query),
+    request_body(content(
+        (Inputs = "application/json"),
+        (Files = "multipart/form-data"),
+        ("application/msgpack"),
+        ("application/octet-stream"),
+        ("image/*"),
+    )),
+    responses(
+        (status = 200, description = "Answered; an asynchronous request: accepted", content(
+            (Replied = "application/json"),
+            ("application/msgpack"),
+            ("application/octet-stream"),
+        )),
+        Described<InferRefusals>,
+    )
+)]
 pub(super) async fn infer(Extract(state): Extract<AppState>, request: Request) -> Response {
     let start = Instant::now();
     let (parts, mut body) = request.into_parts();
@@ -152,13 +225,6 @@ pub(super) async fn answer_items(
 ) -> Result<Answers, ApiError> {
     let answers = recipe.served.infer(items.inputs, deadline).await?;
     Ok(merge(answers, items.refused))
-}
-
-/// Reads on what nobody wants. A client that asks before it sends has not sent, and need not.
-async fn give_up(parts: &Parts, body: Body) {
-    if !parts.headers.contains_key(header::EXPECT) {
-        discard(body).await;
-    }
 }
 
 fn new_id() -> Arc<str> {

@@ -10,6 +10,7 @@ use std::{
     time::Instant,
 };
 
+use opentelemetry::trace::FutureExt;
 use tokio_util::task::TaskTracker;
 
 use super::{
@@ -75,7 +76,9 @@ impl Jobs {
         };
         let job = running.job();
         let share = read.share;
-        let mut answers = Box::pin(answer_items(recipe, read.items, deadline));
+        // Whoever asked first, the job is part of that trace.
+        let answers = answer_items(recipe, read.items, deadline).with_current_context();
+        let mut answers = Box::pin(answers);
         // Polled once here: what is refused at once (a full queue, draining) is for this caller to know, not for a
         // later reader of the result. The task polls again, so that this waker need not wake anything.
         let mut context = Context::from_waker(Waker::noop());

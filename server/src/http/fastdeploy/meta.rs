@@ -9,31 +9,55 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use galley_core::{Input, InputKind};
 use serde::Serialize;
 use serde_json::Value;
+use utoipa::ToSchema;
 
-use super::{answer::Encoding, recipe_of};
-use crate::http::{AppState, state::ServedRecipe};
+use super::{NotFound, answer::Encoding, recipe_of};
+use crate::http::{AppState, openapi::Described, state::ServedRecipe};
 
-#[derive(Serialize)]
-struct Meta<'a> {
+/// What a client needs to know of a recipe
+#[derive(Serialize, ToSchema)]
+pub(in crate::http) struct Meta<'a> {
     name: &'a str,
-    /// A list that can be posted to `/infer` as it is.
+    /// A list that can be posted to `/infer` as it is
+    #[schema(value_type = Vec<Value>)]
     example: [Value; 1],
-    /// The official client asks this, and then speaks msgpack and zstd.
+    /// The official client asks this, and then speaks msgpack and zstd
     is_pickle_allowed: bool,
-    /// The longest and the default timeout, in seconds.
+    /// The longest and the default timeout, in seconds
     timeout: f64,
+    #[schema(value_type = Kind, inline)]
     input_type: InputKind,
     weights: &'a str,
     dtype: &'a str,
     device: &'a str,
     max_batch_size: usize,
-    /// The most items of a request.
+    /// The most items of a request
     max_items: usize,
-    /// How long a result can be read, in seconds.
+    /// How long a result can be read, in seconds
     result_ttl: f64,
     version: &'static str,
 }
 
+/// What a recipe takes, as `/meta` says it
+#[derive(ToSchema)]
+#[schema(rename_all = "lowercase")]
+#[allow(dead_code, reason = "it describes InputKind, which knows no protocol")]
+enum Kind {
+    File,
+    Json,
+}
+
+/// What is served, and how to talk to it
+#[utoipa::path(
+    get,
+    path = "",
+    tag = "infer",
+    params(
+        ("recipe" = Option<String>, Query, description = "The recipe, where the path names none and there are several"),
+        ("is_pickle_allowed" = Option<String>, Query, description = "The official client asks this; it changes nothing"),
+    ),
+    responses((status = 200, description = "The recipe", body = Meta<'static>), Described<NotFound>)
+)]
 pub(super) async fn meta(Extract(state): Extract<AppState>, request: Request) -> Response {
     match recipe_of(&state, request.uri()) {
         Ok(recipe) => Json(describe(&state, recipe)).into_response(),
@@ -41,13 +65,16 @@ pub(super) async fn meta(Extract(state): Extract<AppState>, request: Request) ->
     }
 }
 
-fn describe<'a>(state: &AppState, recipe: &'a ServedRecipe) -> Meta<'a> {
+/// A recipe as `/meta` gives it.
+pub(in crate::http) fn describe<'a>(state: &AppState, recipe: &'a ServedRecipe) -> Meta<'a> {
     let info = recipe.served.info();
     Meta {
         name: info.name,
         example: [match recipe.served.example() {
             Input::Json(value) => value,
             Input::File(bytes) => Value::String(STANDARD.encode(bytes)),
+            // No recipe's example is one, as they are for another protocol.
+            Input::Pixels(_) => Value::Null,
         }],
         is_pickle_allowed: false,
         timeout: state.config().timeout.as_secs_f64(),

@@ -22,30 +22,48 @@ mod zstd;
 use std::{borrow::Cow, sync::Arc};
 
 use axum::{
-    Router,
     extract::{Request, State as Extract},
     http::Uri,
     response::Response,
-    routing::{get, post},
 };
 use url::form_urlencoded;
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 use self::answer::Encoding;
-pub(super) use self::jobs::Jobs;
-use super::{AppState, error::ApiError, limits::discard, state::ServedRecipe};
+pub(super) use self::{
+    answer::{Answer, ENCODED},
+    jobs::Jobs,
+    meta::{Meta, describe},
+};
+use super::{
+    AppState,
+    error::ApiError,
+    limits::discard,
+    openapi::{Refusals, at},
+    state::ServedRecipe,
+};
 
-pub(super) fn routes() -> Router<AppState> {
-    let infer = || post(infer::infer);
-    let result = || get(result::result).post(result::result);
-    let at = |base: &str| {
-        Router::new()
-            .route(&format!("{base}/infer"), infer())
-            .route(&format!("{base}/sync"), infer())
-            .route(&format!("{base}/result"), result())
-            .route(&format!("{base}/meta"), get(meta::meta))
-            .route(&format!("{base}/health"), get(health::health))
+pub(super) fn routes() -> OpenApiRouter<AppState> {
+    let of = |base: &str| {
+        OpenApiRouter::new()
+            .routes(at(&format!("{base}/infer"), routes!(infer::infer)))
+            .routes(at(&format!("{base}/sync"), routes!(infer::infer)))
+            .routes(at(
+                &format!("{base}/result"),
+                routes!(result::result, result::result_by_query),
+            ))
+            .routes(at(&format!("{base}/meta"), routes!(meta::meta)))
+            .routes(at(&format!("{base}/health"), routes!(health::health)))
     };
-    at("").merge(at("/recipes/{name}"))
+    of("").merge(of("/recipes/{name}"))
+}
+
+/// Refusals of requests that read no body.
+pub(super) struct NotFound;
+
+impl Refusals for NotFound {
+    type Body = Answer<'static>;
+    const STATUSES: &'static [u16] = &[400, 404];
 }
 
 /// The answer where there is nothing.
@@ -66,6 +84,12 @@ pub(super) async fn wrong_method(request: Request) -> Response {
     );
     discard(request.into_body()).await;
     Encoding::default().error(None, &ApiError::MethodNotAllowed(reason))
+}
+
+/// The answer to a request that goes no further, in the encoding that it asks for.
+pub(super) fn refused(uri: &Uri, error: &ApiError) -> Response {
+    let (query, _) = query::Query::parse(uri.query());
+    query.encoding().error(None, error)
 }
 
 /// The recipe that a request is for.

@@ -3,6 +3,7 @@
 use std::{borrow::Cow, time::Duration};
 
 use url::form_urlencoded;
+use utoipa::IntoParams;
 
 use super::{
     super::error::ApiError,
@@ -13,15 +14,25 @@ use super::{
 const MAX_ID: usize = 128;
 
 /// What the query says.
-#[derive(Debug, Default, PartialEq)]
+#[derive(Debug, Default, PartialEq, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct Query {
+    /// The client's own id: the same again with the same body is the same request, and its result can be read later
+    #[param(max_length = 128)]
     pub(super) unique_id: Option<String>,
-    /// How long the client wants to wait.
+    /// How long the answer may take, in seconds; past it 504
+    #[param(exclusive_minimum = 0)]
     pub(super) timeout: Option<f64>,
+    /// Answer at once, and let the result be asked for
+    #[param(rename = "async", value_type = Option<bool>)]
     pub(super) is_async: bool,
-    /// The body's format, if it is named.
+    /// The body's format and the answer's; without it the content type says the body's
+    #[param(inline)]
     pub(super) input_type: Option<Format>,
+    /// Whether the body is compressed with zstd, and the answer is to be
+    #[param(value_type = Option<bool>)]
     pub(super) compressed: bool,
+    /// The recipe, where the path names none and there are several
     pub(super) recipe: Option<String>,
 }
 

@@ -7,9 +7,10 @@ use axum::{
 };
 use serde::Deserialize;
 use tokio::time::timeout;
+use utoipa::ToSchema;
 
 use super::{
-    answer::Format,
+    answer::{Answer, ENCODED, Format},
     query::{self, Query},
     recipe_in,
     store::Key,
@@ -17,17 +18,68 @@ use super::{
 };
 use crate::{
     engine::InferError,
-    http::{AppState, error::ApiError, limits::read_body},
+    http::{
+        AppState,
+        error::ApiError,
+        limits::read_body,
+        openapi::{Described, Refusals},
+    },
 };
 
 /// Nobody's ids are longer, by far.
 const MAX_BODY: u64 = 64 << 10;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
+#[schema(as = WantedResult)]
 struct Wanted {
+    #[schema(max_length = 128)]
     unique_id: String,
 }
 
+/// What it may be refused with: as the request itself, if that is how it ended.
+pub(super) struct ResultRefusals;
+
+impl Refusals for ResultRefusals {
+    type Body = Answer<'static>;
+    const STATUSES: &'static [u16] = &[400, 404, 413, 415, 429, 500, 503, 504];
+    const ENCODED: &'static [&'static str] = ENCODED;
+}
+
+/// What became of a request with a unique_id, by its query
+#[utoipa::path(
+    get,
+    path = "",
+    tag = "infer",
+    params(Query),
+    responses(
+        (status = 200, description = "Its answer, or success null while it runs", content(
+            (Answer = "application/json"),
+            ("application/msgpack"),
+            ("application/octet-stream"),
+        )),
+        Described<ResultRefusals>,
+    )
+)]
+pub(super) async fn result_by_query(state: Extract<AppState>, request: Request) -> Response {
+    result(state, request).await
+}
+
+/// What became of a request with a unique_id
+#[utoipa::path(
+    post,
+    path = "",
+    tag = "infer",
+    params(Query),
+    request_body(content((Wanted = "application/json"), ("application/msgpack"))),
+    responses(
+        (status = 200, description = "Its answer, or success null while it runs", content(
+            (Answer = "application/json"),
+            ("application/msgpack"),
+            ("application/octet-stream"),
+        )),
+        Described<ResultRefusals>,
+    )
+)]
 pub(super) async fn result(Extract(state): Extract<AppState>, request: Request) -> Response {
     let (query, valid) = Query::parse(request.uri().query());
     let encoding = query.encoding();
