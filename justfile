@@ -11,6 +11,11 @@ ci:
 test:
     cargo test --workspace
 
+# The web page's tests (need Node.js 20, npm and Chromium)
+test-page:
+    cargo build -p galley
+    server/tests/page/run "${CARGO_TARGET_DIR:-target}/debug/galley"
+
 # Format everything
 fmt:
     cargo fmt --all
