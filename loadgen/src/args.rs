@@ -279,6 +279,9 @@ pub struct OperatorsArgs {
     /// Only operators whose name contains this
     #[arg(long, env = "GALLEY_BENCH_ONLY")]
     pub only: Option<String>,
+    /// The device that runs them: auto, cpu or cuda:N, where the LSTM alone runs by itself
+    #[arg(long, default_value = "cpu", env = "GALLEY_BENCH_DEVICE")]
+    pub device: DeviceName,
     /// Seconds for each figure
     #[arg(long, default_value = "1", env = "GALLEY_BENCH_SECONDS")]
     pub seconds: f64,

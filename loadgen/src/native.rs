@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use galley_core::{AnyRecipe, ErasedRecipe, Input, Prepared};
+use galley_nn::bench::resident;
 use rayon::prelude::*;
 
 use crate::{
@@ -176,6 +177,8 @@ pub(crate) fn model_alone(recipe: &AnyRecipe, sizes: &Sizes, budget: Duration) -
         .collect();
     let batch = items.len();
     let (median, runs) = median_of(budget, || forward(recipe.as_ref(), &items).map(drop))?;
+    let (done, repetitions) = resident(runs, || forward(recipe.as_ref(), &items).map(drop));
+    done?;
     let info = recipe.info();
     Ok(Model {
         peer: "galley".into(),
@@ -183,11 +186,17 @@ pub(crate) fn model_alone(recipe: &AnyRecipe, sizes: &Sizes, budget: Duration) -
         batch,
         shape: sizes.shape(info.cost_unit),
         ms: milliseconds(median),
+        resident_ms: resident_ms(repetitions, runs),
         items_per_s: rate(batch, median),
         runs,
         dtype: info.dtype.into(),
         weights: info.weights.clone(),
     })
+}
+
+/// The milliseconds of one of so many passes on a device, if there were any.
+pub(crate) fn resident_ms(repetitions: Duration, runs: usize) -> Option<f64> {
+    (!repetitions.is_zero()).then(|| milliseconds(repetitions) / runs as f64)
 }
 
 /// The median time of a function and how often it was run: once unmeasured, once to see how long it takes, then 3 to

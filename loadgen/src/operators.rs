@@ -2,18 +2,22 @@
 
 use std::time::Duration;
 
-use galley_nn::bench::{OperatorCase, operator_cases};
+use galley_nn::{
+    Backend,
+    bench::{OperatorCase, operator_cases, resident},
+};
 
 use crate::{
     error::{Error, Result},
     interrupt,
-    native::median_of,
+    native::{median_of, resident_ms},
     report::record::Model,
     stats::milliseconds,
 };
 
-/// Times the operators whose name contains `only`; `each` is given every figure as it comes.
+/// Times a backend's operators whose name contains `only`; `each` is given every figure as it comes.
 pub(crate) fn run(
+    backend: &Backend,
     only: Option<&str>,
     budget: Duration,
     mut each: impl FnMut(Model) -> Result<()>,
@@ -22,14 +26,19 @@ pub(crate) fn run(
         let operator = operator.to_owned();
         move |source| Error::Operator { operator, source }
     };
-    let cases = operator_cases().map_err(failed("list"))?;
+    let cases = operator_cases(backend).map_err(failed("list"))?;
     for mut case in cases {
         if only.is_some_and(|only| !case.operator.contains(only)) {
             continue;
         }
         interrupt::check()?;
         let (median, runs) = median_of(budget, || (case.run)().map_err(failed(case.operator)))?;
-        each(figure(&case, median, runs))?;
+        let (done, repetitions) = resident(runs, || (case.run)());
+        done.map_err(failed(case.operator))?;
+        each(Model {
+            resident_ms: resident_ms(repetitions, runs),
+            ..figure(&case, median, runs)
+        })?;
     }
     Ok(())
 }
@@ -43,9 +52,10 @@ fn figure(case: &OperatorCase, median: Duration, runs: usize) -> Model {
         batch: case.batch,
         shape,
         ms: milliseconds(median),
+        resident_ms: None,
         items_per_s: case.batch as f64 / median.as_secs_f64().max(1e-9),
         runs,
-        dtype: "f32".into(),
+        dtype: case.dtype.into(),
         weights: "random".into(),
     }
 }

@@ -25,8 +25,8 @@ use crate::{
     },
     served::{LoadGenerator, Setting},
     setup::{
-        Context, Described, calibration_corpus, client_threads, load, load_options, note_recipe,
-        open_corpus, seconds, set_threads,
+        Context, Described, backend, calibration_corpus, client_threads, load, load_options,
+        note_recipe, open_corpus, seconds, set_threads,
     },
     stats::{CellCost, examples_within},
 };
@@ -236,9 +236,10 @@ fn matrix(args: &MatrixArgs, context: &Context) -> Result<()> {
 fn operators(args: &OperatorsArgs, context: &Context) -> Result<()> {
     set_threads(args.threads);
     let budget = seconds("--seconds", args.seconds)?;
+    let backend = backend(args.device)?;
     let run = described("operators", context, args.output.machine.as_deref()).bare();
     let mut output = Output::open(&args.output, &run)?;
-    let result = operators::run(args.only.as_deref(), budget, |figure| {
+    let result = operators::run(&backend, args.only.as_deref(), budget, |figure| {
         output.add(&Record::Model(figure))
     });
     finish(output, result)

@@ -3,7 +3,8 @@
 use std::{collections::BTreeMap, num::NonZeroUsize, path::Path, time::SystemTime};
 
 use candle_core::DType;
-use galley_core::{AnyRecipe, Entry, LoadError, LoadOptions, usual_dtype};
+use galley_core::{AnyRecipe, DeviceName, Entry, LoadError, LoadOptions, usual_dtype};
+use galley_nn::Backend;
 
 use crate::{
     args::{DtypeArg, RecipeArgs, SizeArgs},
@@ -55,6 +56,13 @@ pub(crate) fn load_options(args: &RecipeArgs) -> Result<(&'static Entry, LoadOpt
         ..LoadOptions::default()
     };
     Ok((entry, options))
+}
+
+/// What operators on a device run for, in its usual dtype.
+pub(crate) fn backend(device: DeviceName) -> Result<Backend> {
+    let unsupported = |reason| LoadError::Unsupported(format!("--device {reason}"));
+    let device = device.open().map_err(unsupported)?;
+    Ok(Backend::of(&device, usual_dtype(&device)).map_err(unsupported)?)
 }
 
 /// Loads the recipe.

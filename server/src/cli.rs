@@ -180,6 +180,15 @@ pub struct ServeArgs {
         help_heading = "Batching"
     )]
     pub max_batch_size: AutoSize,
+    /// Batches that a device has in hand at once: while one is computed the next is collected and copied [default: 2 on
+    /// CUDA devices, 1 on the CPU]
+    #[arg(
+        long,
+        env = "GALLEY_BATCHES_IN_FLIGHT",
+        value_name = "N",
+        help_heading = "Batching"
+    )]
+    pub batches_in_flight: Option<NonZeroUsize>,
     /// How long an item may wait for its batch to fill; 0ms: an idle device starts at once
     #[arg(
         long, env = "GALLEY_MAX_QUEUE_DELAY", default_value = "0ms", value_parser = humantime::parse_duration,

@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context, anyhow, bail, ensure};
 use axum::http::HeaderValue;
-use candle_core::{DType, Device};
+use candle_core::{DType, Device, utils::cuda_is_available};
 use galley_core::{DeviceName, Entry, InputLimits, LoadOptions, usual_dtype};
 use url::{Origin, Url};
 
@@ -32,6 +32,8 @@ pub struct ServeConfig {
     pub model: ModelConfig,
     /// The engine's settings.
     pub engine: EngineConfig,
+    /// Batches that a device has in hand at once; `None` is what suits it.
+    pub batches_in_flight: Option<NonZeroUsize>,
     /// The HTTP side's settings.
     pub http: HttpConfig,
     /// How long draining may take.
@@ -121,6 +123,7 @@ impl ServeConfig {
             model: ModelConfig::new(&args.model, &recipes)?,
             recipes,
             engine,
+            batches_in_flight: args.batches_in_flight,
             http,
             drain_timeout: args.drain_timeout,
         })
@@ -233,7 +236,11 @@ fn device(name: &str) -> anyhow::Result<Device> {
     let name: DeviceName = name
         .parse()
         .map_err(|reason| anyhow!("--device: {reason}"))?;
-    name.open().map_err(|reason| anyhow!("--device {reason}"))
+    let device = name.open().map_err(|reason| anyhow!("--device {reason}"))?;
+    if name == DeviceName::Auto && cuda_is_available() && device.is_cpu() {
+        tracing::warn!("no CUDA device answers, the CPU is used; --device cuda:0 says why");
+    }
+    Ok(device)
 }
 
 /// One dtype for all devices, as answers must not depend on which of them gives them.
@@ -362,7 +369,7 @@ mod tests {
 
     #[test]
     fn a_build_without_cuda_says_how_to_get_it() {
-        if candle_core::utils::cuda_is_available() {
+        if cuda_is_available() {
             return;
         }
         let error = config("--device cuda:0").unwrap_err().to_string();

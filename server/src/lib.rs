@@ -4,7 +4,8 @@
 //! - [`batching`] holds the queues and decides what a batch is made of.
 //! - [`engine`] owns the devices and runs batches.
 //! - [`access`] holds API keys and the TLS certificate.
-//! - [`metrics`] is every metric, in one place; [`traces`] sends spans of requests.
+//! - [`metrics`] is every metric, in one place; [`traces`] sends spans of requests. With the feature `cuda`,
+//!   `nvidia` asks the driver how devices do.
 //! - [`cli`] is the command line as typed, [`config`] as validated; [`serve`], [`predict`], [`pull`] and
 //!   [`recipes_table`] are its commands.
 
@@ -16,6 +17,8 @@ pub mod engine;
 pub mod http;
 mod memory;
 pub mod metrics;
+#[cfg(feature = "cuda")]
+mod nvidia;
 pub mod predict;
 pub mod pull;
 pub mod recipes_table;

@@ -165,6 +165,15 @@ impl Registry {
         )
     }
 
+    /// `galley_device_utilization_ratio` of one device.
+    #[cfg(feature = "cuda")]
+    pub fn device_utilization(&self, device: String) -> Gauge {
+        self.gauge(
+            "galley_device_utilization_ratio",
+            vec![Label::new("device", device)],
+        )
+    }
+
     fn describe(&self) {
         let counters = [
             ("galley_requests_total", "Requests by how they ended."),
@@ -189,6 +198,10 @@ impl Registry {
             ),
             ("galley_in_flight", "Requests being answered."),
             ("galley_device_memory_bytes", "Memory of a device, by kind."),
+            (
+                "galley_device_utilization_ratio",
+                "The share of the last moments in which a device computed, 0 to 1.",
+            ),
             ("galley_build_info", "The version that runs; always 1."),
         ];
         for (name, text) in gauges {

@@ -1,6 +1,8 @@
 //! `galley serve`: load, bind, warm up, serve, drain.
 
-use std::{future::pending, io::Write, net::SocketAddr, sync::Arc, time::Instant};
+use std::{
+    future::pending, io::Write, net::SocketAddr, num::NonZeroUsize, sync::Arc, time::Instant,
+};
 
 use anyhow::{Context, bail};
 use galley_core::LoadError;
@@ -61,7 +63,16 @@ fn load_onto(
         name = options.device_name();
         recipes.push(recipe);
     }
-    Ok(Device { name, recipes })
+    // A CPU computes on the very cores that would get the next batch ready.
+    let usual = if device.is_cpu() { 1 } else { 2 };
+    let batches_in_flight = config
+        .batches_in_flight
+        .unwrap_or(NonZeroUsize::MIN.saturating_add(usual - 1));
+    Ok(Device {
+        name,
+        recipes,
+        batches_in_flight,
+    })
 }
 
 /// Serves until a signal comes and everything accepted is answered.
@@ -80,6 +91,8 @@ pub async fn run(config: ServeConfig, devices: Vec<Device>) -> anyhow::Result<()
     let registry = Arc::new(Registry::new().context("cannot set up metrics")?);
     let engine = Engine::start(devices, &config.engine, &registry)
         .context("cannot start the device threads")?;
+    #[cfg(feature = "cuda")]
+    crate::nvidia::watch(&config.model.devices, &registry);
     let state = AppState::new(Arc::clone(&engine), registry, config.http.clone());
 
     // The port answers during warm-up too, so that probes see a server that is alive and not yet ready.

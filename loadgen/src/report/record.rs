@@ -194,6 +194,9 @@ pub struct Model {
     pub shape: Vec<usize>,
     /// The median time of a batch, in milliseconds.
     pub ms: f64,
+    /// The mean time of a batch whose input lies in the device's memory already, in milliseconds; none on the CPU.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resident_ms: Option<f64>,
     /// Items a second at that time.
     pub items_per_s: f64,
     /// Over how many runs.

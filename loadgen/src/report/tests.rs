@@ -129,6 +129,7 @@ fn a_folder_is_rewritten_from_its_records() {
         batch: 1,
         shape: vec![1, 64],
         ms: 1.5,
+        resident_ms: None,
         items_per_s: 666.7,
         runs: 3,
         dtype: "f32".into(),

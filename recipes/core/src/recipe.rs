@@ -64,7 +64,8 @@ pub trait Recipe: Send + Sync + 'static {
         1
     }
 
-    /// Runs a batch and gives one output an item, in order. Called from one thread at a time.
+    /// Runs a batch and gives one output an item, in order. Called from one thread at a time for each batch
+    /// that the device has in flight (`--batches-in-flight`).
     ///
     /// # Errors
     /// Out of memory or a failing device. Never because of an item: `prepare` has refused those that cannot run.

@@ -236,12 +236,13 @@ template <int TILE_N, Epilogue EPILOGUE> struct Consumer {
         column = tile_column * TILE_N;
     }
 
-    // Ahead of the end of the tile's sums. N is a multiple of 64, so 64 columns are all there or all missing.
+    // Ahead of the end of the tile's sums. N is a multiple of 64 and a tile begins at one of 32, so 32 columns are all there
+    // or all missing.
     __device__ __forceinline__ void load_bias() {
 #pragma unroll
         for (int group = 0; group < TILE_N / 8; ++group) {
-            const int first = column + group / 8 * 64;
-            const float* here = bias + (first < n ? first : 0) + group % 8 * 8 + threadIdx.x % 4 * 2;
+            const int first = column + group / 4 * 32;
+            const float* here = bias + (first < n ? first : 0) + group % 4 * 8 + threadIdx.x % 4 * 2;
             column_bias[group] = __ldg(reinterpret_cast<const float2*>(here));
         }
     }

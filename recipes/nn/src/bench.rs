@@ -3,7 +3,11 @@
 //! Each module lists its own cases; this one only strings them together, so that the benchmark needs no knowledge of
 //! any operator.
 
+use std::{cell::Cell, time::Duration};
+
 use candle_core::Result;
+
+use crate::{Backend, backend::Kind};
 
 /// One operator at one shape, with its inputs and weights already made.
 pub struct OperatorCase {
@@ -13,19 +17,55 @@ pub struct OperatorCase {
     pub shape: Vec<usize>,
     /// How many items one run takes.
     pub batch: usize,
-    /// Runs it once, on the CPU.
+    /// What it computes in: `f32`, `f16`.
+    pub dtype: &'static str,
+    /// Runs it once, from inputs on the host to outputs on the host.
     pub run: Box<dyn FnMut() -> Result<()>>,
 }
 
-/// Every operator of this crate.
+/// The operators of this crate that run by themselves on a backend: all of them on the CPU, the LSTM on a CUDA device.
 ///
 /// # Errors
 /// Making the inputs failed.
-pub fn operator_cases() -> Result<Vec<OperatorCase>> {
-    let cases = vec![
-        crate::image::bench_cases()?,
-        crate::lstm::bench_cases()?,
-        crate::text::bench_cases()?,
-    ];
-    Ok(cases.into_iter().flatten().collect())
+pub fn operator_cases(backend: &Backend) -> Result<Vec<OperatorCase>> {
+    match &backend.0 {
+        Kind::Cpu(_) => {
+            let cases = vec![
+                crate::image::bench_cases()?,
+                crate::lstm::bench_cases()?,
+                crate::text::bench_cases()?,
+            ];
+            Ok(cases.into_iter().flatten().collect())
+        }
+        #[cfg(feature = "cuda")]
+        Kind::Cuda(_) => crate::lstm::cuda_bench_cases(backend),
+    }
+}
+
+thread_local! {
+    /// How often passes on this thread are repeated, and what that has taken.
+    static RESIDENT: Cell<(usize, Duration)> = const { Cell::new((0, Duration::ZERO)) };
+}
+
+/// Runs `forward`, and each pass that it makes on a device so many times more, one right after the other, on the input that lies
+/// in the device's memory by then. Gives the time of these repetitions: what the device takes without copies from and to the
+/// host. It is zero on a CPU, which has no such copies.
+pub fn resident<T>(times: usize, forward: impl FnOnce() -> T) -> (T, Duration) {
+    RESIDENT.set((times, Duration::ZERO));
+    let result = forward();
+    let (_, time) = RESIDENT.replace((0, Duration::ZERO));
+    (result, time)
+}
+
+/// How often a pass is to be repeated.
+#[cfg(feature = "cuda")]
+pub(crate) fn repetitions() -> usize {
+    RESIDENT.get().0
+}
+
+/// What the repetitions of a pass took.
+#[cfg(feature = "cuda")]
+pub(crate) fn repeated(time: Duration) {
+    let (times, sum) = RESIDENT.get();
+    RESIDENT.set((times, sum + time));
 }

@@ -1,8 +1,12 @@
-//! The thread that owns a device: it warms up its recipes, then pulls batches and runs them, one at a time.
+//! The threads of a device: the first warms up its recipes, then each pulls batches and runs them, one at a time.
+//!
+//! One is enough for a CPU. On a device of its own that computes while its thread waits, a second one collects, copies and
+//! starts the next batch in that time.
 
 use std::{
+    num::NonZeroUsize,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
+    sync::{Arc, Barrier},
     time::{Duration, Instant},
 };
 
@@ -24,10 +28,16 @@ const MEASURING_RUNS: u32 = 3;
 /// What a batch may cost, in units of a typical item times the batch size: room for items of twice that size.
 const COST_HEADROOM: u64 = 2;
 
-/// One device with its own copy of every recipe.
+/// One thread of a device, which has its own copy of every recipe.
 pub(super) struct DeviceThread {
     pub(super) name: String,
     pub(super) recipes: Vec<(galley_core::AnyRecipe, Arc<Served>)>,
+    /// Batches that the device has in hand at once, each on a thread.
+    pub(super) batches_in_flight: NonZeroUsize,
+    /// Whether it is the one that measures.
+    pub(super) is_first: bool,
+    /// Where the device's threads wait for each other while they warm up.
+    pub(super) meet: Arc<Barrier>,
     pub(super) config: EngineConfig,
     pub(super) state: StateSender,
 }
@@ -35,16 +45,44 @@ pub(super) struct DeviceThread {
 impl DeviceThread {
     /// Warms up and serves until the queues are closed and empty.
     pub(super) fn run(self) {
-        if let Err(error) = self.warm_up() {
-            tracing::error!(device = self.name, %error, "warm-up failed");
-            self.state.fail(format!("warm-up failed: {error}"));
-        } else {
+        if self.is_first
+            && let Err(error) = self.warm_up()
+        {
+            self.fail(&error);
+        }
+        if self.batches_in_flight > NonZeroUsize::MIN {
+            for (recipe, served) in &self.recipes {
+                self.meet.wait();
+                self.rehearse(recipe.as_ref(), served);
+            }
+        }
+        if self.meet.wait().is_leader() {
             self.state.device_ready();
         }
+        self.pull();
+    }
+
+    /// A batch as large as any, so that its memory is there before the first request, and fits beside that of the others.
+    fn rehearse(&self, recipe: &dyn ErasedRecipe, served: &Served) {
+        let samples: Vec<Prepared> = (0..served.policy().max_batch_size)
+            .map(|seed| recipe.sample(None, seed as u64))
+            .collect();
+        if let Err(error) = self.forward(recipe, served, &samples.iter().collect::<Vec<_>>()) {
+            self.fail(&error);
+        }
+    }
+
+    fn fail(&self, error: &ForwardError) {
+        tracing::error!(device = self.name, %error, "warm-up failed");
+        self.state.fail(format!("warm-up failed: {error}"));
+    }
+
+    /// Runs batches until the queues are closed and empty.
+    fn pull(&self) {
         let Some((_, first)) = self.recipes.first() else {
             return;
         };
-        let dispatcher = Arc::clone(&first.dispatcher);
+        let dispatcher = &first.dispatcher;
         while let Some(due) = dispatcher.next() {
             for (_, queued) in due.expired {
                 queued.item.lost(Loss::Expired);
@@ -138,7 +176,8 @@ impl DeviceThread {
         if jobs.is_empty() {
             return;
         }
-        let result = self.forward(recipe, served, &jobs);
+        let items: Vec<&Prepared> = jobs.iter().map(|job| &job.prepared).collect();
+        let result = self.forward(recipe, served, &items);
         let end = Instant::now();
         let batch_size = jobs.len();
         served.metrics.forward_duration.record(end - start);
@@ -176,11 +215,10 @@ impl DeviceThread {
         &self,
         recipe: &dyn ErasedRecipe,
         served: &Served,
-        jobs: &[Job],
+        items: &[&Prepared],
     ) -> Result<Vec<RawOutput>, ForwardError> {
-        let items: Vec<&Prepared> = jobs.iter().map(|job| &job.prepared).collect();
         run_halving(
-            &items,
+            items,
             &mut |batch| guarded_forward(recipe, batch),
             &mut |size| {
                 served.metrics.oom_retries.increment(1);

@@ -1,4 +1,4 @@
-//! The engine: one operating-system thread a device, warm-up, right-fitting, running batches.
+//! The engine: operating-system threads for each device, warm-up, right-fitting, running batches.
 //!
 //! A request enters through [`Served::infer`]. Its items are prepared on the caller's thread or the CPU pool, wait in
 //! the recipe's queue, are run by a device thread that pulls them in batches, and are finished where they were prepared.
@@ -15,7 +15,8 @@ mod statistics;
 mod tests;
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    num::NonZeroUsize,
+    sync::{Arc, Barrier, Mutex, PoisonError},
     thread::{self, JoinHandle},
     time::Duration,
 };
@@ -71,6 +72,8 @@ pub struct Device {
     pub name: String,
     /// The recipes as loaded onto it.
     pub recipes: Vec<AnyRecipe>,
+    /// How many batches it has in hand at once, each on a thread of its own.
+    pub batches_in_flight: NonZeroUsize,
 }
 
 /// The recipes that are served and the devices that run them.
@@ -90,7 +93,7 @@ impl std::fmt::Debug for Engine {
 }
 
 impl Engine {
-    /// Starts a thread for each device. They warm up first: see [`Engine::ready`].
+    /// Starts the threads of each device. They warm up first: see [`Engine::ready`].
     ///
     /// # Errors
     /// The operating system gives no thread.
@@ -134,21 +137,28 @@ impl Engine {
         let recipes: Vec<Arc<Served>> = first.recipes.iter().enumerate().map(serve).collect();
         let mut threads = Vec::new();
         for device in devices {
-            let thread = DeviceThread {
-                recipes: device
-                    .recipes
-                    .into_iter()
-                    .zip(recipes.iter().cloned())
-                    .collect(),
-                config: config.clone(),
-                state: state.clone(),
-                name: device.name,
-            };
-            threads.push(
-                thread::Builder::new()
-                    .name(format!("device {}", thread.name))
-                    .spawn(move || thread.run())?,
-            );
+            let recipes: Vec<_> = device
+                .recipes
+                .into_iter()
+                .zip(recipes.iter().cloned())
+                .collect();
+            let meet = Arc::new(Barrier::new(device.batches_in_flight.get()));
+            for place in 0..device.batches_in_flight.get() {
+                let thread = DeviceThread {
+                    name: device.name.clone(),
+                    recipes: recipes.clone(),
+                    batches_in_flight: device.batches_in_flight,
+                    is_first: place == 0,
+                    meet: Arc::clone(&meet),
+                    config: config.clone(),
+                    state: state.clone(),
+                };
+                threads.push(
+                    thread::Builder::new()
+                        .name(format!("device {}", thread.name))
+                        .spawn(move || thread.run())?,
+                );
+            }
         }
         Ok(Arc::new(Self {
             recipes,

@@ -1,6 +1,7 @@
 //! The engine with recipes made to misbehave.
 
 use std::{
+    num::NonZeroUsize,
     sync::{
         Arc, Condvar, Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -55,7 +56,12 @@ impl Gate {
 
     /// Waits until a batch waits at the closed gate.
     async fn until_busy(&self) {
-        while self.waiting.load(Ordering::SeqCst) == 0 {
+        self.until_held(1).await;
+    }
+
+    /// Waits until so many batches wait at the closed gate.
+    async fn until_held(&self, batches: usize) {
+        while self.waiting.load(Ordering::SeqCst) < batches {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
@@ -141,6 +147,7 @@ async fn start(recipe: &Arc<Doubler>, config: EngineConfig) -> (Arc<Engine>, Arc
     let device = Device {
         name: "cpu".into(),
         recipes: vec![Arc::clone(recipe) as AnyRecipe],
+        batches_in_flight: NonZeroUsize::MIN,
     };
     let engine = Engine::start(vec![device], &config, &Registry::new().unwrap()).unwrap();
     engine.ready().await.unwrap();
@@ -383,6 +390,7 @@ async fn several_devices_pull_from_one_queue() {
     let devices = recipes.iter().map(|recipe| Device {
         name: "cpu".into(),
         recipes: vec![Arc::clone(recipe) as AnyRecipe],
+        batches_in_flight: NonZeroUsize::MIN,
     });
     let engine = Engine::start(devices.collect(), &fixed(1), &Registry::new().unwrap()).unwrap();
     engine.ready().await.unwrap();
@@ -403,6 +411,33 @@ async fn several_devices_pull_from_one_queue() {
         }
     );
     assert_eq!((first, second), (Ok(doubled(20..21)), Ok(doubled(30..31))));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_has_as_many_batches_in_flight_as_it_was_told() {
+    let recipe = Doubler::new(usize::MAX);
+    let device = Device {
+        name: "cpu".into(),
+        recipes: vec![Arc::clone(&recipe) as AnyRecipe],
+        batches_in_flight: NonZeroUsize::new(2).unwrap(),
+    };
+    let engine = Engine::start(vec![device], &fixed(1), &Registry::new().unwrap()).unwrap();
+    engine.ready().await.unwrap();
+    let served = Arc::clone(engine.recipe("doubler").unwrap());
+    recipe.gate.close();
+    let (first, second, held) = tokio::join!(
+        served.infer(numbers(20..21), soon()),
+        served.infer(numbers(30..31), soon()),
+        async {
+            let held = tokio::time::timeout(Duration::from_secs(60), recipe.gate.until_held(2));
+            let held = held.await;
+            recipe.gate.open();
+            held
+        }
+    );
+    held.expect("two batches run at once");
+    assert_eq!((first, second), (Ok(doubled(20..21)), Ok(doubled(30..31))));
+    engine.shut_down().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

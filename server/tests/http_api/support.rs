@@ -1,6 +1,7 @@
 //! A recipe that does as it is told, and servers of it.
 
 use std::{
+    num::NonZeroUsize,
     sync::{
         Arc, Condvar, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -165,6 +166,7 @@ pub(crate) async fn state_of(
     let devices = vec![Device {
         name: "cpu".into(),
         recipes,
+        batches_in_flight: NonZeroUsize::MIN,
     }];
     let engine = Engine::start(devices, &engine_config, &registry).unwrap();
     engine.ready().await.unwrap();

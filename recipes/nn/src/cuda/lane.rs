@@ -1,10 +1,13 @@
 //! What one pass at a time runs in.
 
-use std::{collections::HashMap, hash::Hash, sync::Arc};
+use std::{collections::HashMap, hash::Hash, sync::Arc, time::Instant};
 
 use candle_core::{
     Result,
-    cuda_backend::{WrapErr, cudarc::driver::CudaStream},
+    cuda_backend::{
+        WrapErr,
+        cudarc::driver::{CudaStream, result, sys},
+    },
 };
 
 use super::{
@@ -12,6 +15,7 @@ use super::{
     launch::{Graph, Launches, Memory},
     memory::{Arena, Pinned},
 };
+use crate::bench::{repeated, repetitions};
 
 /// Recorded passes that a lane keeps; they are small, and a server meets few shapes.
 const MOST_GRAPHS: usize = 256;
@@ -63,7 +67,7 @@ impl<K: Copy + Eq + Hash> Lane<K> {
         weights: &Buffer,
         pass: &Pass<K>,
         fill: impl FnOnce(&mut [u8]),
-        program: impl FnOnce() -> Result<Program>,
+        program: impl Fn() -> Result<Program>,
     ) -> Result<&[u8]> {
         gpu.bind()?;
         let stream = match &self.stream {
@@ -95,13 +99,51 @@ impl<K: Copy + Eq + Hash> Lane<K> {
         let started = unsafe {
             input
                 .send(pass.input.bytes, at(pass.input), &stream)
-                .and_then(|()| launch(graphs, pass.key, &stream, ready))
+                .and_then(|()| launch(graphs, pass.key, &stream, &ready))
                 .and_then(|()| output.receive(pass.output.bytes, at(pass.output), &stream))
         };
         let ended = stream.synchronize().w();
         started.and(ended)?;
+        if repetitions() > 0 {
+            // A pass may write over its input, so that each takes it from a copy, which is part of its time.
+            let kept = Buffer::new(gpu, pass.input.bytes)?;
+            let (to, from) = (at(pass.input), kept.address());
+            // SAFETY: as above; both ends of the copies are the size of the input.
+            let repeated = unsafe {
+                input
+                    .send(pass.input.bytes, from, &stream)
+                    .and_then(|()| stream.synchronize().w())
+                    .and_then(|()| {
+                        let start = Instant::now();
+                        for _ in 0..repetitions() {
+                            copy(to, from, pass.input.bytes, &stream)?;
+                            launch(graphs, pass.key, &stream, &ready)?;
+                        }
+                        stream.synchronize().w()?;
+                        repeated(start.elapsed());
+                        Ok(())
+                    })
+            };
+            // The copy goes when nothing uses it any more.
+            let ended = stream.synchronize().w();
+            repeated.and(ended)?;
+        }
         Ok(output.bytes(pass.output.bytes))
     }
+}
+
+/// Starts a copy within the device.
+///
+/// # Safety
+/// Both ends are in memory that stays until the stream has been waited for.
+unsafe fn copy(
+    to: sys::CUdeviceptr,
+    from: sys::CUdeviceptr,
+    bytes: usize,
+    stream: &CudaStream,
+) -> Result<()> {
+    // SAFETY: as the caller's.
+    unsafe { result::memcpy_dtod_async(to, from, bytes, stream.cu_stream()) }.w()
 }
 
 /// Starts a pass's launches: as they were recorded, or one by one.

@@ -25,7 +25,7 @@ impl Buffer {
     ///
     /// # Errors
     /// The device has too little memory.
-    fn new(gpu: &Gpu, bytes: usize) -> Result<Self> {
+    pub(super) fn new(gpu: &Gpu, bytes: usize) -> Result<Self> {
         gpu.bind()?;
         // SAFETY: the context is bound, and the size is not zero, which the driver would refuse.
         let address = unsafe { result::malloc_sync(bytes.max(1)) }.w()?;

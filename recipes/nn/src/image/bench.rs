@@ -33,6 +33,7 @@ pub(crate) fn bench_cases() -> Result<Vec<OperatorCase>> {
             operator: "stem",
             shape: vec![288, 288, 3],
             batch,
+            dtype: "f32",
             run: cpu::timed_stem(&stem, x, batch, square(288))?,
         });
         for (operator, kernel, stride, expands, side, [inputs, outputs]) in SHAPES {
@@ -60,6 +61,7 @@ pub(crate) fn bench_cases() -> Result<Vec<OperatorCase>> {
                 operator,
                 shape: vec![side, side, inputs],
                 batch,
+                dtype: "f32",
                 run: cpu::timed_block(&layer, x, batch, square(side))?,
             });
         }

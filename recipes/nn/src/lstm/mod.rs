@@ -35,7 +35,7 @@ pub use linear::Dense;
 pub use tagger::{Tagger, TaggerConfig, Words};
 use weights::DirectionWeights;
 
-use crate::{aligned::Aligned, simd::Level};
+use crate::{aligned::Aligned, bench::OperatorCase, simd::Level};
 
 /// More sequences than this make two groups: their states and the matrix's block share the first-level cache.
 const GROUP: usize = 18;
@@ -286,21 +286,51 @@ fn groups(sequences: usize) -> impl Iterator<Item = Range<usize>> {
 }
 
 /// Cases for [`crate::bench::operator_cases`]: the word layer of the sentence segmenter.
-pub(crate) fn bench_cases() -> Result<Vec<crate::bench::OperatorCase>> {
-    const STEPS: usize = 40;
-    let (input, hidden) = (150, 100);
+/// The layer that other frameworks are compared at: 150 values to 100 states both ways, over this many steps.
+const BENCH_STEPS: usize = 40;
+const BENCH_SIZE: (usize, usize) = (150, 100);
+
+pub(crate) fn bench_cases() -> Result<Vec<OperatorCase>> {
     let case = |batch: usize| {
-        let values = candle_nn::VarMap::new();
-        let vb = VarBuilder::from_varmap(&values, candle_core::DType::F32, &Device::Cpu);
-        let lstm = BiLstm::load(&vb, input, hidden)?;
-        let x = Tensor::randn(0.0_f32, 1.0, (batch * STEPS, input), &Device::Cpu)?;
-        let lengths = vec![STEPS; batch];
-        Ok(crate::bench::OperatorCase {
-            operator: "bilstm_150_100",
-            shape: vec![STEPS, input],
-            batch,
-            run: Box::new(move || lstm.forward(&x, &lengths).map(drop)),
-        })
+        let (vb, x, lengths) = bench_input(batch)?;
+        let lstm = BiLstm::load(&vb, BENCH_SIZE.0, BENCH_SIZE.1)?;
+        let run = move || lstm.forward(&x, &lengths).map(drop);
+        Ok(bench_case(batch, "f32", Box::new(run)))
     };
     [1, 32, 128].into_iter().map(case).collect()
+}
+
+#[cfg(feature = "cuda")]
+pub(crate) fn cuda_bench_cases(backend: &crate::Backend) -> Result<Vec<OperatorCase>> {
+    let case = |batch: usize| {
+        let (vb, x, lengths) = bench_input(batch)?;
+        let lstm = CudaBiLstm::load(backend, &vb, BENCH_SIZE.0, BENCH_SIZE.1)?;
+        let dtype = lstm.dtype();
+        let run = move || lstm.forward(&x, &lengths).map(drop);
+        Ok(bench_case(batch, dtype, Box::new(run)))
+    };
+    [1, 32, 128, 1024].into_iter().map(case).collect()
+}
+
+/// Random weights, and a batch of sequences.
+fn bench_input(batch: usize) -> Result<(VarBuilder<'static>, Tensor, Vec<usize>)> {
+    let values = candle_nn::VarMap::new();
+    let vb = VarBuilder::from_varmap(&values, candle_core::DType::F32, &Device::Cpu);
+    let shape = (batch * BENCH_STEPS, BENCH_SIZE.0);
+    let x = Tensor::randn(0.0_f32, 1.0, shape, &Device::Cpu)?;
+    Ok((vb, x, vec![BENCH_STEPS; batch]))
+}
+
+fn bench_case(
+    batch: usize,
+    dtype: &'static str,
+    run: Box<dyn FnMut() -> Result<()>>,
+) -> OperatorCase {
+    OperatorCase {
+        operator: "bilstm_150_100",
+        shape: vec![BENCH_STEPS, BENCH_SIZE.0],
+        batch,
+        dtype,
+        run,
+    }
 }

@@ -42,6 +42,7 @@ fn attention_case(batch: usize, tokens: usize) -> Result<OperatorCase> {
         operator: "attention",
         shape: vec![tokens, HEADS, HIDDEN / HEADS],
         batch,
+        dtype: "f32",
         run: Box::new(move || {
             attention_cpu(Level::detect(), &qkv, &offsets, HEADS, &mut out);
             Ok(())
@@ -56,6 +57,7 @@ fn linear_gelu_case(batch: usize, tokens: usize) -> Result<OperatorCase> {
         operator: "linear_gelu",
         shape: vec![tokens, HIDDEN, WIDE],
         batch,
+        dtype: "f32",
         run: Box::new(move || linear.forward(&x, Activation::Gelu).map(drop)),
     })
 }
@@ -69,6 +71,7 @@ fn residual_layer_norm_case(batch: usize, tokens: usize) -> Result<OperatorCase>
         operator: "residual_layer_norm",
         shape: vec![tokens, HIDDEN],
         batch,
+        dtype: "f32",
         run: Box::new(move || {
             residual_layer_norm(Level::detect(), &mut x, &residual, &end);
             Ok(())

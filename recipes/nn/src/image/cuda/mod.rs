@@ -27,6 +27,7 @@ mod on_device {
 
     use candle_core::Result;
     use half::f16;
+    use rayon::prelude::*;
 
     use super::{
         model::{Model, Plan, Shape},
@@ -40,6 +41,8 @@ mod on_device {
 
     /// Images of the largest pass that is recorded: launching a larger one takes less time than computing it.
     const MOST_RECORDED: usize = 32;
+    /// Bytes of images that one task copies at least.
+    const COPIED_AT_ONCE: usize = 2 << 20;
     /// Plans that are kept, as a server meets few shapes.
     const MOST_PLANS: usize = 256;
 
@@ -114,10 +117,13 @@ mod on_device {
                 size,
                 pixels: Pixels::Bytes,
             };
+            let bytes = shape.image_len();
             self.run(shape, |to| {
-                for (to, image) in to.chunks_exact_mut(shape.image_len()).zip(images) {
-                    to.copy_from_slice(image);
-                }
+                // One core copies slower than the device computes.
+                to.par_chunks_exact_mut(bytes)
+                    .zip(images)
+                    .with_min_len(COPIED_AT_ONCE.div_ceil(bytes))
+                    .for_each(|(to, image)| to.copy_from_slice(image));
             })
         }
 

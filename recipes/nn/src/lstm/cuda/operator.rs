@@ -188,6 +188,11 @@ mod device {
             })
         }
 
+        /// What it computes in: `f16` or `f32`.
+        pub(crate) fn dtype(&self) -> &'static str {
+            self.gpu.target().element.name()
+        }
+
         /// As [`BiLstm::forward`](crate::lstm::BiLstm::forward).
         ///
         /// # Errors
