@@ -11,7 +11,7 @@ use candle_core::{
     CudaDevice, Result, bail,
     cuda_backend::{
         WrapErr,
-        cudarc::driver::{CudaContext, CudaStream, result, sys},
+        cudarc::driver::{CudaContext, CudaEvent, CudaStream, result, sys},
     },
 };
 
@@ -114,6 +114,15 @@ impl Gpu {
     /// The driver refuses.
     pub(super) fn stream(&self) -> Result<Arc<CudaStream>> {
         self.context.new_stream().w()
+    }
+
+    /// A new event, which a thread that waits for it sleeps for.
+    ///
+    /// # Errors
+    /// The driver refuses.
+    pub(super) fn event(&self) -> Result<CudaEvent> {
+        let flags = sys::CUevent_flags::CU_EVENT_BLOCKING_SYNC;
+        self.context.new_event(Some(flags)).w()
     }
 
     /// Makes this device the calling thread's, as every call of the driver expects.

@@ -1,12 +1,17 @@
 //! What one pass at a time runs in.
 
-use std::{collections::HashMap, hash::Hash, sync::Arc, time::Instant};
+use std::{
+    collections::HashMap,
+    hash::Hash,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use candle_core::{
     Result,
     cuda_backend::{
         WrapErr,
-        cudarc::driver::{CudaStream, result, sys},
+        cudarc::driver::{CudaEvent, CudaStream, result, sys},
     },
 };
 
@@ -23,6 +28,8 @@ const MOST_GRAPHS: usize = 256;
 /// A stream and the memory of passes on it. `K` tells the shapes of passes that are worth recording.
 pub(crate) struct Lane<K> {
     stream: Option<Arc<CudaStream>>,
+    /// Comes when a pass is over.
+    done: Option<Arc<CudaEvent>>,
     arena: Arena,
     input: Option<Pinned>,
     output: Option<Pinned>,
@@ -48,6 +55,7 @@ impl<K> Default for Lane<K> {
     fn default() -> Self {
         Self {
             stream: None,
+            done: None,
             arena: Arena::default(),
             input: None,
             output: None,
@@ -73,6 +81,10 @@ impl<K: Copy + Eq + Hash> Lane<K> {
         let stream = match &self.stream {
             Some(stream) => Arc::clone(stream),
             None => Arc::clone(self.stream.insert(gpu.stream()?)),
+        };
+        let done = match &self.done {
+            Some(done) => Arc::clone(done),
+            None => Arc::clone(self.done.insert(Arc::new(gpu.event()?))),
         };
         let size = pass.layout.bytes();
         let (base, moved) = self.arena.reserve(gpu, size)?;
@@ -102,7 +114,7 @@ impl<K: Copy + Eq + Hash> Lane<K> {
                 .and_then(|()| launch(graphs, pass.key, &stream, &ready))
                 .and_then(|()| output.receive(pass.output.bytes, at(pass.output), &stream))
         };
-        let ended = stream.synchronize().w();
+        let ended = wait(&done, &stream);
         started.and(ended)?;
         if repetitions() > 0 {
             // A pass may write over its input, so that each takes it from a copy, which is part of its time.
@@ -130,6 +142,24 @@ impl<K: Copy + Eq + Hash> Lane<K> {
         }
         Ok(output.bytes(pass.output.bytes))
     }
+}
+
+/// Waits until everything on the stream is over: awake for as long as a small pass takes, as waking up takes a good part of
+/// that, and then asleep, for the core is one that inputs could be prepared on.
+fn wait(done: &CudaEvent, stream: &CudaStream) -> Result<()> {
+    const AWAKE: Duration = Duration::from_micros(200);
+    if let Err(error) = done.record(stream) {
+        // What has been started may still use memory.
+        return stream.synchronize().w().and(Err(error).w());
+    }
+    let start = Instant::now();
+    while start.elapsed() < AWAKE {
+        if done.is_complete() {
+            break;
+        }
+        std::hint::spin_loop();
+    }
+    done.synchronize().w()
 }
 
 /// Starts a copy within the device.
