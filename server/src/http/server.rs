@@ -32,9 +32,6 @@ use super::{AppState, grpc_router, router};
 const BUFFER: usize = 64 << 10;
 /// How long accepting pauses when the process has run out of files or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// How long idle connections stay open in a drain: who sends a request by then reads that the server is going away,
-/// where a connection closed at once would look like a failure.
-const LINGER: Duration = Duration::from_millis(500);
 
 /// The calls of one gRPC connection at a time; a client opens more connections for more.
 const MAX_STREAMS: u32 = 256;
@@ -173,7 +170,7 @@ impl Server {
         self.connections.close();
         tokio::select! {
             () = self.connections.wait() => {}
-            () = sleep(LINGER) => self.close.cancel(),
+            () = sleep(self.state.config().drain_linger) => self.close.cancel(),
         }
         self.connections.wait().await;
     }
