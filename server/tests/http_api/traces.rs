@@ -23,7 +23,7 @@ use tokio::{net::TcpListener, sync::Mutex};
 use crate::{
     access::{KEY, keys},
     grpc::{Server, texts},
-    support::{App, until},
+    support::{App, until, within},
 };
 
 /// A collector that keeps what it gets.
@@ -284,6 +284,5 @@ async fn without_a_collector_requests_are_answered_all_the_same() {
         assert_eq!(app.post("/infer", "", "[1]").await.status, 200);
     }
     let ending = tokio::task::spawn_blocking(move || traces.shut_down());
-    let ended = tokio::time::timeout(Duration::from_secs(30), ending).await;
-    ended.expect("it ends").unwrap();
+    within(ending).await.expect("it ends").unwrap();
 }
