@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use axum::body::Body;
+use axum::{body::Body, response::Response};
 use futures::StreamExt;
 use galley::{
     engine::Engine,
@@ -84,6 +84,11 @@ impl Server {
         let request = axum::http::Request::get("/metrics").body(Body::empty());
         let answer = router(self.state.clone()).oneshot(request.unwrap()).await;
         Reply::read(answer.unwrap()).await.text()
+    }
+
+    /// Answers a call without a socket.
+    pub(crate) async fn ask(&self, call: axum::http::Request<Body>) -> Response {
+        grpc_router(self.state.clone()).oneshot(call).await.unwrap()
     }
 
     pub(crate) async fn client(&self) -> Client {
