@@ -333,7 +333,11 @@ async fn a_caller_cannot_make_spans_larger() {
     let state = vec![format!("k={}", "v".repeat(200)); 32].join(",");
     for (method, path, body) in [
         ("POST", "/infer".to_owned(), "[1]"),
-        ("POST", format!("/infer?unique_id={long}"), &many),
+        (
+            "POST",
+            format!("/infer?unique_id={}&x={long}", &long[..128]),
+            &many,
+        ),
         ("POST", format!("/recipes/{long}/infer"), "[1]"),
         ("GET", format!("/{long}"), ""),
         (&long[..1000], "/infer".into(), ""),
