@@ -336,7 +336,7 @@ async fn a_caller_cannot_make_spans_larger() {
         (
             "POST",
             format!("/infer?unique_id={}&x={long}", &long[..128]),
-            &many,
+            many.as_str(),
         ),
         ("POST", format!("/recipes/{long}/infer"), "[1]"),
         ("GET", format!("/{long}"), ""),
