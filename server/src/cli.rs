@@ -284,6 +284,13 @@ pub struct ServeArgs {
         value_name = "TIME"
     )]
     pub drain_timeout: Duration,
+    /// How long connections without a request stay open in a drain, so that their clients' next ones read that the server
+    /// goes away
+    #[arg(
+        long, env = "GALLEY_DRAIN_LINGER", default_value = "500ms", value_parser = humantime::parse_duration,
+        value_name = "TIME"
+    )]
+    pub drain_linger: Duration,
 }
 
 /// Who may ask a server, and over what.

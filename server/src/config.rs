@@ -94,6 +94,7 @@ impl ServeConfig {
             max_buffered: args.max_buffered.as_u64().max(max_body),
             timeout: args.timeout,
             header_timeout: args.header_timeout,
+            drain_linger: args.drain_linger,
             max_connections: args.max_connections.get(),
             result_ttl: args.result_ttl,
             max_results: args.max_results.get(),

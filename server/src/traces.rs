@@ -4,8 +4,12 @@
 //! the context that it gets (`Traces::begin`). The engine adds the stages to whatever span is current (`stages`),
 //! so that nothing in between need know of traces, and nothing is done where there are none. Spans are sent by a thread
 //! of their own; what it cannot keep up with is dropped, not waited for.
+//!
+//! What waits to be sent is bounded in number by OpenTelemetry's queue, and each span in size here: a request has one span
+//! and four for its stages however many items it has, and nothing in them is as long as a caller likes.
 
 use std::{
+    borrow::Cow,
     ops::Range,
     time::{Duration, Instant, SystemTime},
 };
@@ -26,6 +30,11 @@ use url::Url;
 
 /// How long the last spans may take to be sent.
 const LAST: Duration = Duration::from_secs(5);
+/// More attributes than any span has. Events and links none has.
+const MAX_ATTRIBUTES: u32 = 16;
+/// The most bytes of `tracestate` that are passed on with each span, the least that W3C's Trace Context asks for. A longer
+/// one is left out, as that allows.
+const MAX_HEADER: usize = 512;
 
 /// Where spans go.
 #[derive(Clone, Debug)]
@@ -66,6 +75,9 @@ impl Traces {
         }
         let provider = SdkTracerProvider::builder()
             .with_batch_exporter(exporter)
+            .with_max_attributes_per_span(MAX_ATTRIBUTES)
+            .with_max_events_per_span(0)
+            .with_max_links_per_span(0)
             .with_resource(resource.build())
             .build();
         Ok(Self {
@@ -74,29 +86,82 @@ impl Traces {
         })
     }
 
-    /// Begins a request's span, under the one that the caller's `traceparent` names. The request is to run within the
-    /// context; the span ends when that is dropped.
+    /// Begins a request's span, under its caller's if there is one. The request is to run within the context; the span
+    /// ends when that is dropped.
     pub(crate) fn begin(
         &self,
-        name: String,
-        headers: &impl Extractor,
+        name: impl Into<Cow<'static, str>>,
+        caller: &Context,
         attributes: Vec<KeyValue>,
     ) -> Context {
-        let caller = TraceContextPropagator::new().extract_with_context(&Context::new(), headers);
+        let clock = Clock::now();
         let span = self
             .tracer
             .span_builder(name)
             .with_kind(SpanKind::Server)
+            .with_start_time(clock.date)
             .with_attributes(attributes)
-            .start_with_context(&self.tracer, &caller);
-        caller.with_span(span).with_value(self.clone())
+            .start_with_context(&self.tracer, caller);
+        caller.with_span(span).with_value(Traced {
+            tracer: self.tracer.clone(),
+            clock,
+        })
     }
 
     /// Sends what has not been sent yet, for as long as that may take. Blocks.
     pub fn shut_down(&self) {
-        if let Err(error) = self.provider.shutdown_with_timeout(LAST) {
+        self.shut_down_within(LAST);
+    }
+
+    /// As [`Traces::shut_down`], within another time.
+    pub fn shut_down_within(&self, limit: Duration) {
+        if let Err(error) = self.provider.shutdown_with_timeout(limit) {
             tracing::warn!(%error, "the last traces could not be sent");
         }
+    }
+}
+
+/// The span that a caller's `traceparent` names, if it does.
+pub(crate) fn caller(headers: &impl Extractor) -> Context {
+    TraceContextPropagator::new().extract_with_context(&Context::new(), &Bounded(headers))
+}
+
+/// Headers without those that are too long.
+struct Bounded<'a, H>(&'a H);
+
+impl<H: Extractor> Extractor for Bounded<'_, H> {
+    fn get(&self, key: &str) -> Option<&str> {
+        self.0.get(key).filter(|value| value.len() <= MAX_HEADER)
+    }
+
+    fn keys(&self) -> Vec<&str> {
+        self.0.keys()
+    }
+}
+
+/// What a context has besides the span of its request.
+struct Traced {
+    tracer: SdkTracer,
+    clock: Clock,
+}
+
+/// Dates of instants. Both are read once for each request, so that its spans fit into each other to the nanosecond.
+#[derive(Clone, Copy)]
+struct Clock {
+    date: SystemTime,
+    at: Instant,
+}
+
+impl Clock {
+    fn now() -> Self {
+        // In this order: whatever comes between, no stage is dated later than it was, and so none after its request's end.
+        let date = SystemTime::now();
+        let at = Instant::now();
+        Self { date, at }
+    }
+
+    fn date_of(self, at: Instant) -> SystemTime {
+        self.date + at.saturating_duration_since(self.at)
     }
 }
 
@@ -117,27 +182,27 @@ pub(crate) fn stages<const N: usize>(
 ) {
     Context::map_current(|context| {
         let span = context.span();
-        let Some(Traces { tracer, .. }) = context.get().filter(|_| span.is_recording()) else {
+        let traced = context.get().filter(|_| span.is_recording());
+        let Some(Traced { tracer, clock }) = traced else {
             return;
         };
         span.set_attribute(attribute());
-        // The stages were timed by a clock that knows no date.
-        let (date, now) = (SystemTime::now(), Instant::now());
-        let date_of = |at: Instant| date - now.saturating_duration_since(at);
         for (name, time) in stages {
             let stage = tracer
                 .span_builder(name)
                 .with_kind(SpanKind::Internal)
-                .with_start_time(date_of(time.start))
+                .with_start_time(clock.date_of(time.start))
                 .start_with_context(tracer, context);
             let stage = Context::new().with_span(stage);
-            stage.span().end_with_timestamp(date_of(time.end));
+            stage.span().end_with_timestamp(clock.date_of(time.end));
         }
     });
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
     use super::*;
 
     #[test]
@@ -145,6 +210,24 @@ mod tests {
         for endpoint in ["", "localhost:4318", "grpc://collector:4317", "http://"] {
             let error = format!("{:#}", Traces::to(endpoint).unwrap_err());
             assert!(error.contains("--otlp-endpoint"), "{endpoint}: {error}");
+        }
+    }
+
+    #[test]
+    fn only_a_short_tracestate_is_passed_on() {
+        let traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        for (length, kept) in [(MAX_HEADER, MAX_HEADER), (MAX_HEADER + 1, 0)] {
+            let value = "v".repeat(200);
+            let mut state = format!("a={value},b={value},c=");
+            state.push_str(&"v".repeat(length - state.len()));
+            let headers = HashMap::from([
+                ("traceparent".to_owned(), traceparent.to_owned()),
+                ("tracestate".to_owned(), state),
+            ]);
+            let caller = caller(&headers);
+            let span = caller.span();
+            assert!(span.span_context().is_valid());
+            assert_eq!(span.span_context().trace_state().header().len(), kept);
         }
     }
 }

@@ -174,7 +174,7 @@ mod tests {
     #[cfg(unix)]
     fn shell(script: &str) -> Result<ServerProcess> {
         let args = ["-c".into(), script.into()];
-        ServerProcess::start(Path::new("sh"), &args, Duration::from_secs(20))
+        ServerProcess::start(Path::new("sh"), &args, Duration::from_secs(120))
     }
 
     #[cfg(unix)]

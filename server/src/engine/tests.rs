@@ -167,8 +167,9 @@ fn numbers(range: std::ops::Range<i32>) -> Vec<Input> {
     range.map(|number| Input::Json(json!(number))).collect()
 }
 
+/// A deadline that only a hang would miss, however busy the machine is.
 fn soon() -> Instant {
-    Instant::now() + Duration::from_secs(20)
+    Instant::now() + Duration::from_secs(300)
 }
 
 fn doubled(range: std::ops::Range<i32>) -> Answers {

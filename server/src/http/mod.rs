@@ -48,6 +48,9 @@ pub struct HttpConfig {
     pub timeout: Duration,
     /// How long a client may take to send a request's header, and a connection may stay idle.
     pub header_timeout: Duration,
+    /// How long idle connections stay open in a drain: who sends a request by then reads that the server is going away,
+    /// where a connection closed at once would look like a failure.
+    pub drain_linger: Duration,
     /// The most connections at a time; others wait to be accepted.
     pub max_connections: usize,
     /// How long results of requests with a `unique_id` of the client's are kept.
@@ -77,6 +80,7 @@ impl Default for HttpConfig {
             max_buffered: 1 << 30,
             timeout: Duration::from_secs(60),
             header_timeout: Duration::from_secs(30),
+            drain_linger: Duration::from_millis(500),
             max_connections: 4096,
             result_ttl: Duration::from_secs(600),
             max_results: 10_000,

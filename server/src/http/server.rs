@@ -32,9 +32,6 @@ use super::{AppState, grpc_router, router};
 const BUFFER: usize = 64 << 10;
 /// How long accepting pauses when the process has run out of files or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// How long idle connections stay open in a drain: who sends a request by then reads that the server is going away,
-/// where a connection closed at once would look like a failure.
-const LINGER: Duration = Duration::from_millis(500);
 
 /// The calls of one gRPC connection at a time; a client opens more connections for more.
 const MAX_STREAMS: u32 = 256;
@@ -138,10 +135,6 @@ impl Server {
             };
             let version = self.version;
             self.connections.spawn(async move {
-                // Without it small answers wait for the client's delayed acknowledgement, 40 ms.
-                if let Err(error) = stream.set_nodelay(true) {
-                    tracing::debug!(%error, "cannot set TCP_NODELAY");
-                }
                 connection.serve(version, stream).await;
                 drop(slot);
             });
@@ -152,7 +145,13 @@ impl Server {
         // The semaphore is never closed.
         let slot = Arc::clone(&self.slots).acquire_owned().await.ok()?;
         match listener.accept().await {
-            Ok((stream, _)) => Some((stream, slot)),
+            Ok((stream, _)) => {
+                // Without it small answers wait for the client's delayed acknowledgement, 40 ms.
+                if let Err(error) = stream.set_nodelay(true) {
+                    tracing::debug!(%error, "cannot set TCP_NODELAY");
+                }
+                Some((stream, slot))
+            }
             Err(error) => {
                 let of_one_client = matches!(
                     error.kind(),
@@ -173,7 +172,7 @@ impl Server {
         self.connections.close();
         tokio::select! {
             () = self.connections.wait() => {}
-            () = sleep(LINGER) => self.close.cancel(),
+            () = sleep(self.state.config().drain_linger) => self.close.cancel(),
         }
         self.connections.wait().await;
     }
@@ -299,5 +298,36 @@ async fn every_second(state: &AppState) {
     loop {
         ticks.tick().await;
         state.upkeep();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use galley_core::LoadOptions;
+
+    use super::*;
+    use crate::{
+        engine::{Device, Engine, EngineConfig},
+        http::HttpConfig,
+        metrics::Registry,
+    };
+
+    /// What it is good for cannot be timed on a machine that is busy.
+    #[tokio::test]
+    async fn answers_do_not_wait_for_acknowledgements() {
+        let recipe = galley_catalog::load("echo", &LoadOptions::default()).unwrap();
+        let device = Device {
+            name: "cpu".into(),
+            recipes: vec![recipe],
+        };
+        let registry = Arc::new(Registry::new().unwrap());
+        let engine = Engine::start(vec![device], &EngineConfig::default(), &registry).unwrap();
+        let state = AppState::new(engine, registry, HttpConfig::default());
+        let server = Server::new(Version::Http1, Router::new(), state);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let connecting = TcpStream::connect(listener.local_addr().unwrap());
+        let (_client, accepted) = tokio::join!(connecting, server.accept(&listener));
+        let (stream, _slot) = accepted.unwrap();
+        assert!(stream.nodelay().unwrap());
     }
 }

@@ -4,13 +4,15 @@ use std::{
     io::{BufRead, BufReader, Read, Write},
     path::{Path, PathBuf},
     process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio},
-    sync::mpsc,
-    thread,
+    sync::{Arc, Mutex, PoisonError, mpsc},
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
-/// A server that is not ready, or not gone, after this time never will be.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// What has not happened after this time never will: only a hang takes as long, however busy the machine is.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
+/// Between two looks at whether it has.
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// The program with nothing of the caller's environment that could set its flags, and with every reason to print a
 /// backtrace if it ever did.
@@ -80,10 +82,49 @@ pub(crate) fn repository(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
 }
 
+/// What a server has written to stderr so far. It is read all the time, as a server whose pipe is full would stand still.
+struct Log {
+    lines: Arc<Mutex<Vec<String>>>,
+    reader: Option<JoinHandle<()>>,
+}
+
+impl Log {
+    fn keep(stderr: impl Read + Send + 'static) -> Self {
+        let lines = Arc::<Mutex<Vec<String>>>::default();
+        let kept = Arc::clone(&lines);
+        let reader = thread::spawn(move || {
+            for line in BufReader::new(stderr).lines() {
+                let line = line.unwrap_or_else(|error| format!("not a line of text: {error}"));
+                kept.lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .push(line);
+            }
+        });
+        Self {
+            lines,
+            reader: Some(reader),
+        }
+    }
+
+    fn text(&self) -> String {
+        let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        lines.join("\n")
+    }
+
+    /// All of it, once the server has ended.
+    fn whole(&mut self) -> String {
+        if let Some(reader) = self.reader.take() {
+            reader.join().unwrap();
+        }
+        self.text()
+    }
+}
+
 /// A server that has said that it is ready; killed if it is still there when dropped.
 pub(crate) struct Server {
     child: Child,
     stdout: BufReader<ChildStdout>,
+    log: Log,
     /// The line that it printed.
     pub(crate) line: String,
     /// `http://ADDRESS`.
@@ -96,18 +137,20 @@ impl Server {
         command.args(args);
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
+        let mut log = Log::keep(child.stderr.take().unwrap());
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
         let mut line = String::new();
         stdout.read_line(&mut line).unwrap();
         let url = line.split_whitespace().find(|word| word.contains("://"));
         let Some(url) = url.map(str::to_owned) else {
             // It has ended without a line.
-            let output = child.wait_with_output().unwrap();
-            panic!("{}", String::from_utf8_lossy(&output.stderr));
+            child.wait().unwrap();
+            panic!("{}", log.whole());
         };
         Self {
             child,
             stdout,
+            log,
             line,
             url,
         }
@@ -129,6 +172,22 @@ impl Server {
         assert!(status.success());
     }
 
+    /// Waits until so many lines of its log have these words.
+    pub(crate) fn until_logged(&self, words: &str, times: usize) {
+        let start = Instant::now();
+        loop {
+            let log = self.log.text();
+            if log.lines().filter(|line| line.contains(words)).count() >= times {
+                return;
+            }
+            assert!(
+                start.elapsed() < PATIENCE,
+                "{words:?} is not {times} times in\n{log}"
+            );
+            thread::sleep(PAUSE);
+        }
+    }
+
     /// Waits for its end: the status, and what stdout had after the first line and stderr in all.
     pub(crate) fn wait(mut self) -> (ExitStatus, String, String) {
         let start = Instant::now();
@@ -137,13 +196,11 @@ impl Server {
                 Some(status) => break status,
                 None => assert!(start.elapsed() < PATIENCE, "it does not end"),
             }
-            thread::sleep(Duration::from_millis(10));
+            thread::sleep(PAUSE);
         };
-        let (mut stdout, mut stderr) = (String::new(), String::new());
+        let mut stdout = String::new();
         self.stdout.read_to_string(&mut stdout).unwrap();
-        let mut pipe = self.child.stderr.take().unwrap();
-        pipe.read_to_string(&mut stderr).unwrap();
-        (status, stdout, stderr)
+        (status, stdout, self.log.whole())
     }
 }
 
@@ -152,5 +209,14 @@ impl Drop for Server {
         // Both fail where it has ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// Waits until something holds.
+pub(crate) async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let start = Instant::now();
+    while !holds().await {
+        assert!(start.elapsed() < PATIENCE, "{what}: it has not happened");
+        tokio::time::sleep(PAUSE).await;
     }
 }

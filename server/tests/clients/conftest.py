@@ -24,7 +24,7 @@ class Server:
     def close(self):
         """Drains it, which must work too."""
         self.process.terminate()
-        assert self.process.wait(timeout=30) == 0
+        assert self.process.wait(timeout=300) == 0
 
 
 def serve(*arguments):

@@ -25,7 +25,7 @@ def as_lists(value):
 
 def test_texts(server, lone_server):
     for url in [f"http://{server.http}/recipes/transformers_ner", f"http://{lone_server.http}"]:
-        client = FDClient(url, request_timeout=30)
+        client = FDClient(url, request_timeout=300)
         assert client.input_type == "msgpack"
         answer = client.infer([TEXT, "another text"])
         assert answer["success"] is True, answer
@@ -33,7 +33,7 @@ def test_texts(server, lone_server):
 
 
 def test_files_and_ids(server, photo):
-    client = FDClient(f"http://{server.http}/recipes/efficientnet_lite0", request_timeout=30)
+    client = FDClient(f"http://{server.http}/recipes/efficientnet_lite0", request_timeout=300)
     answer = client.infer([photo, b"not an image"], unique_id="mine")
     assert answer["unique_id"] == "mine"
     first, second = answer["prediction"]
@@ -43,7 +43,7 @@ def test_files_and_ids(server, photo):
 
 
 def test_async(lone_server):
-    client = FDClient(f"http://{lone_server.http}", request_timeout=30)
+    client = FDClient(f"http://{lone_server.http}", request_timeout=300)
     accepted = client.infer_async([TEXT], unique_id="later")
     assert accepted["success"] is True
     # The same request by its id is the same job.

@@ -30,15 +30,17 @@ def test_load(server, environment, tmp_path, protocol, concurrency):
     texts = [{"text": {"content": [f"text {number}"], "shape": [1]}} for number in range(8)]
     data.write_text(json.dumps({"data": texts}))
     arguments = ["-m", "echo", "--input-data", data, "--concurrency-range", concurrency, "-f", table]
-    # Three short windows, the fewest it takes, that count whatever they show: what is tried is the protocol, not the speed.
-    arguments += ["--measurement-interval", "500", "--max-trials", "6", "--stability-percentage", "999"]
+    # Three small windows, the fewest it takes, that count whatever they show: what is tried is the protocol, not the speed.
+    # They end by requests and not by time, in which a busy machine may answer none.
+    arguments += ["--measurement-mode", "count_windows", "--measurement-request-count", "200"]
+    arguments += ["--max-trials", "6", "--stability-percentage", "999"]
     if protocol == "http":
         arguments += ["-u", server.http]
     else:
         arguments += ["-i", "grpc", "-u", server.grpc]
     if protocol == "stream":
         arguments += ["--streaming"]
-    ran = subprocess.run([PROGRAM, *arguments], env=environment, capture_output=True, text=True, timeout=120)
+    ran = subprocess.run([PROGRAM, *arguments], env=environment, capture_output=True, text=True, timeout=600)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     (row,) = csv.DictReader(table.open())
     assert row["Concurrency"] == concurrency

@@ -157,7 +157,7 @@ def test_compression_over_grpc(server):
 
 def test_timeout_and_priority(client, library, photo):
     image = tensor(library, "image", [photo])
-    client.infer(IMAGES, [image], timeout=20_000_000)
+    client.infer(IMAGES, [image], timeout=60_000_000)
     with pytest.raises(InferenceServerException, match="timeout"):
         client.infer(IMAGES, [image], timeout=1)
     with pytest.raises(InferenceServerException, match="priority"):
@@ -189,7 +189,7 @@ def test_stream_over_grpc(server):
         text = tensor(tritonclient.grpc, "text", [f"text {number}"])
         client.async_stream_infer(ECHO, [text], request_id=str(number))
     for number in range(100):
-        result, error = answers.get(timeout=30)
+        result, error = answers.get(timeout=300)
         assert error is None
         assert result.get_response().id == str(number)
         assert result.as_numpy("prediction")[0] == f'"text {number}"'.encode()

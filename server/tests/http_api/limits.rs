@@ -5,7 +5,7 @@ use galley::http::HttpConfig;
 use galley_core::InputKind::{File, Json};
 use serde_json::json;
 
-use crate::support::App;
+use crate::support::{App, until};
 
 fn small() -> HttpConfig {
     HttpConfig {
@@ -97,9 +97,10 @@ async fn all_bodies_together_are_bounded() {
     .await;
     app.controls.close();
     let large = json!(["x".repeat(1000)]).to_string();
-    let held = app.post("/infer?timeout=5", "", large.clone());
+    let held = app.post("/infer", "", large.clone());
     let refused = async {
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        let held = "galley_in_flight{recipe=\"fake\"} 1";
+        until(async || app.get("/metrics").await.text().contains(held)).await;
         let refused = app.post("/infer", "", large.clone()).await;
         app.controls.open();
         refused

@@ -71,8 +71,8 @@ async fn if_every_item_fails_the_request_does() {
 async fn a_full_queue_is_429_with_retry_after() {
     let app = App::with(Json, 2, HttpConfig::default()).await;
     app.controls.close();
-    let first = app.post("/infer?timeout=5", "", r#"["a"]"#);
-    let others = app.post("/infer?timeout=5", "", r#"["b", "c"]"#);
+    let first = app.post("/infer", "", r#"["a"]"#);
+    let others = app.post("/infer", "", r#"["b", "c"]"#);
     let refused = async {
         // One runs and two wait.
         until(async || {
@@ -92,14 +92,7 @@ async fn a_full_queue_is_429_with_retry_after() {
     };
     // In that order: the first is taken by the device before the others come.
     let others = async {
-        until(async || {
-            app.get("/metrics")
-                .await
-                .text()
-                .contains("galley_queue_depth{recipe=\"fake\"} 0")
-        })
-        .await;
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        app.controls.until_busy().await;
         others.await
     };
     let (first, others, refused) = tokio::join!(first, others, refused);

@@ -20,7 +20,7 @@ use galley_core::{
 };
 use http_body_util::BodyExt;
 use serde_json::Value;
-use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
+use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle, time::error::Elapsed};
 use tower::ServiceExt;
 
 /// How a test handles its recipe.
@@ -32,6 +32,8 @@ pub(crate) struct Controls {
     pub(crate) fails: AtomicBool,
     closed: Mutex<bool>,
     opened: Condvar,
+    /// Batches that wait for the opening.
+    waiting: AtomicUsize,
 }
 
 impl Controls {
@@ -44,6 +46,11 @@ impl Controls {
     pub(crate) fn open(&self) {
         *self.closed.lock().unwrap() = false;
         self.opened.notify_all();
+    }
+
+    /// Waits until a batch does.
+    pub(crate) async fn until_busy(&self) {
+        until(async || self.waiting.load(Ordering::SeqCst) > 0).await;
     }
 
     pub(crate) fn items(&self) -> usize {
@@ -103,9 +110,11 @@ impl Recipe for Fake {
         let items = batch.iter().filter(|value| ***value != EXAMPLE).count();
         if items > 0 {
             let mut closed = self.controls.closed.lock().unwrap();
+            self.controls.waiting.fetch_add(1, Ordering::SeqCst);
             while *closed {
                 closed = self.controls.opened.wait(closed).unwrap();
             }
+            self.controls.waiting.fetch_sub(1, Ordering::SeqCst);
             if self.controls.fails.load(Ordering::SeqCst) {
                 return Err(ForwardError::Failed(candle_core::Error::Msg(
                     "/secret/path.rs:7".into(),
@@ -308,13 +317,29 @@ impl Server {
     }
 }
 
-/// Waits until something holds, for at most five seconds.
-pub(crate) async fn until(mut holds: impl AsyncFnMut() -> bool) {
-    for _ in 0..500 {
-        if holds().await {
-            return;
-        }
+/// What has not happened after this time never will: only a hang takes as long, however busy the machine is.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+/// Longer than a test waits for anything: a limit that is not to be what ends a wait.
+pub(crate) const NEVER: Duration = Duration::from_secs(24 * 3600);
+
+/// Waits until something holds.
+#[track_caller]
+pub(crate) fn until(holds: impl AsyncFnMut() -> bool) -> impl Future<Output = ()> {
+    let caller = std::panic::Location::caller();
+    async move {
+        within(poll(holds))
+            .await
+            .unwrap_or_else(|_| panic!("{caller}: it has not happened within {PATIENCE:?}"));
+    }
+}
+
+async fn poll(mut holds: impl AsyncFnMut() -> bool) {
+    while !holds().await {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    panic!("it has not happened within five seconds");
+}
+
+/// What comes of it, unless it hangs.
+pub(crate) async fn within<T>(future: impl Future<Output = T>) -> Result<T, Elapsed> {
+    tokio::time::timeout(PATIENCE, future).await
 }

@@ -15,7 +15,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::support::Server;
+use crate::support::{NEVER, Server, within};
 
 /// A certificate for `localhost` of its own, and the pair itself for who is to trust it.
 pub(crate) fn certificate() -> (Arc<Tls>, CertifiedKey<KeyPair>) {
@@ -61,37 +61,55 @@ async fn requests_are_answered_over_tls() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_handshake_that_never_ends_is_ended_and_holds_up_nobody() {
+async fn a_handshake_that_never_ends_holds_up_nobody() {
     let (server, client) = start(HttpConfig {
-        header_timeout: Duration::from_secs(1),
+        header_timeout: NEVER,
         ..HttpConfig::default()
     })
     .await;
-    // The beginning of a record, then silence; and silence alone.
+    let _slow = begin_handshakes(&server).await;
+    let answer = within(infer(&server, &client)).await.expect("an answer");
+    assert_eq!(answer["prediction"], json!(["a"]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handshake_that_never_ends_is_ended() {
+    let (server, _) = start(HttpConfig {
+        header_timeout: Duration::from_millis(200),
+        ..HttpConfig::default()
+    })
+    .await;
+    for mut stream in begin_handshakes(&server).await {
+        let mut rest = Vec::new();
+        // A reset is as good as an end.
+        let _ = within(stream.read_to_end(&mut rest))
+            .await
+            .expect("the server closes");
+    }
+}
+
+/// The beginning of a record, then silence; and silence alone.
+async fn begin_handshakes(server: &Server) -> Vec<TcpStream> {
     let mut slow = Vec::new();
     for beginning in [&b"\x16\x03\x01"[..], b""].repeat(20) {
         let mut stream = TcpStream::connect(server.address).await.unwrap();
         stream.write_all(beginning).await.unwrap();
         slow.push(stream);
     }
-    assert_eq!(infer(&server, &client).await["prediction"], json!(["a"]));
-    for mut stream in slow {
-        let mut rest = Vec::new();
-        let closed = stream.read_to_end(&mut rest);
-        // A reset is as good as an end.
-        let _ = tokio::time::timeout(Duration::from_secs(10), closed)
-            .await
-            .expect("the server closes");
-    }
+    slow
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_drain_does_not_wait_for_handshakes() {
-    let (mut server, _) = start(HttpConfig::default()).await;
+    let (mut server, _) = start(HttpConfig {
+        header_timeout: NEVER,
+        ..HttpConfig::default()
+    })
+    .await;
     let _silent = TcpStream::connect(server.address).await.unwrap();
     server.engine.drain();
     server.stop.take().unwrap().send(()).unwrap();
-    tokio::time::timeout(Duration::from_secs(10), server.task)
+    within(server.task)
         .await
         .expect("it ends")
         .unwrap()

@@ -13,7 +13,9 @@ let galley;
 let proxy;
 
 before(async () => {
-  [browser, galley] = await Promise.all([launch(), startGalley()]);
+  // One after the other: where the second fails, `after` knows the first and ends it.
+  galley = await startGalley();
+  browser = await launch();
   proxy = await startProxy(galley.url, { prefix: "/models/galley", key: KEY });
 });
 after(async () => {

@@ -15,7 +15,9 @@ let browser;
 let galley;
 
 before(async () => {
-  [browser, galley] = await Promise.all([launch(), startGalley()]);
+  // One after the other: where the second fails, `after` knows the first and ends it.
+  galley = await startGalley();
+  browser = await launch();
 });
 after(async () => {
   await browser?.close();

@@ -17,7 +17,11 @@ const FLAGS = [
   ...(process.getuid?.() === 0 ? ["--no-sandbox"] : []),
 ];
 
-export const launch = () => chromium.launch({ executablePath: process.env.CHROMIUM, args: FLAGS });
+/** How long anything may take, in ms: only a hang takes as long, however busy the machine is. */
+const PATIENCE = 180_000;
+
+export const launch = () =>
+  chromium.launch({ executablePath: process.env.CHROMIUM, args: FLAGS, timeout: PATIENCE });
 
 /** Opens the page at `url` in a browser profile of its own, calls `steps(page)`, and looks for errors. */
 export async function visit(browser, url, options, steps) {
@@ -27,6 +31,7 @@ export async function visit(browser, url, options, steps) {
     reducedMotion: "reduce",
     ...options,
   });
+  context.setDefaultTimeout(PATIENCE);
   try {
     const page = await context.newPage();
     const errors = [];

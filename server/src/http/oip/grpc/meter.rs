@@ -14,7 +14,7 @@ use axum::{
 use futures::StreamExt;
 use tonic::Status;
 
-use super::{status, timeout};
+use super::{STREAM, known_call, status, timeout};
 use crate::{
     engine::InferError,
     http::{AppState, error::ApiError, limits::Share},
@@ -22,8 +22,6 @@ use crate::{
 
 /// What a call with one request is given beyond its time: the engine knows best how a request that it has ends.
 const GRACE: Duration = Duration::from_millis(250);
-/// The call that has no end of its own.
-const STREAM: &str = "/ModelStreamInfer";
 /// Bytes before each message.
 const HEADER: usize = 5;
 
@@ -56,7 +54,7 @@ pub(super) async fn meter(
         Ok(max) => max,
         Err(reason) => return refuse(Status::invalid_argument(reason)),
     };
-    let is_stream = request.uri().path().ends_with(STREAM);
+    let is_stream = known_call(request.uri().path()) == Some(STREAM);
     let meter = Meter(Arc::new(Mutex::new(state.bodies().share())));
     request.extensions_mut().insert(meter.clone());
     let request = request.map(|body| {

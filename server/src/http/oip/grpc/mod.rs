@@ -29,6 +29,29 @@ use crate::http::{
     trace,
 };
 
+/// The calls of the service, as they are named in its paths.
+const CALLS: [&str; 10] = [
+    "ServerLive",
+    "ServerReady",
+    "ModelReady",
+    "ServerMetadata",
+    "ModelMetadata",
+    "ModelInfer",
+    STREAM,
+    "ModelConfig",
+    "ModelStatistics",
+    "RepositoryIndex",
+];
+/// The one that has no end of its own.
+pub(in crate::http) const STREAM: &str = "ModelStreamInfer";
+
+/// The call that a path names, if it is one of the service.
+pub(in crate::http) fn known_call(path: &str) -> Option<&'static str> {
+    let name = path.strip_prefix('/')?.strip_prefix(NAME)?;
+    let name = name.strip_prefix('/')?;
+    CALLS.into_iter().find(|known| *known == name)
+}
+
 /// Every call. Larger messages than a body may be are refused before they are read.
 pub(in crate::http) fn router(state: AppState) -> Router {
     let limit = usize::try_from(state.config().max_body).unwrap_or(usize::MAX);
@@ -66,4 +89,26 @@ async fn unknown_service() -> Response {
     Status::unimplemented(format!("no such service; there is {NAME}"))
         .into_http::<Body>()
         .into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn calls_are_those_of_the_service() {
+        let service = include_str!("../../../../proto/grpc_service.proto");
+        let calls: Vec<_> = service
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix("rpc ")?.split('(').next())
+            .collect();
+        assert_eq!(calls, CALLS);
+        for call in CALLS {
+            assert_eq!(known_call(&format!("/{NAME}/{call}")), Some(call));
+        }
+        for path in ["", "/", "/inference.Other/ModelInfer", "/x/ModelInfer"] {
+            assert_eq!(known_call(path), None, "{path}");
+        }
+        assert_eq!(known_call(&format!("/{NAME}/ModelInfer/")), None);
+    }
 }

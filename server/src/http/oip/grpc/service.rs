@@ -6,8 +6,9 @@ use std::{
 };
 
 use futures::{StreamExt, stream, stream::BoxStream};
+use opentelemetry::{Context, trace::FutureExt};
 use prost::Message as _;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::{convert, meter::Meter, status, timeout};
 use crate::{
@@ -30,6 +31,7 @@ use crate::{
             },
         },
         state::{Call, ServedRecipe},
+        trace,
     },
     metrics::{Outcome, Protocol},
 };
@@ -89,13 +91,21 @@ impl Service {
         self,
         request: Result<ModelInferRequest, Status>,
         (meter, end): (Meter, Option<Instant>),
+        traced: Option<trace::Call>,
     ) -> Result<ModelStreamInferResponse, Status> {
         let request = request?;
+        let span = traced.map_or_else(Context::new, |call| call.begin());
         let start = Instant::now();
         let max = self.state.config().timeout;
         let max = end.map_or(max, |end| max.min(end.saturating_duration_since(start)));
         let id = request.id.clone();
-        Ok(match self.infer(request, &meter, start, max).await {
+        let answer = self.infer(request, &meter, start, max);
+        let answer = answer.with_context(span.clone()).await;
+        trace::end_call(
+            &span,
+            answer.as_ref().map_or_else(status::code, |_| Code::Ok),
+        );
+        Ok(match answer {
             Ok(response) => ModelStreamInferResponse {
                 error_message: String::new(),
                 infer_response: Some(response),
@@ -210,11 +220,16 @@ impl GrpcInferenceService for Service {
             .then(|| self.timeout(&request).map(|max| Instant::now() + max))
             .transpose()?;
         let meter = meter_of(&request)?;
+        let traced = request.extensions().get::<trace::Call>().cloned();
         let (this, last) = (self.clone(), self.clone());
         let answers = request
             .into_inner()
             .take_until(self.clone().until_draining())
-            .map(move |request| this.clone().infer_in_stream(request, (meter.clone(), end)))
+            .map(move |request| {
+                let limits = (meter.clone(), end);
+                this.clone()
+                    .infer_in_stream(request, limits, traced.clone())
+            })
             .buffered(STREAM_REQUESTS);
         // What was accepted has been answered; who wants more has to ask another server.
         let goodbye = stream::once(async move {

@@ -16,7 +16,8 @@ pub(super) fn of(error: &ApiError) -> Status {
     status
 }
 
-fn code(error: &ApiError) -> Code {
+/// The code of an error.
+pub(super) fn code(error: &ApiError) -> Code {
     match error {
         ApiError::Malformed(_)
         | ApiError::UnsupportedType(_)
