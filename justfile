@@ -16,6 +16,10 @@ test-page:
     cargo build -p galley
     server/tests/page/run "${CARGO_TARGET_DIR:-target}/debug/galley"
 
+# The deployment's files (fetches tools, needs no docker)
+check-deployment:
+    docker/check
+
 # Format everything
 fmt:
     cargo fmt --all

@@ -76,6 +76,13 @@ pub enum Command {
     Pull(PullArgs),
     /// Measure a recipe in process and over HTTP, and what serving it costs
     Bench(galley_loadgen::BenchArgs),
+    /// Ask a running server whether it takes requests: exit status 0 if so, 1 if not
+    ///
+    /// For the health checks of containers. In the environment of a `galley serve` it finds that server by itself.
+    #[command(after_help = "Examples:
+  galley health
+  galley health --url https://galley.example.com --timeout 2s")]
+    Health(HealthArgs),
 }
 
 /// Which model runs, and on what.
@@ -291,6 +298,13 @@ pub struct ServeArgs {
         value_name = "TIME"
     )]
     pub drain_linger: Duration,
+    /// How long requests are still taken after SIGTERM or Ctrl-C, while /readyz answers 503 already: the time that a load
+    /// balancer needs to look elsewhere. A second signal ends it
+    #[arg(
+        long, env = "GALLEY_DRAIN_DELAY", default_value = "0s", value_parser = humantime::parse_duration,
+        value_name = "TIME"
+    )]
+    pub drain_delay: Duration,
 }
 
 /// Who may ask a server, and over what.
@@ -365,6 +379,30 @@ pub struct PredictArgs {
     /// Which model runs, and on what.
     #[command(flatten)]
     pub model: ModelArgs,
+}
+
+/// `galley health`.
+#[derive(Args, Clone, Debug)]
+pub struct HealthArgs {
+    /// The server's address [default: that of a `galley serve` with the same --host, --port and --tls-cert]
+    #[arg(long, env = "GALLEY_HEALTH_URL", value_name = "URL")]
+    pub url: Option<String>,
+    /// The address that the server listens on
+    #[arg(long, env = "GALLEY_HOST", default_value = "127.0.0.1")]
+    pub host: IpAddr,
+    /// The port that the server listens on
+    #[arg(long, env = "GALLEY_PORT", default_value_t = 8080)]
+    pub port: u16,
+    /// The server has a certificate, and so speaks https. The file is not read: on this machine's loopback any
+    /// certificate will do
+    #[arg(long, env = "GALLEY_TLS_CERT", value_name = "FILE")]
+    pub tls_cert: Option<PathBuf>,
+    /// How long the answer may take
+    #[arg(
+        long, env = "GALLEY_HEALTH_TIMEOUT", default_value = "5s", value_parser = humantime::parse_duration,
+        value_name = "TIME"
+    )]
+    pub timeout: Duration,
 }
 
 /// A size, or `auto`.

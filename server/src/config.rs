@@ -38,6 +38,8 @@ pub struct ServeConfig {
     pub http: HttpConfig,
     /// How long draining may take.
     pub drain_timeout: Duration,
+    /// How long requests are still taken when the end is announced.
+    pub drain_delay: Duration,
 }
 
 /// Which model runs, and on what.
@@ -127,6 +129,7 @@ impl ServeConfig {
             batches_in_flight: args.batches_in_flight,
             http,
             drain_timeout: args.drain_timeout,
+            drain_delay: args.drain_delay,
         })
     }
 }

@@ -6,14 +6,15 @@
 //! - [`access`] holds API keys and the TLS certificate.
 //! - [`metrics`] is every metric, in one place; [`traces`] sends spans of requests. With the feature `cuda`,
 //!   `nvidia` asks the driver how devices do.
-//! - [`cli`] is the command line as typed, [`config`] as validated; [`serve`], [`predict`], [`pull`] and
-//!   [`recipes_table`] are its commands.
+//! - [`cli`] is the command line as typed, [`config`] as validated; [`serve`], [`predict`], [`pull`],
+//!   [`recipes_table`] and [`health`] are its commands.
 
 pub mod access;
 pub mod batching;
 pub mod cli;
 pub mod config;
 pub mod engine;
+pub mod health;
 pub mod http;
 mod memory;
 pub mod metrics;

@@ -6,6 +6,7 @@ use clap::Parser;
 use galley::{
     cli::{Cli, Command, LogFormat},
     config::{ModelConfig, ServeConfig},
+    health::{self, HealthConfig},
     predict, pull, recipes_table, serve,
 };
 use galley_core::LoadError;
@@ -75,6 +76,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Recipes(args) => Ok(recipes_table::run(&args)?),
         Command::Pull(args) => Ok(pull::run(&args)?),
         Command::Bench(args) => Ok(galley_loadgen::run(&args.command, &bench_context())?),
+        Command::Health(args) => Ok(health::run(&HealthConfig::new(&args).map_err(wrong)?)?),
     }
 }
 

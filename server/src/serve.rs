@@ -99,7 +99,7 @@ pub async fn run(config: ServeConfig, devices: Vec<Device>) -> anyhow::Result<()
     let stop = CancellationToken::new();
     let stopped = || stop.clone().cancelled_owned();
     let mut server = tokio::spawn(http::serve(listener, state.clone(), stopped()));
-    let mut grpc_server = tokio::spawn(serve_grpc(grpc, state, stopped()));
+    let mut grpc_server = tokio::spawn(serve_grpc(grpc, state.clone(), stopped()));
     let mut signals = Signals::new()?;
     tokio::select! {
         ready = engine.ready() => {
@@ -118,6 +118,14 @@ pub async fn run(config: ServeConfig, devices: Vec<Device>) -> anyhow::Result<()
             );
             let _ = std::io::stdout().flush();
             signals.next().await;
+            if !config.drain_delay.is_zero() {
+                tracing::info!(delay = ?config.drain_delay, "leaving: not ready any more, but requests are taken");
+                state.leave();
+                tokio::select! {
+                    () = tokio::time::sleep(config.drain_delay) => {}
+                    () = signals.next() => {}
+                }
+            }
         }
         () = signals.next() => {}
     }

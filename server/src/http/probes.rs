@@ -39,13 +39,14 @@ struct Readiness {
     status: &'static str,
 }
 
-/// Whether requests are taken: not while warming up, and not from the moment that draining begins
+/// Whether requests are taken: not while warming up, and not from the moment that the end is announced
 #[utoipa::path(get, path = "", tag = "operators", responses(
     (status = 200, description = "They are", body = Readiness),
     (status = 503, description = "They are not", body = Readiness),
 ))]
 async fn ready(Extract(state): Extract<AppState>) -> Response {
     let (status, text) = match state.engine_state() {
+        State::Ready if state.is_leaving() => (StatusCode::SERVICE_UNAVAILABLE, "leaving"),
         State::Ready => (StatusCode::OK, "ready"),
         State::WarmingUp => (StatusCode::SERVICE_UNAVAILABLE, "warming up"),
         State::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining"),

@@ -221,7 +221,7 @@ impl Connection {
             let state = self.state.clone();
             async move {
                 let mut answer = answer.await?;
-                if state.is_draining() {
+                if state.is_leaving() || state.is_draining() {
                     say_goodbye(&mut answer);
                 }
                 Ok::<_, std::convert::Infallible>(answer)

@@ -1,7 +1,10 @@
 //! What the handlers share.
 
 use std::{
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -33,6 +36,7 @@ struct Shared {
     bodies: Arc<BodyBudget>,
     jobs: Jobs,
     started: Instant,
+    leaving: AtomicBool,
 }
 
 /// A recipe and what its requests have come to.
@@ -57,6 +61,7 @@ impl AppState {
             bodies: BodyBudget::new(config.max_buffered),
             jobs: Jobs::new(&config),
             started,
+            leaving: AtomicBool::new(false),
             engine,
             registry,
             config,
@@ -94,6 +99,22 @@ impl AppState {
     /// What the engine is doing from now on.
     pub(super) fn watch_engine(&self) -> watch::Receiver<State> {
         self.0.engine.state()
+    }
+
+    /// Says from now on that the server is not ready, though requests are still taken, and that connections close: for
+    /// load balancers, which need time to notice.
+    pub fn leave(&self) {
+        self.0.leaving.store(true, Ordering::Release);
+    }
+
+    /// Whether requests should be sent here: not once the end is announced.
+    pub(super) fn is_ready(&self) -> bool {
+        self.engine_state() == State::Ready && !self.is_leaving()
+    }
+
+    /// Whether the end is announced.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.0.leaving.load(Ordering::Acquire)
     }
 
     /// Whether the engine takes no new requests. It is asked itself, as a copy of its state would lag behind, and a

@@ -5,5 +5,6 @@ mod access;
 mod bundled;
 mod commands;
 mod drain;
+mod health;
 mod program;
 mod wrong;

@@ -13,7 +13,7 @@ use super::{
     },
 };
 use crate::{
-    engine::{Served, State, Total},
+    engine::{Served, Total},
     http::{AppState, state::ServedRecipe},
 };
 
@@ -127,11 +127,6 @@ pub(super) fn index(state: &AppState, only_ready: bool) -> Vec<ModelIndex> {
         reason: reason.as_ref().map(ToString::to_string).unwrap_or_default(),
     };
     state.recipes().iter().map(entry).collect()
-}
-
-/// Whether requests are taken.
-pub(super) fn is_ready(state: &AppState) -> bool {
-    state.engine_state() == State::Ready
 }
 
 /// The shape of any number of items.

@@ -173,7 +173,7 @@ async fn live() -> Json<Live> {
     (status = 503, description = "They are not", body = Ready),
 ))]
 async fn ready(Extract(state): Extract<AppState>) -> Response {
-    let ready = describe::is_ready(&state);
+    let ready = state.is_ready();
     (status_of(ready), Json(Ready { ready })).into_response()
 }
 
@@ -184,7 +184,7 @@ async fn ready(Extract(state): Extract<AppState>) -> Response {
     Described<NoModel>,
 ))]
 async fn model_ready(Extract(state): Extract<AppState>, Model(recipe): Model) -> Response {
-    let ready = describe::is_ready(&state);
+    let ready = state.is_ready();
     let name = recipe.name();
     (status_of(ready), Json(ModelReady { name, ready })).into_response()
 }

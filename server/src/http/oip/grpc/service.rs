@@ -165,7 +165,7 @@ impl GrpcInferenceService for Service {
         &self,
         _: Request<ServerReadyRequest>,
     ) -> Result<Response<ServerReadyResponse>, Status> {
-        let ready = describe::is_ready(&self.state);
+        let ready = self.state.is_ready();
         Ok(Response::new(ServerReadyResponse { ready }))
     }
 
@@ -175,7 +175,7 @@ impl GrpcInferenceService for Service {
     ) -> Result<Response<ModelReadyResponse>, Status> {
         let ModelReadyRequest { name, version } = request.into_inner();
         self.model(&name, &version)?;
-        let ready = describe::is_ready(&self.state);
+        let ready = self.state.is_ready();
         Ok(Response::new(ModelReadyResponse { ready }))
     }
 
