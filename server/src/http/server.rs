@@ -319,6 +319,7 @@ mod tests {
         let device = Device {
             name: "cpu".into(),
             recipes: vec![recipe],
+            batches_in_flight: std::num::NonZeroUsize::MIN,
         };
         let registry = Arc::new(Registry::new().unwrap());
         let engine = Engine::start(vec![device], &EngineConfig::default(), &registry).unwrap();
