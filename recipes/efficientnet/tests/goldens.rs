@@ -280,8 +280,8 @@ fn lite0_equals_its_reference_on_the_same_pixels() {
     lite0_inputs(&data("lite0_logits.safetensors"), &data("inputs"));
 }
 
-/// The same class, and logits off by less than a twentieth of their range.
-fn lite0_agrees(recipe: &AnyRecipe) {
+/// The same class, and logits off by less than a share of the largest.
+fn lite0_agrees(recipe: &AnyRecipe, tolerance: f32) {
     let expected = safetensors::load(data("lite0_logits.safetensors"), &Device::Cpu).unwrap();
     for (name, expected) in expected {
         let input = lite0_input(&data("inputs").join(format!("{name}.png")));
@@ -293,7 +293,7 @@ fn lite0_agrees(recipe: &AnyRecipe) {
         let off = difference(&got, &expected);
         println!("{name}: off by {off} of {range}");
         assert_eq!(best(&got), best(&expected), "{name}");
-        assert!(off < 0.05 * range, "{name} is off by {off} of {range}");
+        assert!(off < tolerance * range, "{name} is off by {off} of {range}");
     }
 }
 
@@ -301,7 +301,7 @@ fn lite0_agrees(recipe: &AnyRecipe) {
 fn lite0_in_bf16_agrees_with_its_reference() {
     let bf16 = (Device::Cpu, DType::BF16);
     match load_for("efficientnet_lite0", WeightSource::Bundled, bf16) {
-        Ok(recipe) => lite0_agrees(&recipe),
+        Ok(recipe) => lite0_agrees(&recipe, 0.05),
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "skipped: {error}");
         }
@@ -311,10 +311,10 @@ fn lite0_in_bf16_agrees_with_its_reference() {
 #[test]
 fn lite0_on_cuda_agrees_with_its_reference() {
     let Some(device) = cuda() else { return };
-    for dtype in [DType::F16, DType::F32] {
+    for (dtype, tolerance) in [(DType::F16, 2e-2), (DType::F32, 1e-4)] {
         let for_device = (device.clone(), dtype);
         let recipe = load_for("efficientnet_lite0", WeightSource::Bundled, for_device).unwrap();
-        lite0_agrees(&recipe);
+        lite0_agrees(&recipe, tolerance);
     }
 }
 

@@ -1,5 +1,6 @@
 //! What the kernels of an image network's pass do, by what their heads say: on the host, one number after the other, out of
-//! memory that begins full of NaN. It knows arguments and grids, and nothing of what made them.
+//! memory that begins full of NaN. It knows arguments and grids, and nothing of what made them. It is
+//! compiled for tests alone.
 
 use half::f16;
 
@@ -126,7 +127,7 @@ impl Emulator {
     fn floats(&self, span: Span) -> Vec<f32> {
         let words = self.bytes(span).chunks_exact(4);
         words
-            .map(|word| f32::from_le_bytes(word.try_into().unwrap()))
+            .map(|word| f32::from_le_bytes(word.try_into().expect("4 bytes")))
             .collect()
     }
 
@@ -134,7 +135,7 @@ impl Emulator {
         match self.element {
             Element::F32 => self.floats(span),
             Element::F16 => (self.bytes(span).chunks_exact(2))
-                .map(|word| f16::from_le_bytes(word.try_into().unwrap()).to_f32())
+                .map(|word| f16::from_le_bytes(word.try_into().expect("2 bytes")).to_f32())
                 .collect(),
         }
     }

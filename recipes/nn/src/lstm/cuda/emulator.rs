@@ -1,7 +1,8 @@
 //! What the kernels of `lstm.cu` and `crf.cu` do, on the host: from their heads, value by value.
 //!
 //! It runs a program as it would be launched, from the packed weights and with the arguments that the kernels get, and holds
-//! these against what the heads demand: sizes of blocks and grids, shared memory, and that nobody leaves his span.
+//! these against what the heads demand: sizes of blocks and grids, shared memory, and that nobody leaves his span. It is compiled
+//! for tests alone, and what is wrong in a program panics here.
 
 use half::f16;
 
@@ -57,7 +58,9 @@ impl Memory<'_> {
     }
 
     fn word<const N: usize>(&self, span: Span, index: usize) -> [u8; N] {
-        self.bytes(span)[index * N..][..N].try_into().unwrap()
+        self.bytes(span)[index * N..][..N]
+            .try_into()
+            .expect("the slice has N bytes")
     }
 
     fn put(&mut self, span: Span, index: usize, bytes: &[u8]) {
@@ -182,7 +185,8 @@ impl Call<'_, '_> {
             .strip_prefix("lstm_f16_k")
             .and_then(|name| name.split_once("_g"));
         let (k_tiles, most) = numbers.unwrap_or_else(|| panic!("there is no kernel {name}"));
-        let (k_tiles, most): (usize, usize) = (k_tiles.parse().unwrap(), most.parse().unwrap());
+        let number = |text: &str| text.parse::<usize>().expect("a kernel's name has numbers");
+        let (k_tiles, most) = (number(k_tiles), number(most));
         let (group, units) = (self.int(8), self.int(9));
         let least = [2, 4, 7, 8].into_iter().find(|k| 16 * k >= units);
         assert!(least == Some(k_tiles) && [8, 16].contains(&most) && (1..=most).contains(&group));
@@ -197,7 +201,7 @@ impl Call<'_, '_> {
                     let (r, e) = (half / 2, half % 2);
                     let (gate, unit) = (2 * m + r % 2, 8 * b + l / 4);
                     let column = 16 * k + 8 * (r / 2) + l % 4 * 2 + e;
-                    let value = halves.next().unwrap();
+                    let value = halves.next().expect("a fragment has 8 values a lane");
                     if unit < units && column < units {
                         matrix[((d * 4 + gate) * units + unit) * units + column] = value;
                     } else {
@@ -361,7 +365,10 @@ impl Call<'_, '_> {
             let best = |scores: &[f32]| {
                 let highest = scores.iter().copied().fold(f32::MIN, f32::max);
                 (
-                    scores.iter().position(|score| *score == highest).unwrap(),
+                    scores
+                        .iter()
+                        .position(|score| *score == highest)
+                        .expect("there is a tag"),
                     highest,
                 )
             };
