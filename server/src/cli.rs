@@ -178,7 +178,8 @@ pub struct ServeArgs {
     /// Which model runs, and on what.
     #[command(flatten)]
     pub model: ModelArgs,
-    /// The most items of a batch; auto measures at start-up where throughput stops growing
+    /// The most items of a batch; auto measures where throughput stops growing, at start-up and, if that was too short, in
+    /// idle moments
     #[arg(
         long,
         env = "GALLEY_MAX_BATCH_SIZE",
@@ -202,11 +203,12 @@ pub struct ServeArgs {
         value_name = "TIME", help_heading = "Batching"
     )]
     pub max_queue_delay: Duration,
-    /// The most items of a recipe that may wait; past it requests are answered 429
+    /// The most items of a recipe that may wait, however fast they are answered; past it requests are answered 429. What
+    /// by the rate of late cannot be answered within its time is refused long before
     #[arg(
         long,
         env = "GALLEY_MAX_QUEUE_SIZE",
-        default_value = "4096",
+        default_value = "65536",
         value_name = "N",
         help_heading = "Batching"
     )]

@@ -237,7 +237,7 @@ impl LoadGenerator {
 }
 
 /// The server's own default of `--max-queue-size`, in items.
-const SERVER_QUEUE: usize = 4096;
+const SERVER_QUEUE: usize = 65_536;
 
 /// One thread runs the clients where it can: handing them from thread to thread costs more than it gains.
 fn runtime(threads: usize) -> Result<Runtime> {
@@ -277,14 +277,19 @@ fn start_server(
     };
     ServerProcess::start(
         &program,
-        &serve_arguments(recipe, &args.serve_args, items_in_flight),
+        &serve_arguments(recipe, args, items_in_flight),
         args.ready_timeout,
     )
 }
 
-/// The command line of a server of this recipe alone. Its queue has room for all that a closed loop keeps in flight: what
-/// is measured is the serving of requests, and not their refusal.
-fn serve_arguments(recipe: &RecipeArgs, more: &[String], items_in_flight: usize) -> Vec<OsString> {
+/// The command line of a server of this recipe alone. Its queue has room for all that a closed loop keeps in flight, and
+/// twice the time that clients wait: what is measured is the serving of requests, and not their refusal.
+fn serve_arguments(
+    recipe: &RecipeArgs,
+    target: &TargetArgs,
+    items_in_flight: usize,
+) -> Vec<OsString> {
+    let more = &target.serve_args;
     let dtype = match recipe.dtype {
         DtypeArg::Auto => "auto",
         DtypeArg::F16 => "f16",
@@ -321,6 +326,10 @@ fn serve_arguments(recipe: &RecipeArgs, more: &[String], items_in_flight: usize)
             "--max-queue-size".into(),
             items_in_flight.to_string().into(),
         ]);
+    }
+    if !more.iter().any(|arg| arg.starts_with("--timeout")) {
+        let patience = humantime::format_duration(target.timeout * 2).to_string();
+        args.extend(["--timeout".into(), patience.replace(' ', "").into()]);
     }
     if let Some(threads) = recipe.threads {
         args.extend(["--threads".into(), threads.to_string().into()]);

@@ -1,53 +1,58 @@
-//! The thin shell around the policy: queues behind one lock, and the clock.
+//! The thin shell around the policy: a lock, and the clock.
 //!
-//! Devices *pull*: a device's thread blocks in [`Dispatcher::next`] until a batch is due. So there is no task between a
-//! request and the device, an idle device is woken by the push itself, and several devices share the same queues.
+//! Whoever works *pulls*: a device's thread blocks in [`Dispatcher::next`] until a batch is due. So there is no task
+//! between a request and the device, an idle device is woken by the push itself, and several devices share the same
+//! queues.
 
 use std::{
     sync::{Condvar, Mutex, MutexGuard, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
-use super::{Policy, Queue, Queued, Step};
-
-/// Which of the queues; one for each recipe.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct QueueId(pub usize);
+use super::{Limits, Lost, Policy, QueueId, Queued, RequestId, Run, Speed, Step};
 
 /// The queues of all recipes.
 #[derive(Debug)]
 pub struct Dispatcher<T> {
     state: Mutex<State<T>>,
-    /// Notified on a push while a device waits, and on closing.
+    /// Notified on a push while somebody waits, and on closing.
     ready: Condvar,
 }
 
 #[derive(Debug)]
 struct State<T> {
-    queues: Vec<Queue<T>>,
-    /// How many device threads wait, so that pushing to busy devices costs no wake-up.
+    policy: Policy<T>,
+    /// How many threads wait, so that pushing to busy devices costs no wake-up.
     waiting: usize,
     closed: bool,
 }
 
-/// A batch that is due, and items found expired on the way.
+/// What there is to do.
 #[derive(Debug)]
 pub struct Due<T> {
-    /// The queue that the batch comes from.
-    pub queue: QueueId,
-    /// The items to run, oldest first; may be empty if items have only expired.
-    pub batch: Vec<Queued<T>>,
-    /// Items of any queue whose deadline had passed.
-    pub expired: Vec<(QueueId, Queued<T>)>,
+    /// A batch to run; none if requests have only been given up.
+    pub run: Option<Run<T>>,
+    /// Items that cannot be answered in time any more, of any queue.
+    pub lost: Vec<Lost<T>>,
+}
+
+/// What [`Dispatcher::next`] found.
+#[derive(Debug)]
+pub enum Next<T> {
+    /// Something to do.
+    Due(Due<T>),
+    /// Nothing for as long as the caller would wait.
+    Idle,
+    /// The dispatcher is closed and everything has left.
+    Closed,
 }
 
 impl<T> Dispatcher<T> {
-    /// One queue for each policy.
-    pub fn new(policies: impl IntoIterator<Item = Policy>) -> Self {
-        let queues = policies.into_iter().map(Queue::new).collect();
+    /// Queues for a policy.
+    pub fn new(policy: Policy<T>) -> Self {
         Self {
             state: Mutex::new(State {
-                queues,
+                policy,
                 waiting: 0,
                 closed: false,
             }),
@@ -55,19 +60,22 @@ impl<T> Dispatcher<T> {
         }
     }
 
-    /// Adds items at once, so that a device cannot take the first before the last is there. After
-    /// [`Dispatcher::close`] they are given back.
+    /// Adds items of a request at once, so that a device cannot take the first before the last is there. All of a
+    /// request's items have its deadline. After [`Dispatcher::close`] they are given back.
     ///
     /// # Errors
     /// The dispatcher is closed.
-    pub fn push(&self, id: QueueId, items: Vec<Queued<T>>) -> Result<(), Vec<Queued<T>>> {
+    pub fn push(
+        &self,
+        id: QueueId,
+        request: (RequestId, Instant),
+        items: Vec<Queued<T>>,
+    ) -> Result<(), Vec<Queued<T>>> {
         let mut state = self.lock();
         if state.closed {
             return Err(items);
         }
-        for queued in items {
-            state.queues[id.0].push(queued);
-        }
+        state.policy.push(id, request, items);
         let wake = state.waiting > 0;
         drop(state);
         if wake {
@@ -76,46 +84,74 @@ impl<T> Dispatcher<T> {
         Ok(())
     }
 
-    /// Takes out the items for which `unwanted` holds.
-    pub fn take_where(&self, id: QueueId, unwanted: impl Fn(&T) -> bool) -> Vec<Queued<T>> {
-        self.lock().queues[id.0].take_where(|queued| unwanted(&queued.item))
+    /// Takes out what is left of a request.
+    pub fn take_request(&self, id: QueueId, request: RequestId) -> Vec<Queued<T>> {
+        self.lock().policy.take_request(id, request)
     }
 
-    /// Changes a queue's bounds.
-    pub fn set_policy(&self, id: QueueId, policy: Policy) {
-        self.lock().queues[id.0].set_policy(policy);
+    /// How many items of a recipe wait.
+    pub fn len(&self, id: QueueId) -> usize {
+        self.lock().policy.queue(id).len()
     }
 
-    /// The bounds in force.
-    pub fn policy(&self, id: QueueId) -> Policy {
-        self.lock().queues[id.0].policy()
+    /// Whether nothing waits at all of a recipe's.
+    pub fn is_empty(&self, id: QueueId) -> bool {
+        self.len(id) == 0
     }
 
-    /// Blocks until a batch is due and takes it: the ripe queue whose oldest item has waited longest. `None` once the
-    /// dispatcher is closed and everything has left.
-    pub fn next(&self) -> Option<Due<T>> {
+    /// Says what all devices together are expected to take for a recipe's batches.
+    pub fn set_speed(&self, id: QueueId, speed: Speed) {
+        self.lock().policy.set_speed(id, speed);
+    }
+
+    /// A batch has ended, see [`Policy::ran`].
+    pub fn ran(&self, id: QueueId, predicted: Duration, actual: Duration) {
+        self.lock().policy.ran(id, predicted, actual);
+    }
+
+    /// Whoever waits is to look again, as limits have changed.
+    pub fn wake(&self) {
+        // With the lock, so that nobody is between looking and waiting.
+        let state = self.lock();
+        let wake = state.waiting > 0;
+        drop(state);
+        if wake {
+            self.ready.notify_all();
+        }
+    }
+
+    /// Blocks until a batch is due and takes it, or until nothing has been due for `patience`. `limits` are the caller's,
+    /// see [`Policy::poll`].
+    pub fn next(
+        &self,
+        mut limits: impl FnMut(QueueId) -> Option<Limits>,
+        patience: Option<Duration>,
+    ) -> Next<T> {
         let mut state = self.lock();
+        let mut give_up: Option<Instant> = None;
         loop {
             let now = Instant::now();
-            let expired = state.take_expired(now);
-            match state.poll(now) {
-                Polled::Due(queue, batch) => {
-                    return Some(Due {
-                        queue,
-                        batch,
-                        expired,
-                    });
+            let lost = state.policy.take_hopeless(now);
+            let until = match state.policy.poll(now, &mut limits) {
+                Step::Run(run) => {
+                    let run = Some(run);
+                    return Next::Due(Due { run, lost });
                 }
-                Polled::NotBefore(_) if !expired.is_empty() => {
-                    return Some(Due {
-                        queue: QueueId(0),
-                        batch: Vec::new(),
-                        expired,
-                    });
-                }
-                Polled::NotBefore(None) if state.closed => return None,
-                Polled::NotBefore(until) => state = self.wait(state, now, until),
+                _ if !lost.is_empty() => return Next::Due(Due { run: None, lost }),
+                Step::Idle if state.closed && state.policy.is_empty() => return Next::Closed,
+                Step::Idle => None,
+                Step::WaitUntil(until) => Some(until),
+            };
+            let give_up = *give_up.get_or_insert_with(|| now + patience.unwrap_or_default());
+            if patience.is_some() && now >= give_up {
+                return Next::Idle;
             }
+            let until = match (until, patience) {
+                (until, None) => until,
+                (None, Some(_)) => Some(give_up),
+                (Some(until), Some(_)) => Some(until.min(give_up)),
+            };
+            state = self.wait(state, now, until);
         }
     }
 
@@ -149,123 +185,82 @@ impl<T> Dispatcher<T> {
     }
 
     fn lock(&self) -> MutexGuard<'_, State<T>> {
-        // No caller's code runs under the lock, so a poisoned state is a whole one.
+        // Nothing that may panic runs under the lock, so a poisoned state is a whole one.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl<T> State<T> {
-    fn take_expired(&mut self, now: Instant) -> Vec<(QueueId, Queued<T>)> {
-        let mut expired = Vec::new();
-        for (id, queue) in self.queues.iter_mut().enumerate() {
-            expired.extend(
-                queue
-                    .take_expired(now)
-                    .into_iter()
-                    .map(|queued| (QueueId(id), queued)),
-            );
-        }
-        expired
-    }
-
-    fn poll(&mut self, now: Instant) -> Polled<T> {
-        let mut order: Vec<(Instant, usize)> = self
-            .queues
-            .iter()
-            .enumerate()
-            .filter_map(|(id, queue)| Some((queue.oldest()?, id)))
-            .collect();
-        order.sort_unstable();
-        let mut first: Option<Instant> = None;
-        for (_, id) in order {
-            match self.queues[id].poll(now) {
-                Step::Run(batch) => return Polled::Due(QueueId(id), batch),
-                Step::WaitUntil(until) => {
-                    first = Some(first.map_or(until, |earlier| earlier.min(until)))
-                }
-                Step::Idle => {}
-            }
-        }
-        Polled::NotBefore(first)
-    }
-}
-
-/// What all queues together have for a free device.
-enum Polled<T> {
-    /// A batch.
-    Due(QueueId, Vec<Queued<T>>),
-    /// Nothing yet; unless an item comes, the first batch is due then, or none at all.
-    NotBefore(Option<Instant>),
-}
-
 #[cfg(test)]
 mod tests {
-    use std::{sync::Arc, thread, time::Duration};
+    use std::{sync::Arc, thread};
 
     use super::*;
 
+    const LONG: Duration = Duration::from_secs(3600);
+
     fn dispatcher(queues: usize, delay: Duration) -> Dispatcher<u32> {
-        let policy = Policy {
-            max_batch_size: 4,
-            max_batch_cost: 100,
-            max_queue_delay: delay,
-        };
-        Dispatcher::new(vec![policy; queues])
+        Dispatcher::new(Policy::new(queues, delay))
     }
 
-    fn item(item: u32, since: Instant) -> Queued<u32> {
-        Queued {
+    fn limits(_: QueueId) -> Option<Limits> {
+        Some(Limits {
+            max_batch_size: 4,
+            max_batch_cost: 100,
+            speed: Speed::default(),
+        })
+    }
+
+    fn push(dispatcher: &Dispatcher<u32>, queue: usize, item: u32, within: Duration) -> bool {
+        let since = Instant::now();
+        let queued = Queued {
             cost: 1,
             since,
-            deadline: None,
             item,
+        };
+        let request = (RequestId(u64::from(item)), since + within);
+        dispatcher
+            .push(QueueId(queue), request, vec![queued])
+            .is_ok()
+    }
+
+    fn batch(dispatcher: &Dispatcher<u32>) -> Option<Due<u32>> {
+        match dispatcher.next(limits, None) {
+            Next::Due(due) => Some(due),
+            _ => None,
         }
     }
 
     #[test]
-    fn the_queue_whose_oldest_item_waits_longest_goes_first() {
-        let dispatcher = dispatcher(2, Duration::ZERO);
-        let now = Instant::now();
-        dispatcher
-            .push(QueueId(0), vec![item(0, now + Duration::from_millis(1))])
-            .unwrap();
-        dispatcher.push(QueueId(1), vec![item(1, now)]).unwrap();
-        assert_eq!(dispatcher.next().unwrap().queue, QueueId(1));
-        assert_eq!(dispatcher.next().unwrap().queue, QueueId(0));
-    }
-
-    #[test]
-    fn expired_items_are_handed_out_as_expired_and_never_in_a_batch() {
+    fn hopeless_items_are_handed_out_as_lost_and_never_in_a_batch() {
         let dispatcher = dispatcher(1, Duration::ZERO);
-        let now = Instant::now();
-        dispatcher
-            .push(
-                QueueId(0),
-                vec![Queued {
-                    deadline: Some(now),
-                    ..item(7, now)
-                }],
-            )
-            .unwrap();
-        let due = dispatcher.next().unwrap();
-        assert!(due.batch.is_empty());
-        assert_eq!(due.expired[0].1.item, 7);
+        assert!(push(&dispatcher, 0, 7, Duration::ZERO));
+        let due = batch(&dispatcher).unwrap();
+        assert!(due.run.is_none());
+        assert_eq!(due.lost[0].1.item, 7);
     }
 
     #[test]
     fn closing_refuses_new_items_and_lets_the_waiting_ones_finish() {
-        let dispatcher = Arc::new(dispatcher(1, Duration::from_millis(20)));
-        dispatcher
-            .push(QueueId(0), vec![item(1, Instant::now())])
-            .unwrap();
+        let dispatcher = dispatcher(1, Duration::from_millis(20));
+        assert!(push(&dispatcher, 0, 1, LONG));
         dispatcher.close();
-        assert!(
-            dispatcher
-                .push(QueueId(0), vec![item(2, Instant::now())])
-                .is_err()
-        );
-        assert_eq!(dispatcher.next().unwrap().batch.len(), 1);
-        assert!(dispatcher.next().is_none());
+        assert!(!push(&dispatcher, 0, 2, LONG));
+        let run = batch(&dispatcher).unwrap().run.unwrap();
+        assert_eq!(run.batch.len(), 1);
+        assert!(matches!(dispatcher.next(limits, None), Next::Closed));
+    }
+
+    #[test]
+    fn whoever_has_other_things_to_do_is_told_that_nothing_is_due() {
+        let dispatcher = dispatcher(1, Duration::ZERO);
+        let patience = Some(Duration::from_millis(1));
+        assert!(matches!(dispatcher.next(limits, patience), Next::Idle));
+        assert!(push(&dispatcher, 0, 1, LONG));
+        assert!(matches!(dispatcher.next(limits, patience), Next::Due(_)));
+        // What may not be taken is not due.
+        assert!(push(&dispatcher, 0, 2, LONG));
+        assert!(matches!(dispatcher.next(|_| None, patience), Next::Idle));
+        assert_eq!(dispatcher.len(QueueId(0)), 1);
     }
 
     #[test]
@@ -274,15 +269,13 @@ mod tests {
         let device = thread::spawn({
             let dispatcher = Arc::clone(&dispatcher);
             move || {
-                std::iter::from_fn(|| dispatcher.next())
-                    .map(|due| due.batch.len())
+                std::iter::from_fn(|| batch(&dispatcher))
+                    .filter_map(|due| Some(due.run?.batch.len()))
                     .sum::<usize>()
             }
         });
         for n in 0..100 {
-            dispatcher
-                .push(QueueId(0), vec![item(n, Instant::now())])
-                .unwrap();
+            assert!(push(&dispatcher, 0, n, LONG));
         }
         dispatcher.close();
         assert_eq!(device.join().unwrap(), 100);

@@ -6,38 +6,45 @@
 use std::{
     num::NonZeroUsize,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Barrier},
+    sync::{
+        Arc, Barrier,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
-use galley_core::{ErasedRecipe, ForwardError, Prepared, RawOutput};
+use galley_core::{AnyRecipe, ErasedRecipe, ForwardError, Prepared, RawOutput};
 
 use super::{
     EngineConfig, StateSender,
     halving::run_halving,
+    measuring::{Measuring, SharedSearch, lock},
     pending::{Job, Loss},
-    right_fit::{Fit, right_fit},
     served::Served,
     statistics::Ride,
 };
-use crate::batching::{Policy, Queued};
+use crate::batching::{Next, QueueId, Run};
 
-/// A batch size is measured for at least this long and this often; the fastest run counts, for noise only ever adds.
-const MEASURING_TIME: Duration = Duration::from_millis(30);
-const MEASURING_RUNS: u32 = 3;
-/// What a batch may cost, in units of a typical item times the batch size: room for items of twice that size.
-const COST_HEADROOM: u64 = 2;
+/// How long nothing must have been due before a device measures instead.
+const IDLE: Duration = Duration::from_millis(100);
 
 /// One thread of a device, which has its own copy of every recipe.
 pub(super) struct DeviceThread {
     pub(super) name: String,
-    pub(super) recipes: Vec<(galley_core::AnyRecipe, Arc<Served>)>,
+    /// Its place among the devices, and those of its kind, itself included.
+    pub(super) device: usize,
+    pub(super) alike: Vec<usize>,
+    pub(super) recipes: Vec<(AnyRecipe, Arc<Served>)>,
+    /// For each recipe the search for its batch size; none where that was asked for.
+    pub(super) searches: Vec<Option<SharedSearch>>,
     /// Batches that the device has in hand at once, each on a thread.
     pub(super) batches_in_flight: NonZeroUsize,
     /// Whether it is the one that measures.
     pub(super) is_first: bool,
     /// Where the device's threads wait for each other while they warm up.
     pub(super) meet: Arc<Barrier>,
+    /// How many batches the device is running.
+    pub(super) running: Arc<AtomicUsize>,
     pub(super) config: EngineConfig,
     pub(super) state: StateSender,
 }
@@ -45,10 +52,15 @@ pub(super) struct DeviceThread {
 impl DeviceThread {
     /// Warms up and serves until the queues are closed and empty.
     pub(super) fn run(self) {
-        if self.is_first
-            && let Err(error) = self.warm_up()
-        {
-            self.fail(&error);
+        let mut measuring = match self.is_first {
+            true => self.measuring(),
+            false => Vec::new(),
+        };
+        for measuring in &mut measuring {
+            if let Err(error) = self.warm_up(measuring) {
+                self.fail(&error);
+                break;
+            }
         }
         if self.batches_in_flight > NonZeroUsize::MIN {
             for (recipe, served) in &self.recipes {
@@ -59,12 +71,59 @@ impl DeviceThread {
         if self.meet.wait().is_leader() {
             self.state.device_ready();
         }
-        self.pull();
+        self.pull(measuring);
+    }
+
+    fn measuring(&self) -> Vec<Measuring> {
+        let recipes = self.recipes.iter().zip(&self.searches);
+        recipes
+            .map(|((recipe, served), search)| {
+                let places = (self.device, self.alike.clone());
+                Measuring::new(
+                    Arc::clone(recipe),
+                    Arc::clone(served),
+                    search.clone(),
+                    places,
+                )
+            })
+            .collect()
+    }
+
+    fn warm_up(&self, measuring: &mut Measuring) -> Result<(), ForwardError> {
+        let recipe = measuring.recipe.info().name;
+        let took = measuring.first_pass()?;
+        tracing::info!(recipe, device = self.name, ?took, "first pass");
+        let start = Instant::now();
+        let mut measured = Vec::new();
+        match (self.config.max_batch_size, measuring.search.clone()) {
+            (Some(size), _) => {
+                let largest = measuring.recipe.info().max_batch_size.unwrap_or(usize::MAX);
+                measuring.take(size.min(largest))?;
+            }
+            (None, None) => {}
+            (None, Some(search)) => {
+                measuring.search(self.config.warmup_budget)?;
+                measured = lock(&search).measured();
+            }
+        }
+        let limits = measuring.served.learnt.limits(self.device);
+        tracing::info!(
+            recipe, device = self.name, max_batch_size = limits.map(|limits| limits.max_batch_size),
+            max_batch_cost = limits.map(|limits| limits.max_batch_cost), ?measured, took = ?start.elapsed(), "warmed up"
+        );
+        if measuring.is_unfinished() {
+            tracing::warn!(
+                recipe,
+                device = self.name,
+                "the best batch size is not known for sure yet: measuring goes on when nothing else is to be done"
+            );
+        }
+        Ok(())
     }
 
     /// A batch as large as any, so that its memory is there before the first request, and fits beside that of the others.
     fn rehearse(&self, recipe: &dyn ErasedRecipe, served: &Served) {
-        let samples: Vec<Prepared> = (0..served.policy().max_batch_size)
+        let samples: Vec<Prepared> = (0..served.max_batch_size())
             .map(|seed| recipe.sample(None, seed as u64))
             .collect();
         if let Err(error) = self.forward(recipe, served, &samples.iter().collect::<Vec<_>>()) {
@@ -78,112 +137,99 @@ impl DeviceThread {
     }
 
     /// Runs batches until the queues are closed and empty.
-    fn pull(&self) {
+    fn pull(&self, mut measuring: Vec<Measuring>) {
         let Some((_, first)) = self.recipes.first() else {
             return;
         };
-        let dispatcher = &first.dispatcher;
-        while let Some(due) = dispatcher.next() {
-            for (_, queued) in due.expired {
-                queued.item.lost(Loss::Expired);
-            }
-            if !due.batch.is_empty() {
-                let (recipe, served) = &self.recipes[due.queue.0];
-                self.run_batch(recipe.as_ref(), served, due.batch);
-            }
-        }
-    }
-
-    fn warm_up(&self) -> Result<(), ForwardError> {
-        for (recipe, served) in &self.recipes {
-            let start = Instant::now();
-            let fit = self.fit(recipe.as_ref())?;
-            let policy = self.policy(recipe.as_ref(), fit.batch_size);
-            served.dispatcher.set_policy(served.queue, policy);
-            tracing::info!(
-                recipe = recipe.info().name, device = self.name, max_batch_size = policy.max_batch_size,
-                max_batch_cost = policy.max_batch_cost, measured = ?fit.measured, took = ?start.elapsed(), "warmed up"
-            );
-        }
-        Ok(())
-    }
-
-    fn fit(&self, recipe: &dyn ErasedRecipe) -> Result<Fit, ForwardError> {
-        let start = Instant::now();
-        let largest = recipe
-            .info()
-            .max_batch_size
-            .unwrap_or(usize::MAX)
-            .min(self.config.largest_batch_size);
-        let fixed = self.config.max_batch_size.map(|size| size.min(largest));
-        let mut samples: Vec<Prepared> = Vec::new();
-        let mut measure = |size: usize| {
-            samples.extend((samples.len()..size).map(|seed| recipe.sample(None, seed as u64)));
-            let batch: Vec<&Prepared> = samples[..size].iter().collect();
-            let begin = Instant::now();
-            let mut fastest = Duration::MAX;
-            let mut runs = 0;
-            while runs < MEASURING_RUNS || begin.elapsed() < MEASURING_TIME {
-                let start = Instant::now();
-                guarded_forward(recipe, &batch)?;
-                fastest = fastest.min(start.elapsed());
-                runs += 1;
-            }
-            Ok(fastest)
-        };
-        match fixed {
-            // A size that was asked for is not second-guessed, only stepped down from where memory is short.
-            Some(mut size) => loop {
-                match measure(size) {
-                    Err(ForwardError::OutOfMemory) if size > 1 => size /= 2,
-                    Err(error) => return Err(error),
-                    Ok(_) => {
-                        return Ok(Fit {
-                            batch_size: size,
-                            measured: Vec::new(),
-                        });
-                    }
+        let ready = &first.ready;
+        let limits = |id: QueueId| self.recipes[id.0].1.learnt.limits(self.device);
+        measuring.retain(Measuring::is_unfinished);
+        loop {
+            let patience = (!measuring.is_empty()).then_some(IDLE);
+            let due = match ready.next(limits, patience) {
+                Next::Due(due) => due,
+                Next::Closed => return,
+                Next::Idle => {
+                    self.measure_on(&mut measuring);
+                    continue;
                 }
-            },
-            None => right_fit(largest, measure, || {
-                start.elapsed() >= self.config.warmup_budget
-            }),
+            };
+            for (id, queued) in due.lost {
+                queued.item.pending.lose(Loss::Expired);
+                drop(queued.item);
+                self.recipes[id.0].1.made_room();
+            }
+            if let Some(run) = due.run {
+                let (recipe, served) = &self.recipes[run.queue.0];
+                served.made_room();
+                self.running.fetch_add(1, Ordering::SeqCst);
+                self.run_batch(recipe.as_ref(), served, run);
+                self.running.fetch_sub(1, Ordering::SeqCst);
+            }
         }
     }
 
-    fn policy(&self, recipe: &dyn ErasedRecipe, max_batch_size: usize) -> Policy {
-        let typical = u64::from(recipe.sample(None, 0).cost());
-        Policy {
-            max_batch_size,
-            max_batch_cost: typical * max_batch_size as u64 * COST_HEADROOM,
-            max_queue_delay: self.config.max_queue_delay,
+    /// Goes on with a search that had no time to end.
+    fn measure_on(&self, measuring: &mut Vec<Measuring>) {
+        // Beside another batch it would measure that one too.
+        if self.running.load(Ordering::SeqCst) > 0 {
+            return;
+        }
+        let Some(last) = measuring.last_mut() else {
+            return;
+        };
+        let recipe = last.recipe.info().name;
+        match last.step() {
+            Ok(true) => {}
+            Ok(false) => {
+                last.settle();
+                let max_batch_size = last.served.max_batch_size();
+                tracing::info!(
+                    recipe,
+                    device = self.name,
+                    max_batch_size,
+                    "batch size found"
+                );
+                measuring.pop();
+            }
+            Err(error) => {
+                tracing::error!(recipe, device = self.name, %error, "measuring failed");
+                measuring.pop();
+            }
         }
     }
 
-    fn run_batch(&self, recipe: &dyn ErasedRecipe, served: &Served, batch: Vec<Queued<Job>>) {
+    fn run_batch(&self, recipe: &dyn ErasedRecipe, served: &Served, run: Run<Job>) {
         let start = Instant::now();
-        let mut jobs = Vec::with_capacity(batch.len());
-        let mut queued_at = Vec::with_capacity(batch.len());
-        for queued in batch {
+        let mut jobs = Vec::with_capacity(run.batch.len());
+        let mut queued_at = Vec::with_capacity(run.batch.len());
+        for queued in run.batch {
             let mut job = queued.item;
-            drop(job.permit.take());
             served.metrics.queue_duration.record(start - queued.since);
             if !job.pending.is_abandoned() {
+                job.permit.run();
                 queued_at.push(queued.since);
                 jobs.push(job);
             }
         }
         if jobs.is_empty() {
+            served.ready.ran(run.queue, run.predicted, Duration::ZERO);
             return;
         }
         let items: Vec<&Prepared> = jobs.iter().map(|job| &job.prepared).collect();
         let result = self.forward(recipe, served, &items);
         let end = Instant::now();
         let batch_size = jobs.len();
+        served.ready.ran(run.queue, run.predicted, end - start);
         served.metrics.forward_duration.record(end - start);
         served.metrics.batch_size.record(batch_size as f64);
         match result {
             Ok(raw) => {
+                served.learnt.ran(self.device, run.predicted, end - start);
+                served.learnt_more();
+                served
+                    .admission
+                    .answered(batch_size, served.learnt.in_hand());
                 served.metrics.items.increment(batch_size as u64);
                 let prepare = jobs.iter().map(|job| job.prepare).sum();
                 served.statistics.batch(batch_size, prepare, end - start);
@@ -204,7 +250,7 @@ impl DeviceThread {
                     _ => "the device failed to run the batch",
                 };
                 for job in jobs {
-                    job.lost(Loss::Failed(reason.into()));
+                    job.pending.lose(Loss::Failed(reason.into()));
                 }
                 self.check_device(recipe);
             }
@@ -222,17 +268,13 @@ impl DeviceThread {
             &mut |batch| guarded_forward(recipe, batch),
             &mut |size| {
                 served.metrics.oom_retries.increment(1);
-                let policy = served.policy();
-                if size < policy.max_batch_size {
+                if served.learnt.cap(self.device, size) {
                     tracing::warn!(
                         recipe = recipe.info().name,
                         device = self.name,
                         max_batch_size = size,
                         "out of memory, smaller batches from now on"
                     );
-                    served
-                        .dispatcher
-                        .set_policy(served.queue, self.policy(recipe, size));
                 }
             },
         )
@@ -251,7 +293,7 @@ impl DeviceThread {
 }
 
 /// A forward pass in which a panic is an error like any other.
-fn guarded_forward(
+pub(super) fn guarded_forward(
     recipe: &dyn ErasedRecipe,
     batch: &[&Prepared],
 ) -> Result<Vec<RawOutput>, ForwardError> {

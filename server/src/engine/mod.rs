@@ -5,8 +5,13 @@
 
 mod admission;
 mod device;
+mod error;
 mod halving;
+mod last_answer;
+mod learnt;
+mod measuring;
 mod pending;
+mod preparer;
 mod right_fit;
 mod served;
 mod state;
@@ -15,24 +20,36 @@ mod statistics;
 mod tests;
 
 use std::{
+    collections::HashMap,
     num::NonZeroUsize,
-    sync::{Arc, Barrier, Mutex, PoisonError},
+    sync::{
+        Arc, Barrier, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicUsize},
+    },
     thread::{self, JoinHandle},
     time::Duration,
 };
 
 use galley_core::AnyRecipe;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
+pub use error::InferError;
 pub use halving::run_halving;
-pub use right_fit::{Fit, Measured, right_fit};
-pub use served::{Answers, InferError, Served};
+pub use right_fit::{Measured, Search};
+pub use served::{Answers, Served};
 pub use state::State;
 pub use statistics::{BatchTimes, Statistics, Total};
 
 use self::{
-    admission::Admission, device::DeviceThread, pending::Job, served::LastAnswer,
-    state::StateSender, statistics::Recorder,
+    admission::Admission,
+    device::DeviceThread,
+    last_answer::LastAnswer,
+    learnt::Learnt,
+    measuring::SharedSearch,
+    pending::Job,
+    preparer::{Preparer, Raw, Slots},
+    state::StateSender,
+    statistics::Recorder,
 };
 use crate::{
     batching::{Dispatcher, Policy, QueueId},
@@ -48,9 +65,9 @@ pub struct EngineConfig {
     pub largest_batch_size: usize,
     /// How long an item may wait for its batch to fill.
     pub max_queue_delay: Duration,
-    /// The most items of a recipe that may wait.
+    /// The most items of a recipe that may wait, however fast they are answered.
     pub max_queue_size: usize,
-    /// About how long measuring may take for each recipe.
+    /// About how long measuring may take for each recipe before it is served; first passes do not count.
     pub warmup_budget: Duration,
 }
 
@@ -60,7 +77,7 @@ impl Default for EngineConfig {
             max_batch_size: None,
             largest_batch_size: 1024,
             max_queue_delay: Duration::ZERO,
-            max_queue_size: 4096,
+            max_queue_size: 65_536,
             warmup_budget: Duration::from_secs(2),
         }
     }
@@ -70,6 +87,8 @@ impl Default for EngineConfig {
 pub struct Device {
     /// `cpu`, `cuda:0`.
     pub name: String,
+    /// What it is: devices of one kind are as fast as each other, and share what they learn.
+    pub kind: String,
     /// The recipes as loaded onto it.
     pub recipes: Vec<AnyRecipe>,
     /// How many batches it has in hand at once, each on a thread of its own.
@@ -79,7 +98,8 @@ pub struct Device {
 /// The recipes that are served and the devices that run them.
 pub struct Engine {
     recipes: Vec<Arc<Served>>,
-    dispatcher: Arc<Dispatcher<Job>>,
+    raw: Arc<Dispatcher<Raw>>,
+    ready: Arc<Dispatcher<Job>>,
     state: StateSender,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -112,22 +132,24 @@ impl Engine {
                 .all(|device| device.recipes.len() == first.recipes.len()),
             "devices have the same recipes"
         );
-        let policy = Policy {
-            max_batch_size: config.max_batch_size.unwrap_or(1),
-            max_batch_cost: u64::MAX,
-            max_queue_delay: config.max_queue_delay,
-        };
-        let dispatcher = Arc::new(Dispatcher::new(vec![policy; first.recipes.len()]));
+        let count = first.recipes.len();
+        let raw = Arc::new(Dispatcher::new(Policy::new(count, Duration::ZERO)));
+        let ready = Arc::new(Dispatcher::new(Policy::new(count, config.max_queue_delay)));
         let state = StateSender::new(devices.len());
-        let prepare_slots = Arc::new(Semaphore::new(rayon::current_num_threads()));
+        let threads = rayon::current_num_threads();
+        let batches_in_flight = first.batches_in_flight.get();
         let serve = |(place, recipe): (usize, &AnyRecipe)| {
             let metrics = registry.recipe(recipe.info().name);
+            let typical = u64::from(recipe.sample(None, 0).cost());
             Arc::new(Served {
                 recipe: Arc::clone(recipe),
                 queue: QueueId(place),
-                dispatcher: Arc::clone(&dispatcher),
+                raw: Arc::clone(&raw),
+                ready: Arc::clone(&ready),
                 admission: Admission::new(config.max_queue_size, metrics.queue_depth.clone()),
-                prepare_slots: Arc::clone(&prepare_slots),
+                learnt: Learnt::new(devices.len(), batches_in_flight, threads, typical),
+                max_queue_delay: config.max_queue_delay,
+                held: AtomicBool::new(false),
                 state: state.subscribe(),
                 metrics,
                 last_answer: LastAnswer::never(),
@@ -135,37 +157,71 @@ impl Engine {
             })
         };
         let recipes: Vec<Arc<Served>> = first.recipes.iter().enumerate().map(serve).collect();
-        let mut threads = Vec::new();
-        for device in devices {
+        let preparer = Preparer {
+            recipes: recipes.clone(),
+            raw: Arc::clone(&raw),
+            slots: Slots::new(threads),
+        };
+        let engine = Arc::new(Self {
+            recipes,
+            raw,
+            ready,
+            state,
+            threads: Mutex::default(),
+        });
+        engine.spawn("prepare", move || preparer.run())?;
+        engine.start_devices(devices, config)?;
+        Ok(engine)
+    }
+
+    fn start_devices(&self, devices: Vec<Device>, config: &EngineConfig) -> std::io::Result<()> {
+        let kinds: Vec<String> = devices.iter().map(|device| device.kind.clone()).collect();
+        let mut searches: HashMap<String, Vec<Option<SharedSearch>>> = HashMap::new();
+        for (place, device) in devices.into_iter().enumerate() {
+            let searches = searches.entry(device.kind.clone()).or_insert_with(|| {
+                device
+                    .recipes
+                    .iter()
+                    .map(|recipe| config.search(recipe))
+                    .collect()
+            });
             let recipes: Vec<_> = device
                 .recipes
                 .into_iter()
-                .zip(recipes.iter().cloned())
+                .zip(self.recipes.iter().cloned())
                 .collect();
+            let alike = (0..kinds.len()).filter(|&other| kinds[other] == device.kind);
+            let alike: Vec<usize> = alike.collect();
             let meet = Arc::new(Barrier::new(device.batches_in_flight.get()));
-            for place in 0..device.batches_in_flight.get() {
+            let running = Arc::new(AtomicUsize::new(0));
+            for number in 0..device.batches_in_flight.get() {
                 let thread = DeviceThread {
                     name: device.name.clone(),
+                    device: place,
+                    alike: alike.clone(),
                     recipes: recipes.clone(),
+                    searches: searches.clone(),
                     batches_in_flight: device.batches_in_flight,
-                    is_first: place == 0,
+                    is_first: number == 0,
                     meet: Arc::clone(&meet),
+                    running: Arc::clone(&running),
                     config: config.clone(),
-                    state: state.clone(),
+                    state: self.state.clone(),
                 };
-                threads.push(
-                    thread::Builder::new()
-                        .name(format!("device {}", thread.name))
-                        .spawn(move || thread.run())?,
-                );
+                self.spawn(&format!("device {}", device.name), move || thread.run())?;
             }
         }
-        Ok(Arc::new(Self {
-            recipes,
-            dispatcher,
-            state,
-            threads: Mutex::new(threads),
-        }))
+        Ok(())
+    }
+
+    fn spawn(&self, name: &str, run: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
+        let thread = thread::Builder::new().name(name.into()).spawn(run)?;
+        self.threads().push(thread);
+        Ok(())
+    }
+
+    fn threads(&self) -> MutexGuard<'_, Vec<JoinHandle<()>>> {
+        self.threads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The recipes, in the order given.
@@ -211,15 +267,17 @@ impl Engine {
     /// Takes no new items either, runs those that wait, and ends the device threads.
     pub async fn shut_down(&self) {
         self.drain();
-        self.dispatcher.close();
-        let threads =
-            std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        // What is still to be prepared is run too: the preparer, which goes first, leaves when it has none.
+        self.raw.close();
+        let mut threads = std::mem::take(&mut *self.threads());
+        let ready = Arc::clone(&self.ready);
         // Joining blocks, for as long as the last batch takes.
         let joined = tokio::task::spawn_blocking(move || {
-            threads
-                .into_iter()
-                .filter_map(|thread| thread.join().err())
-                .count()
+            let preparer = threads.drain(..threads.len().min(1));
+            let preparer = preparer.filter_map(|thread| thread.join().err()).count();
+            ready.close();
+            let devices = threads.into_iter().filter_map(|thread| thread.join().err());
+            preparer + devices.count()
         });
         if joined.await.unwrap_or(0) > 0 {
             tracing::error!("a device thread panicked");
@@ -229,6 +287,18 @@ impl Engine {
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        self.dispatcher.close();
+        self.raw.close();
+        self.ready.close();
+    }
+}
+
+impl EngineConfig {
+    /// The search for a recipe's batch size, unless one was asked for.
+    fn search(&self, recipe: &AnyRecipe) -> Option<SharedSearch> {
+        let largest = recipe.info().max_batch_size.unwrap_or(usize::MAX);
+        let search = || Search::new(largest.min(self.largest_batch_size));
+        self.max_batch_size
+            .is_none()
+            .then(|| Arc::new(Mutex::new(search())))
     }
 }

@@ -3,16 +3,17 @@
 use std::{
     mem,
     sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use galley_core::{InputError, Prepared, RawOutput};
 use tokio::sync::Notify;
 
 use super::{admission::Permit, statistics::Ride};
+use crate::batching::RequestId;
 
 /// What became of one item.
 pub(super) enum Slot {
@@ -22,8 +23,6 @@ pub(super) enum Slot {
     Refused(InputError),
     /// The device has answered, in that batch; `finish` is still to be done.
     Done(Prepared, RawOutput, Ride),
-    /// It was not answered, through no fault of its own.
-    Lost(Loss),
 }
 
 impl Slot {
@@ -36,10 +35,10 @@ impl Slot {
     }
 }
 
-/// Why an item was not answered.
+/// Why an item was not answered, through no fault of its own; its request is not answered then.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Loss {
-    /// Its deadline passed in the queue.
+    /// Its answer would come too late.
     Expired,
     /// The server is shutting down and no longer takes items.
     Closed,
@@ -49,7 +48,9 @@ pub(super) enum Loss {
 
 /// The slots of one request.
 pub(super) struct Pending {
+    id: RequestId,
     slots: Mutex<Vec<Slot>>,
+    loss: Mutex<Option<Loss>>,
     remaining: AtomicUsize,
     abandoned: AtomicBool,
     done: Notify,
@@ -57,17 +58,24 @@ pub(super) struct Pending {
 
 impl Pending {
     pub(super) fn new(items: usize) -> Arc<Self> {
+        static REQUESTS: AtomicU64 = AtomicU64::new(0);
         Arc::new(Self {
+            id: RequestId(REQUESTS.fetch_add(1, Ordering::Relaxed)),
             slots: Mutex::new((0..items).map(|_| Slot::Waiting).collect()),
+            loss: Mutex::default(),
             remaining: AtomicUsize::new(items),
             abandoned: AtomicBool::new(false),
             done: Notify::new(),
         })
     }
 
+    pub(super) fn id(&self) -> RequestId {
+        self.id
+    }
+
     /// Fills a slot, once; wakes the request when it was the last.
     pub(super) fn fill(&self, place: usize, slot: Slot) {
-        let before = mem::replace(&mut self.lock()[place], slot);
+        let before = mem::replace(&mut lock(&self.slots)[place], slot);
         debug_assert!(
             matches!(before, Slot::Waiting),
             "each item leaves the queue exactly once"
@@ -77,12 +85,24 @@ impl Pending {
         }
     }
 
+    /// An item is lost, and with it the request: what is left of it need not run. The first loss is told.
+    pub(super) fn lose(&self, loss: Loss) {
+        lock(&self.loss).get_or_insert(loss);
+        self.abandon();
+        self.done.notify_one();
+    }
+
     /// Waits until every slot is filled, and takes them.
-    pub(super) async fn wait(&self) -> Vec<Slot> {
-        while self.remaining.load(Ordering::Acquire) > 0 {
+    pub(super) async fn wait(&self) -> Result<Vec<Slot>, Loss> {
+        loop {
+            if let Some(loss) = lock(&self.loss).take() {
+                return Err(loss);
+            }
+            if self.is_complete() {
+                return Ok(mem::take(&mut *lock(&self.slots)));
+            }
             self.done.notified().await;
         }
-        mem::take(&mut *self.lock())
     }
 
     /// Nobody waits any more: the items need not run.
@@ -97,10 +117,10 @@ impl Pending {
     pub(super) fn is_complete(&self) -> bool {
         self.remaining.load(Ordering::Acquire) == 0
     }
+}
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Slot>> {
-        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A prepared item on its way to a device, which fills its request's slot exactly once.
@@ -110,17 +130,14 @@ pub(crate) struct Job {
     pub(super) prepared: Prepared,
     /// How long preparing it took.
     pub(super) prepare: Duration,
-    /// Its place in the queue's bound; given back when a batch takes the item.
-    pub(super) permit: Option<Permit>,
+    /// Its place among the admitted.
+    pub(super) permit: Permit,
+    pub(super) deadline: Instant,
 }
 
 impl Job {
     pub(super) fn done(self, raw: RawOutput, ride: Ride) {
         self.pending
             .fill(self.place, Slot::Done(self.prepared, raw, ride));
-    }
-
-    pub(super) fn lost(self, loss: Loss) {
-        self.pending.fill(self.place, Slot::Lost(loss));
     }
 }

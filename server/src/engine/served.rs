@@ -1,79 +1,39 @@
-//! One recipe as the protocols see it: inputs in, answers out, whatever else runs at the time.
+//! A recipe as the protocols see it: inputs in, answers out, whatever else runs at the time.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use galley_core::{AnyRecipe, Input, InputError, Output, RecipeInfo, Signature};
 use opentelemetry::KeyValue;
-use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 
 use super::{
-    State,
+    InferError, State,
     admission::{Admission, Permit},
+    last_answer::LastAnswer,
+    learnt::Learnt,
     pending::{Job, Loss, Pending, Slot},
+    preparer::Raw,
     statistics::{Recorder, Statistics},
 };
 use crate::{
-    batching::{Dispatcher, Policy, QueueId, Queued},
+    batching::{Dispatcher, Limits, QueueId, Queued, Speed},
     metrics::{Outcome, Protocol, RecipeMetrics},
     traces,
 };
 
 /// How long a probe may take before the engine counts as stuck.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Why a request was not answered at all.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum InferError {
-    /// More items than the queue could ever hold.
-    #[error("request of {items} items exceeds the limit of {limit} items (--max-queue-size)")]
-    TooManyItems {
-        /// The items of the request.
-        items: usize,
-        /// The queue's bound.
-        limit: usize,
-    },
-    /// The queue has no room now.
-    #[error("the queue is full")]
-    QueueFull {
-        /// When it is worth trying again.
-        retry_after: Duration,
-    },
-    /// The server is warming up, draining or its device has failed.
-    #[error("{0}")]
-    Unavailable(String),
-    /// The deadline passed first.
-    #[error("timeout")]
-    Deadline,
-    /// The device or the recipe failed; the reason is fit for a caller's eyes.
-    #[error("{0}")]
-    Failed(String),
-}
-
-/// A full queue empties within a second, or else the device is stuck.
-const QUEUE_FULL: InferError = InferError::QueueFull {
-    retry_after: Duration::from_secs(1),
-};
-
-impl InferError {
-    /// The outcome that metrics count it as.
-    pub fn outcome(&self) -> Outcome {
-        match self {
-            Self::TooManyItems { .. } => Outcome::TooLarge,
-            Self::QueueFull { .. } => Outcome::QueueFull,
-            Self::Unavailable(_) => Outcome::Unavailable,
-            Self::Deadline => Outcome::Timeout,
-            Self::Failed(_) => Outcome::Failed,
-        }
-    }
-}
+/// The most inputs that are prepared by one task. Larger ones are fewer: [`RecipeInfo::inline_bytes`].
+const INPUTS_PER_TASK: usize = 64;
+/// How many batches' worth of items may be prepared before they are needed: what a batch is chosen from.
+const BATCHES_AHEAD: usize = 4;
 
 /// One answer for each input, in the inputs' order.
 pub type Answers = Vec<Result<Output, InputError>>;
@@ -82,10 +42,15 @@ pub type Answers = Vec<Result<Output, InputError>>;
 pub struct Served {
     pub(super) recipe: AnyRecipe,
     pub(super) queue: QueueId,
-    pub(super) dispatcher: Arc<Dispatcher<Job>>,
+    /// Inputs on their way to the CPU pool.
+    pub(super) raw: Arc<Dispatcher<Raw>>,
+    /// Items on their way to a device.
+    pub(super) ready: Arc<Dispatcher<Job>>,
     pub(super) admission: Arc<Admission>,
-    /// How many tasks of `prepare` the CPU pool is given at a time; more would keep a forward pass waiting in its line.
-    pub(super) prepare_slots: Arc<Semaphore>,
+    pub(super) learnt: Learnt,
+    pub(super) max_queue_delay: Duration,
+    /// Whether inputs wait only because enough are prepared.
+    pub(super) held: AtomicBool,
     pub(super) state: watch::Receiver<State>,
     pub(super) metrics: RecipeMetrics,
     pub(super) last_answer: LastAnswer,
@@ -116,9 +81,14 @@ impl Served {
         self.recipe.example()
     }
 
-    /// The bounds of a batch now in force.
-    pub fn policy(&self) -> Policy {
-        self.dispatcher.policy(self.queue)
+    /// The most items of a batch, on the device that takes most.
+    pub fn max_batch_size(&self) -> usize {
+        self.learnt.max_batch_size()
+    }
+
+    /// How long an item may wait for its batch to fill (`--max-queue-delay`).
+    pub fn max_queue_delay(&self) -> Duration {
+        self.max_queue_delay
     }
 
     /// The most items that may wait, and so the most of one request (`--max-queue-size`).
@@ -140,12 +110,9 @@ impl Served {
     ///
     /// # Errors
     /// As [`Served::infer`] would answer.
-    pub fn has_room(&self) -> Result<(), InferError> {
+    pub fn has_room(&self, deadline: Instant) -> Result<(), InferError> {
         self.state.borrow().accepts()?;
-        match self.admission.free() {
-            0 => Err(QUEUE_FULL),
-            _ => Ok(()),
-        }
+        self.admission.check(1, deadline)
     }
 
     /// Answers inputs, in their order. An input that cannot be read has its error in its place.
@@ -164,7 +131,7 @@ impl Served {
             return Ok(Vec::new());
         }
         let tally = self.statistics.begin();
-        let permits = self.admit(inputs.len())?;
+        let (_admitted, permits) = self.admission.admit(inputs.len(), deadline)?;
         let _in_flight = InFlight::new(&self.metrics.in_flight);
         let request = Request {
             served: self,
@@ -173,16 +140,13 @@ impl Served {
         };
         let inline = inputs.iter().map(Input::size).sum::<usize>() <= self.info().inline_bytes;
         let answered = async {
-            if inline {
-                request.enqueue_inline(inputs, permits);
-            } else {
-                request.enqueue_pooled(inputs, permits).await;
-            }
+            request.enqueue(inputs, permits, inline);
             request.pending.wait().await
         };
         let slots = tokio::time::timeout_at(deadline.into(), answered)
             .await
-            .map_err(|_| InferError::Deadline)?;
+            .map_err(|_| InferError::Deadline)?
+            .map_err(of_loss)?;
         let rides = slots.iter().filter_map(Slot::ride);
         let last = rides.max_by_key(|ride| ride.end);
         let answers = if inline {
@@ -221,7 +185,9 @@ impl Served {
             .await
         {
             // A full queue is a busy engine; whether it is a stuck one, the requests in it will show.
-            Err(InferError::QueueFull { .. }) => return Ok(()),
+            Err(InferError::QueueFull { .. } | InferError::TooLate { .. }) => return Ok(()),
+            // So is one that answered others in the meantime.
+            Err(InferError::Deadline) if self.last_answer.within(PROBE_TIMEOUT) => return Ok(()),
             Err(error) => Err(error),
             Ok(answers) => match answers.into_iter().next() {
                 Some(Err(error)) => Err(InferError::Failed(format!(
@@ -238,21 +204,62 @@ impl Served {
         result
     }
 
-    fn admit(&self, items: usize) -> Result<Vec<Permit>, InferError> {
-        let limit = self.admission.max();
-        if items > limit {
-            return Err(InferError::TooManyItems { items, limit });
+    /// What was learnt has changed: predictions follow.
+    pub(super) fn learnt_more(&self) {
+        if let Some(speed) = self.learnt.speed() {
+            self.ready.set_speed(self.queue, speed);
         }
-        self.admission.admit(items).ok_or(QUEUE_FULL)
+        self.admission.expect(self.learnt.seconds_per_item());
     }
 
-    fn prepare(
-        &self,
-        pending: &Arc<Pending>,
-        place: usize,
-        input: Input,
-        permit: Permit,
-    ) -> Option<Job> {
+    /// The inputs that a task is to prepare next; none while the devices have enough to choose from.
+    pub(super) fn room_to_prepare(&self) -> Option<Limits> {
+        // Before looking, so that whoever makes room in between sees it.
+        self.held.store(true, Ordering::SeqCst);
+        if self.ready.len(self.queue) >= BATCHES_AHEAD * self.learnt.in_hand() {
+            return None;
+        }
+        self.held.store(false, Ordering::SeqCst);
+        Some(Limits {
+            max_batch_size: INPUTS_PER_TASK,
+            max_batch_cost: self.info().inline_bytes as u64,
+            speed: Speed::default(),
+        })
+    }
+
+    /// Items have left for a device: there may be room again.
+    pub(super) fn made_room(&self) {
+        if self.held.swap(false, Ordering::SeqCst) {
+            self.raw.wake();
+        }
+    }
+
+    /// Prepares inputs, of one request or several, and queues those that can be read.
+    pub(super) fn prepare_all(&self, inputs: Vec<Raw>) {
+        let start = Instant::now();
+        let count = inputs.len();
+        let mut inputs = inputs.into_iter().peekable();
+        while let Some(raw) = inputs.next() {
+            let request = (raw.pending.id(), raw.deadline);
+            let mut jobs: Vec<Job> = self.prepare(raw).into_iter().collect();
+            while let Some(raw) = inputs.next_if(|raw| raw.pending.id() == request.0) {
+                jobs.extend(self.prepare(raw));
+            }
+            self.push(jobs);
+        }
+        self.learnt
+            .prepared(start.elapsed().as_secs_f64() / count.max(1) as f64);
+        self.learnt_more();
+    }
+
+    fn prepare(&self, raw: Raw) -> Option<Job> {
+        let Raw {
+            pending,
+            place,
+            input,
+            permit,
+            deadline,
+        } = raw;
         if pending.is_abandoned() {
             return None;
         }
@@ -263,11 +270,12 @@ impl Served {
         self.metrics.prepare_duration.record(prepare);
         match prepared {
             Ok(Ok(prepared)) => Some(Job {
-                pending: Arc::clone(pending),
+                pending,
                 place,
                 prepared,
                 prepare,
-                permit: Some(permit),
+                permit,
+                deadline,
             }),
             Ok(Err(refusal)) => {
                 pending.fill(place, Slot::Refused(refusal));
@@ -275,26 +283,27 @@ impl Served {
             }
             Err(_) => {
                 tracing::error!(recipe = self.info().name, "prepare panicked");
-                pending.fill(
-                    place,
-                    Slot::Lost(Loss::Failed("preparing the input failed".into())),
-                );
+                pending.lose(Loss::Failed("preparing the input failed".into()));
                 None
             }
         }
     }
 
-    fn push(&self, jobs: Vec<Job>, deadline: Instant) {
+    /// Queues items of one request.
+    fn push(&self, jobs: Vec<Job>) {
+        let Some(first) = jobs.first() else {
+            return;
+        };
+        let request = (first.pending.id(), first.deadline);
         let since = Instant::now();
         let queued = jobs.into_iter().map(|item| Queued {
             cost: item.prepared.cost(),
             since,
-            deadline: Some(deadline),
             item,
         });
-        if let Err(refused) = self.dispatcher.push(self.queue, queued.collect()) {
+        if let Err(refused) = self.ready.push(self.queue, request, queued.collect()) {
             for queued in refused {
-                queued.item.lost(Loss::Closed);
+                queued.item.pending.lose(Loss::Closed);
             }
         }
     }
@@ -334,17 +343,20 @@ impl Served {
         match slot {
             Slot::Done(prepared, raw, _) => Ok(Ok(self.recipe.finish(prepared, raw))),
             Slot::Refused(refusal) => Ok(Err(refusal)),
-            Slot::Lost(Loss::Expired) => Err(InferError::Deadline),
-            Slot::Lost(Loss::Closed) => Err(InferError::Unavailable(
-                "the server is shutting down".into(),
-            )),
-            Slot::Lost(Loss::Failed(reason)) => Err(InferError::Failed(reason)),
             Slot::Waiting => Err(InferError::Failed("an item was lost".into())),
         }
     }
 }
 
-/// A request on its way through the stages. When it is dropped before its end, its items leave the queue.
+fn of_loss(loss: Loss) -> InferError {
+    match loss {
+        Loss::Expired => InferError::Deadline,
+        Loss::Closed => InferError::Unavailable("the server is shutting down".into()),
+        Loss::Failed(reason) => InferError::Failed(reason),
+    }
+}
+
+/// A request on its way through the stages. When it is dropped before its end, its items leave the queues.
 struct Request<'a> {
     served: &'a Arc<Served>,
     pending: Arc<Pending>,
@@ -352,46 +364,32 @@ struct Request<'a> {
 }
 
 impl Request<'_> {
-    /// Prepares small inputs here: handing them to another thread would take longer.
-    fn enqueue_inline(&self, inputs: Vec<Input>, permits: Vec<Permit>) {
-        let jobs = inputs.into_iter().zip(permits).enumerate();
-        let jobs = jobs.filter_map(|(place, (input, permit))| {
-            self.served.prepare(&self.pending, place, input, permit)
+    /// Small inputs are prepared here and now, as handing them to another thread would take longer; others take turns for
+    /// the CPU pool.
+    fn enqueue(&self, inputs: Vec<Input>, permits: Vec<Permit>, inline: bool) {
+        let raw = inputs.into_iter().zip(permits).enumerate();
+        let raw = raw.map(|(place, (input, permit))| Raw {
+            pending: Arc::clone(&self.pending),
+            place,
+            input,
+            permit,
+            deadline: self.deadline,
         });
-        self.served.push(jobs.collect(), self.deadline);
-    }
-
-    /// Prepares inputs on the CPU pool, small ones several to a task; each task's items queue as soon as it is done.
-    async fn enqueue_pooled(&self, inputs: Vec<Input>, permits: Vec<Permit>) {
-        let target = self.served.info().inline_bytes;
-        let mut group = Vec::new();
-        let mut bytes = 0;
-        let last = inputs.len() - 1;
-        for (place, (input, permit)) in inputs.into_iter().zip(permits).enumerate() {
-            bytes += input.size();
-            group.push((place, input, permit));
-            if bytes >= target || place == last {
-                self.spawn_prepare(std::mem::take(&mut group)).await;
-                bytes = 0;
-            }
+        if inline {
+            let jobs = raw.filter_map(|raw| self.served.prepare(raw)).collect();
+            return self.served.push(jobs);
         }
-    }
-
-    async fn spawn_prepare(&self, group: Vec<(usize, Input, Permit)>) {
-        let slot = Arc::clone(&self.served.prepare_slots).acquire_owned().await;
-        let (served, pending, deadline) = (
-            Arc::clone(self.served),
-            Arc::clone(&self.pending),
-            self.deadline,
-        );
-        rayon::spawn(move || {
-            let jobs = group.into_iter().filter_map(|(place, input, permit)| {
-                served.prepare(&pending, place, input, permit)
-            });
-            let jobs = jobs.collect();
-            drop(slot);
-            served.push(jobs, deadline);
+        let since = Instant::now();
+        let queued = raw.map(|item| Queued {
+            cost: u32::try_from(item.input.size()).unwrap_or(u32::MAX).max(1),
+            since,
+            item,
         });
+        let request = (self.pending.id(), self.deadline);
+        let (raw, queue) = (&self.served.raw, self.served.queue);
+        if raw.push(queue, request, queued.collect()).is_err() {
+            self.pending.lose(Loss::Closed);
+        }
     }
 }
 
@@ -399,9 +397,10 @@ impl Drop for Request<'_> {
     fn drop(&mut self) {
         if !self.pending.is_complete() {
             self.pending.abandon();
-            drop(self.served.dispatcher.take_where(self.served.queue, |job| {
-                Arc::ptr_eq(&job.pending, &self.pending)
-            }));
+            let (queue, request) = (self.served.queue, self.pending.id());
+            drop(self.served.raw.take_request(queue, request));
+            drop(self.served.ready.take_request(queue, request));
+            self.served.made_room();
         }
     }
 }
@@ -419,34 +418,5 @@ impl<'a> InFlight<'a> {
 impl Drop for InFlight<'_> {
     fn drop(&mut self) {
         self.0.decrement(1.0);
-    }
-}
-
-/// When the engine last answered.
-pub(super) struct LastAnswer {
-    start: Instant,
-    /// Milliseconds from `start`, plus one; zero is never.
-    at: AtomicU64,
-}
-
-impl LastAnswer {
-    pub(super) fn never() -> Self {
-        Self {
-            start: Instant::now(),
-            at: AtomicU64::new(0),
-        }
-    }
-
-    fn set(&self) {
-        self.at.store(self.now(), Ordering::Relaxed);
-    }
-
-    fn within(&self, duration: Duration) -> bool {
-        let at = self.at.load(Ordering::Relaxed);
-        at != 0 && u128::from(self.now() - at) <= duration.as_millis()
-    }
-
-    fn now(&self) -> u64 {
-        self.start.elapsed().as_millis() as u64 + 1
     }
 }

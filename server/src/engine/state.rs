@@ -7,7 +7,7 @@ use std::sync::{
 
 use tokio::sync::watch;
 
-use super::served::InferError;
+use super::InferError;
 
 /// What the engine is doing.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -79,7 +79,8 @@ impl ApiError {
             Self::NotFound(_) => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::Conflict(_) => StatusCode::CONFLICT,
-            Self::Busy(_) | Self::Infer(InferError::QueueFull { .. }) => {
+            Self::Busy(_)
+            | Self::Infer(InferError::QueueFull { .. } | InferError::TooLate { .. }) => {
                 StatusCode::TOO_MANY_REQUESTS
             }
             Self::Unhealthy(_) | Self::Infer(InferError::Unavailable(_)) => {
@@ -127,6 +128,7 @@ impl ApiError {
             Self::Unhealthy(_) => "unhealthy",
             Self::Infer(InferError::TooManyItems { .. }) => "too many items",
             Self::Infer(InferError::QueueFull { .. }) => "queue full",
+            Self::Infer(InferError::TooLate { .. }) => "too late",
             Self::Infer(InferError::Unavailable(_)) => "unavailable",
             Self::Infer(InferError::Deadline) => "timeout",
             Self::Infer(InferError::Failed(_)) => "failed",
@@ -137,8 +139,11 @@ impl ApiError {
     pub(super) fn retry_after(&self) -> Option<u64> {
         match self {
             Self::Busy(_) => Some(RETRY_AFTER.as_secs()),
-            Self::Infer(InferError::QueueFull { retry_after }) => {
-                Some(retry_after.as_secs().max(1))
+            Self::Infer(
+                InferError::QueueFull { retry_after } | InferError::TooLate { retry_after },
+            ) => {
+                // Whole seconds, and rather one more than a second refusal.
+                Some((retry_after.as_secs_f64().ceil() as u64).max(1))
             }
             _ => None,
         }

@@ -174,6 +174,7 @@ pub(crate) async fn state_of(
     };
     let devices = vec![Device {
         name: "cpu".into(),
+        kind: "cpu".into(),
         recipes,
         batches_in_flight: NonZeroUsize::MIN,
     }];

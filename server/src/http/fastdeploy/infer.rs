@@ -169,7 +169,7 @@ impl Pending<'_> {
     async fn read(&self, parts: &Parts, body: &mut Body) -> Result<Read, ApiError> {
         if !self.is_job() {
             // Under overload most requests end here, before anything is spent on their bodies. A job may be known already.
-            self.recipe.served.has_room()?;
+            self.recipe.served.has_room(self.deadline)?;
         }
         let read = async {
             let mut share = self.state.bodies().share();

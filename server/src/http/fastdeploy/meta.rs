@@ -82,7 +82,7 @@ pub(in crate::http) fn describe<'a>(state: &AppState, recipe: &'a ServedRecipe) 
         weights: &info.weights,
         dtype: info.dtype,
         device: &info.device,
-        max_batch_size: recipe.served.policy().max_batch_size,
+        max_batch_size: recipe.served.max_batch_size(),
         max_items: recipe.served.max_queue_size(),
         result_ttl: state.config().result_ttl.as_secs_f64(),
         version: env!("CARGO_PKG_VERSION"),

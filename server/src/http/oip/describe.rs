@@ -51,8 +51,7 @@ pub(super) fn model(served: &Served) -> ModelMetadataResponse {
 /// batch size is 0, which says so; that of the device is the preferred one.
 pub(super) fn config(served: &Served) -> ModelConfig {
     let interface = Interface::of(served);
-    let policy = served.policy();
-    let batch_size = i32::try_from(policy.max_batch_size).unwrap_or(i32::MAX);
+    let batch_size = i32::try_from(served.max_batch_size()).unwrap_or(i32::MAX);
     let input = |tensor: &Tensor| ModelInput {
         name: tensor.name.into(),
         data_type: data_type(tensor.datatype).into(),
@@ -73,7 +72,7 @@ pub(super) fn config(served: &Served) -> ModelConfig {
         output: interface.outputs.iter().map(output).collect(),
         dynamic_batching: Some(ModelDynamicBatching {
             preferred_batch_size: vec![batch_size],
-            max_queue_delay_microseconds: u64::try_from(policy.max_queue_delay.as_micros())
+            max_queue_delay_microseconds: u64::try_from(served.max_queue_delay().as_micros())
                 .unwrap_or(u64::MAX),
         }),
         model_transaction_policy: Some(ModelTransactionPolicy { decoupled: false }),

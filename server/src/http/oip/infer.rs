@@ -102,8 +102,8 @@ async fn respond(
     start: Instant,
 ) -> Result<Response, ApiError> {
     // Under overload most requests end here, before anything is spent on their bodies.
-    recipe.served.has_room()?;
     let config = state.config();
+    recipe.served.has_room(start + config.timeout)?;
     let interface = Arc::new(Interface::of(&recipe.served));
     let mut share = state.bodies().share();
     let latest = start + config.timeout;

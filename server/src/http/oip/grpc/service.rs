@@ -133,10 +133,10 @@ async fn respond(
     start: Instant,
     max: Duration,
 ) -> Result<ModelInferResponse, ApiError> {
-    recipe.served.has_room()?;
-    let interface = Interface::of(&recipe.served);
     let parameters = convert::request_parameters(request.parameters);
     let deadline = parameters.deadline(start, max)?;
+    recipe.served.has_room(deadline)?;
+    let interface = Interface::of(&recipe.served);
     let places = interface.wanted(request.outputs.iter().map(|output| output.name.as_str()))?;
     for output in request.outputs {
         convert::check_tensor_parameters(output.parameters)?;

@@ -34,7 +34,8 @@ pub(super) fn code(error: &ApiError) -> Code {
         ApiError::NotFound(_) => Code::NotFound,
         ApiError::MethodNotAllowed(_) => Code::Unimplemented,
         ApiError::Conflict(_) => Code::AlreadyExists,
-        ApiError::Busy(_) | ApiError::Infer(InferError::QueueFull { .. }) => {
+        ApiError::Busy(_)
+        | ApiError::Infer(InferError::QueueFull { .. } | InferError::TooLate { .. }) => {
             Code::ResourceExhausted
         }
         ApiError::Unhealthy(_) | ApiError::Infer(InferError::Unavailable(_)) => Code::Unavailable,

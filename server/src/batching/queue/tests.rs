@@ -1,0 +1,260 @@
+//! Turns and batches, by example and by property.
+
+use std::collections::{BTreeMap, HashMap};
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn limits(max_batch_size: usize, max_batch_cost: u64) -> Limits {
+    Limits {
+        max_batch_size,
+        max_batch_cost,
+        speed: Speed::default(),
+    }
+}
+
+struct Rig {
+    queue: Queue<&'static str>,
+    start: Instant,
+}
+
+impl Rig {
+    fn new() -> Self {
+        Self {
+            queue: Queue::default(),
+            start: Instant::now(),
+        }
+    }
+
+    /// Items of one request, by name and cost, to be answered within so many milliseconds.
+    fn push(&mut self, request: u64, within_ms: u64, items: &[(&'static str, u32)]) {
+        for &(item, cost) in items {
+            let queued = Queued {
+                cost,
+                since: self.start,
+                item,
+            };
+            let deadline = self.start + Duration::from_millis(within_ms);
+            self.queue.push(RequestId(request), deadline, queued);
+        }
+    }
+
+    fn batch(&mut self, size: usize, cost: u64) -> Vec<&'static str> {
+        names(self.queue.take_batch(&limits(size, cost)))
+    }
+}
+
+fn names(batch: Vec<Queued<&'static str>>) -> Vec<&'static str> {
+    batch.into_iter().map(|queued| queued.item).collect()
+}
+
+#[test]
+fn companions_are_the_nearest_in_cost_and_keep_their_order() {
+    let mut rig = Rig::new();
+    let items = [
+        ("short", 10),
+        ("long", 90),
+        ("short2", 11),
+        ("long2", 91),
+        ("short3", 9),
+    ];
+    rig.push(1, 1000, &items);
+    assert_eq!(rig.batch(3, 1000), ["short", "short2", "short3"]);
+    assert_eq!(rig.batch(3, 1000), ["long", "long2"]);
+    assert!(rig.batch(3, 1000).is_empty());
+}
+
+#[test]
+fn an_item_above_the_budget_runs_alone() {
+    let mut rig = Rig::new();
+    rig.push(1, 1000, &[("huge", 500)]);
+    rig.push(2, 1000, &[("small", 1)]);
+    assert_eq!(rig.batch(8, 50), ["small"]);
+    assert_eq!(rig.batch(8, 50), ["huge"]);
+    rig.push(1, 1000, &[("huge", 500), ("small", 1)]);
+    assert_eq!(rig.batch(8, 50), ["huge"]);
+}
+
+#[test]
+fn a_small_request_goes_before_the_rest_of_a_bulk_one() {
+    let mut rig = Rig::new();
+    rig.push(1, 1000, &[("a", 1), ("b", 1), ("c", 1), ("d", 1), ("e", 1)]);
+    assert_eq!(rig.batch(2, 100), ["a", "b"]);
+    rig.push(2, 1000, &[("lone", 1)]);
+    rig.push(3, 1000, &[("two", 1), ("three", 1)]);
+    assert_eq!(rig.batch(2, 100), ["lone", "two"]);
+    assert_eq!(rig.batch(8, 100), ["c", "three", "d", "e"]);
+}
+
+#[test]
+fn turns_are_by_cost_and_not_by_number() {
+    let mut rig = Rig::new();
+    rig.push(1, 1000, &[("long", 100), ("longer", 100)]);
+    let short: Vec<_> = ["a", "b", "c", "d"].map(|name| (name, 40)).to_vec();
+    rig.push(2, 1000, &short);
+    let order: Vec<_> = (0..6).flat_map(|_| rig.batch(1, 1000)).collect();
+    assert_eq!(order, ["a", "b", "long", "c", "d", "longer"]);
+}
+
+#[test]
+fn what_cannot_be_answered_in_time_leaves_and_the_others_keep_their_turns() {
+    let mut rig = Rig::new();
+    rig.push(1, 100, &[("a", 10), ("b", 10)]);
+    rig.push(2, 5, &[("late", 10)]);
+    rig.push(3, 100, &[("bulk", 60), ("bulk2", 60)]);
+    let speed = Speed {
+        fixed: 0.0,
+        per_cost: 0.001,
+    };
+    let (gone, predicted) = rig.queue.take_hopeless(rig.start, speed);
+    assert_eq!(names(gone), ["late", "bulk", "bulk2"]);
+    assert!(predicted, "no deadline has passed");
+    assert_eq!(rig.queue.take_hopeless(rig.start, speed).0.len(), 0);
+    let later = rig.start + Duration::from_millis(100);
+    let (gone, predicted) = rig.queue.take_hopeless(later, Speed::default());
+    assert_eq!(names(gone), ["a", "b"]);
+    assert!(!predicted);
+    assert!(rig.queue.is_empty() && rig.queue.deadlines.is_empty());
+}
+
+#[derive(Clone, Debug)]
+enum Action {
+    Push { request: u64, cost: u32 },
+    Batch,
+    Cancel(u64),
+    Hopeless(u64),
+}
+
+fn action() -> impl Strategy<Value = Action> {
+    prop_oneof![
+        6 => (0u64..6, 1u32..200).prop_map(|(request, cost)| Action::Push { request, cost }),
+        3 => Just(Action::Batch),
+        1 => (0u64..6).prop_map(Action::Cancel),
+        1 => (0u64..20).prop_map(Action::Hopeless),
+    ]
+}
+
+proptest! {
+    /// Every item leaves exactly once; no batch breaks a bound, is empty or leaves the first behind; items of a request
+    /// that cost the same keep their order; nothing is passed over more often than its place in line allows, newcomers
+    /// with earlier turns counted.
+    #[test]
+    fn every_item_leaves_exactly_once_within_the_bounds(
+        actions in proptest::collection::vec(action(), 1..200),
+        max_batch_size in 1usize..9,
+        max_batch_cost in 1u64..400,
+    ) {
+        let limits = limits(max_batch_size, max_batch_cost);
+        let start = Instant::now();
+        let mut queue = Queue::default();
+        let mut pushed = 0usize;
+        let mut left: Vec<usize> = Vec::new();
+        let mut owner: HashMap<usize, (u64, u32)> = HashMap::new();
+        let mut passed: BTreeMap<usize, usize> = BTreeMap::new();
+        for action in actions {
+            match action {
+                Action::Push { request, cost } => {
+                    let deadline = start + Duration::from_millis(request);
+                    owner.insert(pushed, (request, cost));
+                    let before = queue.len();
+                    queue.push(RequestId(request), deadline, Queued { cost, since: start, item: pushed });
+                    // Those that it goes before may wait one batch longer.
+                    let place = queue.items.values().position(|(_, queued)| queued.item == pushed).unwrap();
+                    passed.insert(pushed, place);
+                    for (_, queued) in queue.items.values().skip(place + 1) {
+                        *passed.get_mut(&queued.item).unwrap() += 1;
+                    }
+                    prop_assert_eq!(queue.len(), before + 1);
+                    pushed += 1;
+                }
+                Action::Cancel(request) => {
+                    let taken = queue.take_request(RequestId(request));
+                    for queued in &taken {
+                        prop_assert_eq!(owner[&queued.item].0, request);
+                    }
+                    left.extend(taken.into_iter().map(|queued| queued.item));
+                }
+                Action::Hopeless(ms) => {
+                    let now = start + Duration::from_millis(ms);
+                    let (taken, _) = queue.take_hopeless(now, Speed::default());
+                    for queued in &taken {
+                        prop_assert!(owner[&queued.item].0 <= ms);
+                    }
+                    left.extend(taken.into_iter().map(|queued| queued.item));
+                }
+                Action::Batch => {
+                    let first = queue.items.values().next().map(|(_, queued)| queued.item);
+                    let batch = queue.take_batch(&limits);
+                    prop_assert_eq!(batch.is_empty(), first.is_none());
+                    if let Some(first) = first {
+                        prop_assert_eq!(batch[0].item, first);
+                    }
+                    prop_assert!(batch.len() <= max_batch_size);
+                    let cost: u64 = batch.iter().map(|queued| u64::from(queued.cost)).sum();
+                    prop_assert!(cost <= max_batch_cost || batch.len() == 1);
+                    for (_, queued) in queue.items.values() {
+                        let patience = passed.get_mut(&queued.item).unwrap();
+                        prop_assert!(batch.is_empty() || *patience > 0, "item {} was starved", queued.item);
+                        *patience = patience.saturating_sub(1);
+                        let (request, cost) = owner[&queued.item];
+                        let overtaken = batch.iter().any(|b| b.item > queued.item && owner[&b.item] == (request, cost));
+                        prop_assert!(!overtaken, "item {} was overtaken by its like", queued.item);
+                    }
+                    left.extend(batch.into_iter().map(|queued| queued.item));
+                }
+            }
+            let cost: u64 = queue.items.values().map(|(_, queued)| u64::from(queued.cost)).sum();
+            prop_assert_eq!(queue.cost, cost);
+            prop_assert_eq!(queue.requests.len(), queue.deadlines.len());
+            prop_assert_eq!(queue.requests.values().map(|request| request.turns.len()).sum::<usize>(), queue.len());
+            prop_assert!(queue.items.keys().all(|turn| turn.time > queue.present || queue.present == 0 || turn.time >= queue.present));
+        }
+        left.extend(queue.items.values().map(|(_, queued)| queued.item));
+        left.sort_unstable();
+        prop_assert_eq!(left, (0..pushed).collect::<Vec<_>>());
+    }
+
+    /// However large the others are, a request of one item goes within so many batches as the requests before it fill
+    /// with one item each, and a bulk request beside a stream of small ones goes on too.
+    #[test]
+    fn a_lone_item_waits_for_a_few_batches_and_a_bulk_request_is_not_starved(
+        bulks in 1u64..6,
+        items in 20usize..200,
+        max_batch_size in 1usize..33,
+        after in 0usize..5,
+    ) {
+        let limits = limits(max_batch_size, u64::MAX);
+        let start = Instant::now();
+        let deadline = start + Duration::from_secs(1);
+        let mut queue = Queue::default();
+        let queued = |item: u64| Queued { cost: 10, since: start, item };
+        for bulk in 0..bulks {
+            for _ in 0..items {
+                queue.push(RequestId(bulk), deadline, queued(bulk));
+            }
+        }
+        for _ in 0..after {
+            queue.take_batch(&limits);
+        }
+        queue.push(RequestId(99), deadline, queued(99));
+        let mut waited = 0;
+        while !queue.is_empty() && !queue.take_batch(&limits).iter().any(|queued| queued.item == 99) {
+            waited += 1;
+        }
+        // Of each bulk request at most two items go before it: that of the present turn and that of its own.
+        prop_assert!(waited <= 1 + (2 * bulks as usize).div_ceil(max_batch_size), "waited for {waited} batches");
+
+        // Newcomers for half of the places: the bulk requests still get their turns.
+        let mut batches = 0;
+        while queue.items.values().any(|(id, _)| id.0 < bulks) {
+            for place in 0..max_batch_size / 2 {
+                let id = 1000 + (batches * max_batch_size + place) as u64;
+                queue.push(RequestId(id), deadline, queued(id));
+            }
+            queue.take_batch(&limits);
+            batches += 1;
+            prop_assert!(batches <= 4 * (items * bulks as usize + 1), "starved after {batches} batches");
+        }
+    }
+}

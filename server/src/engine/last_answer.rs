@@ -1,0 +1,35 @@
+//! When a recipe last answered.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::{Duration, Instant},
+};
+
+/// When a recipe last answered; set by any thread.
+pub(super) struct LastAnswer {
+    start: Instant,
+    /// Milliseconds from `start`, plus one; zero is never.
+    at: AtomicU64,
+}
+
+impl LastAnswer {
+    pub(super) fn never() -> Self {
+        Self {
+            start: Instant::now(),
+            at: AtomicU64::new(0),
+        }
+    }
+
+    pub(super) fn set(&self) {
+        self.at.store(self.now(), Ordering::Relaxed);
+    }
+
+    pub(super) fn within(&self, duration: Duration) -> bool {
+        let at = self.at.load(Ordering::Relaxed);
+        at != 0 && u128::from(self.now() - at) <= duration.as_millis()
+    }
+
+    fn now(&self) -> u64 {
+        self.start.elapsed().as_millis() as u64 + 1
+    }
+}
