@@ -105,9 +105,7 @@ impl<T> Policy<T> {
         if share.queue.is_empty() {
             share.given = share.given.max(self.present);
         }
-        for queued in items {
-            share.queue.push(request, deadline, queued);
-        }
+        share.queue.push(request, deadline, items);
     }
 
     /// Takes out what is left of a request.

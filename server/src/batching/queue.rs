@@ -18,6 +18,8 @@ use super::Speed;
 
 /// How many batches' worth of items, from the first on, are looked through for companions of like cost.
 const LOOKAHEAD_BATCHES: usize = 4;
+/// What lies further ahead than this is never hopeless.
+const HORIZON: Duration = Duration::from_secs(86_400);
 
 /// The bounds of a batch, on the device that asks.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -54,19 +56,28 @@ struct Turn {
 
 /// A request of which items wait.
 #[derive(Debug)]
-struct Request {
+struct Request<T> {
     deadline: Instant,
-    /// The turns of its items, ascending.
-    turns: VecDeque<Turn>,
+    /// Its items by their turns, which ascend.
+    items: VecDeque<(Turn, Queued<T>)>,
     cost: u64,
+}
+
+/// An item while a batch is being chosen.
+struct Candidate<T> {
+    request: RequestId,
+    turn: Turn,
+    queued: Queued<T>,
 }
 
 /// The items of one recipe that wait for a device.
 #[derive(Debug)]
 pub struct Queue<T> {
-    items: BTreeMap<Turn, (RequestId, Queued<T>)>,
-    requests: HashMap<RequestId, Request>,
+    requests: HashMap<RequestId, Request<T>>,
+    /// Each request by the turn of its first item.
+    heads: BTreeMap<Turn, RequestId>,
     deadlines: BTreeSet<(Instant, RequestId)>,
+    len: usize,
     cost: u64,
     present: u64,
     arrivals: u64,
@@ -75,9 +86,10 @@ pub struct Queue<T> {
 impl<T> Default for Queue<T> {
     fn default() -> Self {
         Self {
-            items: BTreeMap::new(),
             requests: HashMap::new(),
+            heads: BTreeMap::new(),
             deadlines: BTreeSet::new(),
+            len: 0,
             cost: 0,
             present: 0,
             arrivals: 0,
@@ -88,39 +100,53 @@ impl<T> Default for Queue<T> {
 impl<T> Queue<T> {
     /// How many items wait.
     pub fn len(&self) -> usize {
-        self.items.len()
+        self.len
     }
 
     /// Whether nothing waits.
     pub fn is_empty(&self) -> bool {
-        self.items.is_empty()
+        self.len == 0
     }
 
     /// Since when the item whose turn is next has waited.
     pub fn first(&self) -> Option<Instant> {
-        Some(self.items.first_key_value()?.1.1.since)
+        self.head().map(|queued| queued.since)
     }
 
-    /// Adds an item of a request. All items of a request have its deadline.
-    pub fn push(&mut self, id: RequestId, deadline: Instant, queued: Queued<T>) {
-        let request = self.requests.entry(id).or_insert_with(|| {
-            self.deadlines.insert((deadline, id));
-            Request {
-                deadline,
-                turns: VecDeque::new(),
-                cost: 0,
-            }
+    /// Adds items of a request, all of which have its deadline.
+    pub fn push(
+        &mut self,
+        id: RequestId,
+        deadline: Instant,
+        items: impl IntoIterator<Item = Queued<T>>,
+    ) {
+        let request = self.requests.entry(id).or_insert_with(|| Request {
+            deadline,
+            items: VecDeque::new(),
+            cost: 0,
         });
-        let last = request.turns.back().map_or(0, |turn| turn.time);
-        let turn = Turn {
-            time: last.max(self.present) + u64::from(queued.cost),
-            arrival: self.arrivals,
-        };
-        self.arrivals += 1;
-        request.turns.push_back(turn);
-        request.cost += u64::from(queued.cost);
-        self.cost += u64::from(queued.cost);
-        self.items.insert(turn, (id, queued));
+        let waited = !request.items.is_empty();
+        for queued in items {
+            let cost = u64::from(queued.cost);
+            let last = request.items.back().map_or(0, |(turn, _)| turn.time);
+            let turn = Turn {
+                time: last.max(self.present) + cost,
+                arrival: self.arrivals,
+            };
+            self.arrivals += 1;
+            self.len += 1;
+            self.cost += cost;
+            request.cost += cost;
+            request.items.push_back((turn, queued));
+        }
+        match request.items.front() {
+            Some(_) if waited => {}
+            Some(&(turn, _)) => {
+                self.heads.insert(turn, id);
+                self.deadlines.insert((request.deadline, id));
+            }
+            None => drop(self.requests.remove(&id)),
+        }
     }
 
     /// Takes out what is left of a request.
@@ -128,13 +154,16 @@ impl<T> Queue<T> {
         let Some(request) = self.requests.remove(&id) else {
             return Vec::new();
         };
+        if let Some((turn, _)) = request.items.front() {
+            self.heads.remove(turn);
+        }
         self.deadlines.remove(&(request.deadline, id));
+        self.len -= request.items.len();
         self.cost -= request.cost;
-        let items = &mut self.items;
         request
-            .turns
-            .iter()
-            .filter_map(|turn| Some(items.remove(turn)?.1))
+            .items
+            .into_iter()
+            .map(|(_, queued)| queued)
             .collect()
     }
 
@@ -142,19 +171,14 @@ impl<T> Queue<T> {
     /// `now` on. Says whether that follows from `speed` alone, as no deadline has passed yet.
     pub fn take_hopeless(&mut self, now: Instant, speed: Speed) -> (Vec<Queued<T>>, bool) {
         // No request needs more than all of them together.
-        let horizon = now + speed.predict(self.cost).min(Duration::from_secs(86_400));
+        let horizon = now + speed.predict(self.cost).min(HORIZON);
         let hopeless: Vec<(Instant, RequestId)> = self
             .deadlines
             .iter()
             .take_while(|(deadline, _)| *deadline <= horizon)
             .filter(|(deadline, id)| {
-                let needs = self
-                    .requests
-                    .get(id)
-                    .map_or(Duration::ZERO, |request| speed.predict(request.cost));
-                deadline
-                    .checked_duration_since(now)
-                    .is_none_or(|left| left.is_zero() || left < needs)
+                let cost = self.requests.get(id).map_or(0, |request| request.cost);
+                *deadline <= now || *deadline - now < speed.predict(cost)
             })
             .copied()
             .collect();
@@ -169,64 +193,110 @@ impl<T> Queue<T> {
 
     /// Whether more waits than a batch holds.
     pub fn fills(&self, limits: &Limits) -> bool {
-        self.items.len() >= limits.max_batch_size || self.cost >= limits.max_batch_cost
+        self.len >= limits.max_batch_size || self.cost >= limits.max_batch_cost
     }
 
     /// Takes a batch out, its items in the order of their turns. It is empty only if the queue is.
     pub fn take_batch(&mut self, limits: &Limits) -> Vec<Queued<T>> {
-        let all = self.items.len() <= limits.max_batch_size && self.cost <= limits.max_batch_cost;
-        let turns: Vec<Turn> = match all {
-            true => self.items.keys().copied().collect(),
-            false => self.choose(limits),
+        let Some(first) = self.head().map(|queued| queued.cost) else {
+            return Vec::new();
         };
-        if let Some(first) = turns.first() {
-            self.present = self.present.max(first.time);
+        // Whole queues, and items that all cost the same, leave nothing to choose.
+        let all = self.len <= limits.max_batch_size && self.cost <= limits.max_batch_cost;
+        let mut batch: Vec<Candidate<T>> = Vec::new();
+        let mut sum = 0;
+        while let Some(cost) = self.head().map(|queued| queued.cost) {
+            let fits = batch.len() < limits.max_batch_size
+                && sum + u64::from(cost) <= limits.max_batch_cost;
+            if !batch.is_empty() && !all && (!fits || cost != first) {
+                break;
+            }
+            sum += u64::from(cost);
+            batch.extend(self.pop());
         }
-        turns.iter().filter_map(|turn| self.take(turn)).collect()
+        if let Some(candidate) = batch.first() {
+            self.present = self.present.max(candidate.turn.time);
+        }
+        let is_full =
+            batch.len() >= limits.max_batch_size || sum + u64::from(first) > limits.max_batch_cost;
+        if !is_full && !self.is_empty() {
+            self.choose_companions(&mut batch, sum, limits);
+        }
+        for candidate in &batch {
+            self.forget_if_empty(candidate.request);
+        }
+        batch
+            .into_iter()
+            .map(|candidate| candidate.queued)
+            .collect()
     }
 
-    fn take(&mut self, turn: &Turn) -> Option<Queued<T>> {
-        let (id, queued) = self.items.remove(turn)?;
-        self.cost -= u64::from(queued.cost);
-        let request = self.requests.get_mut(&id)?;
-        request.cost -= u64::from(queued.cost);
-        if let Ok(place) = request.turns.binary_search(turn) {
-            request.turns.remove(place);
+    /// Adds those nearest in cost to the first, out of the next in line.
+    fn choose_companions(&mut self, batch: &mut Vec<Candidate<T>>, mut sum: u64, limits: &Limits) {
+        let window = limits.max_batch_size.saturating_mul(LOOKAHEAD_BATCHES) - batch.len();
+        let mut next: Vec<Candidate<T>> = std::iter::from_fn(|| self.pop()).take(window).collect();
+        let first = batch[0].queued.cost;
+        // Stable: among equals the earlier goes first.
+        next.sort_by_key(|candidate| candidate.queued.cost.abs_diff(first));
+        let room = limits.max_batch_size - batch.len();
+        let chosen = next.iter().take(room).take_while(|candidate| {
+            sum += u64::from(candidate.queued.cost);
+            sum <= limits.max_batch_cost
+        });
+        let mut passed_over = next.split_off(chosen.count());
+        batch.append(&mut next);
+        batch.sort_unstable_by_key(|candidate| candidate.turn);
+        // Last first, so that each request has its items in order again.
+        passed_over.sort_unstable_by_key(|candidate| candidate.turn);
+        while let Some(candidate) = passed_over.pop() {
+            self.put_back(candidate);
         }
-        if request.turns.is_empty() {
+    }
+
+    fn head(&self) -> Option<&Queued<T>> {
+        let (_, id) = self.heads.first_key_value()?;
+        Some(&self.requests.get(id)?.items.front()?.1)
+    }
+
+    /// Takes the item out whose turn is next. Its request stays, even without items.
+    fn pop(&mut self) -> Option<Candidate<T>> {
+        let (_, id) = self.heads.pop_first()?;
+        let request = self.requests.get_mut(&id)?;
+        let (turn, queued) = request.items.pop_front()?;
+        if let Some(&(next, _)) = request.items.front() {
+            self.heads.insert(next, id);
+        }
+        self.len -= 1;
+        self.cost -= u64::from(queued.cost);
+        request.cost -= u64::from(queued.cost);
+        Some(Candidate {
+            request: id,
+            turn,
+            queued,
+        })
+    }
+
+    fn put_back(&mut self, candidate: Candidate<T>) {
+        let Some(request) = self.requests.get_mut(&candidate.request) else {
+            return;
+        };
+        if let Some((turn, _)) = request.items.front() {
+            self.heads.remove(turn);
+        }
+        self.heads.insert(candidate.turn, candidate.request);
+        self.len += 1;
+        self.cost += u64::from(candidate.queued.cost);
+        request.cost += u64::from(candidate.queued.cost);
+        request.items.push_front((candidate.turn, candidate.queued));
+    }
+
+    fn forget_if_empty(&mut self, id: RequestId) {
+        if let Some(request) = self.requests.get(&id)
+            && request.items.is_empty()
+        {
             self.deadlines.remove(&(request.deadline, id));
             self.requests.remove(&id);
         }
-        Some(queued)
-    }
-
-    /// The turns of the next batch's items, in order: the first, and those nearest to it in cost.
-    fn choose(&self, limits: &Limits) -> Vec<Turn> {
-        let window = limits.max_batch_size.saturating_mul(LOOKAHEAD_BATCHES);
-        let mut next: Vec<(u32, Turn)> = self
-            .items
-            .iter()
-            .take(window)
-            .map(|(turn, (_, queued))| (queued.cost, *turn))
-            .collect();
-        let Some(&(first, _)) = next.first() else {
-            return Vec::new();
-        };
-        // Stable: among equals the earlier goes first. The first itself stays where it is.
-        next[1..].sort_by_key(|(cost, _)| cost.abs_diff(first));
-        let mut sum = 0;
-        let mut chosen: Vec<Turn> = next
-            .into_iter()
-            .take(limits.max_batch_size.max(1))
-            .enumerate()
-            .take_while(|(place, (cost, _))| {
-                sum += u64::from(*cost);
-                *place == 0 || sum <= limits.max_batch_cost
-            })
-            .map(|(_, (_, turn))| turn)
-            .collect();
-        chosen.sort_unstable();
-        chosen
     }
 }
 

@@ -101,6 +101,14 @@ impl Admission {
         Ok((Admitted(Arc::clone(self)), permits.collect()))
     }
 
+    /// A batch has taken items, which wait no more.
+    pub(super) fn run<'a>(&self, permits: impl Iterator<Item = &'a mut Permit>) {
+        let items = permits.map(|permit| permit.running = true).count();
+        self.waiting.fetch_sub(items, Ordering::AcqRel);
+        self.running.fetch_add(items, Ordering::AcqRel);
+        self.depth.decrement(items as f64);
+    }
+
     /// A batch has been answered. `in_hand` is as many items as the engine could have in hand at once.
     pub(super) fn answered(&self, items: usize, in_hand: usize) {
         let saturated = self.waiting() >= in_hand;
@@ -133,16 +141,6 @@ pub(crate) struct Permit {
     running: bool,
 }
 
-impl Permit {
-    /// A batch has taken the item: it waits no more.
-    pub(super) fn run(&mut self) {
-        self.admission.waiting.fetch_sub(1, Ordering::AcqRel);
-        self.admission.running.fetch_add(1, Ordering::AcqRel);
-        self.admission.depth.decrement(1.0);
-        self.running = true;
-    }
-}
-
 impl Drop for Permit {
     fn drop(&mut self) {
         if self.running {
@@ -170,7 +168,7 @@ mod tests {
         assert!(admit(2).is_none());
         let one = admit(1).unwrap();
         assert!(admit(1).is_none());
-        two[0].run();
+        admission.run(two[..1].iter_mut());
         assert_eq!(admission.waiting(), 2);
         let again = admit(1).unwrap();
         drop((one, two, again));

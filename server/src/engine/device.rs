@@ -204,10 +204,9 @@ impl DeviceThread {
         let mut jobs = Vec::with_capacity(run.batch.len());
         let mut queued_at = Vec::with_capacity(run.batch.len());
         for queued in run.batch {
-            let mut job = queued.item;
+            let job = queued.item;
             served.metrics.queue_duration.record(start - queued.since);
             if !job.pending.is_abandoned() {
-                job.permit.run();
                 queued_at.push(queued.since);
                 jobs.push(job);
             }
@@ -216,6 +215,8 @@ impl DeviceThread {
             served.ready.ran(run.queue, run.predicted, Duration::ZERO);
             return;
         }
+        let permits = jobs.iter_mut().map(|job| &mut job.permit);
+        served.admission.run(permits);
         let items: Vec<&Prepared> = jobs.iter().map(|job| &job.prepared).collect();
         let result = self.forward(recipe, served, &items);
         let end = Instant::now();

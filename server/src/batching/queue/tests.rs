@@ -29,20 +29,28 @@ impl Rig {
 
     /// Items of one request, by name and cost, to be answered within so many milliseconds.
     fn push(&mut self, request: u64, within_ms: u64, items: &[(&'static str, u32)]) {
-        for &(item, cost) in items {
-            let queued = Queued {
-                cost,
-                since: self.start,
-                item,
-            };
-            let deadline = self.start + Duration::from_millis(within_ms);
-            self.queue.push(RequestId(request), deadline, queued);
-        }
+        let since = self.start;
+        let queued = items
+            .iter()
+            .map(|&(item, cost)| Queued { cost, since, item });
+        let deadline = since + Duration::from_millis(within_ms);
+        self.queue.push(RequestId(request), deadline, queued);
     }
 
     fn batch(&mut self, size: usize, cost: u64) -> Vec<&'static str> {
         names(self.queue.take_batch(&limits(size, cost)))
     }
+}
+
+/// What waits, in the order of turns.
+fn in_line<T: Copy>(queue: &Queue<T>) -> Vec<(Turn, RequestId, T)> {
+    let items = queue.requests.iter().flat_map(|(id, request)| {
+        let items = request.items.iter();
+        items.map(|(turn, queued)| (*turn, *id, queued.item))
+    });
+    let mut items: Vec<_> = items.collect();
+    items.sort_by_key(|(turn, ..)| *turn);
+    items
 }
 
 fn names(batch: Vec<Queued<&'static str>>) -> Vec<&'static str> {
@@ -158,12 +166,13 @@ proptest! {
                     let deadline = start + Duration::from_millis(request);
                     owner.insert(pushed, (request, cost));
                     let before = queue.len();
-                    queue.push(RequestId(request), deadline, Queued { cost, since: start, item: pushed });
+                    queue.push(RequestId(request), deadline, [Queued { cost, since: start, item: pushed }]);
                     // Those that it goes before may wait one batch longer.
-                    let place = queue.items.values().position(|(_, queued)| queued.item == pushed).unwrap();
+                    let line = in_line(&queue);
+                    let place = line.iter().position(|(.., item)| *item == pushed).unwrap();
                     passed.insert(pushed, place);
-                    for (_, queued) in queue.items.values().skip(place + 1) {
-                        *passed.get_mut(&queued.item).unwrap() += 1;
+                    for (.., item) in &line[place + 1..] {
+                        *passed.get_mut(item).unwrap() += 1;
                     }
                     prop_assert_eq!(queue.len(), before + 1);
                     pushed += 1;
@@ -184,7 +193,7 @@ proptest! {
                     left.extend(taken.into_iter().map(|queued| queued.item));
                 }
                 Action::Batch => {
-                    let first = queue.items.values().next().map(|(_, queued)| queued.item);
+                    let first = in_line(&queue).first().map(|(.., item)| *item);
                     let batch = queue.take_batch(&limits);
                     prop_assert_eq!(batch.is_empty(), first.is_none());
                     if let Some(first) = first {
@@ -193,24 +202,26 @@ proptest! {
                     prop_assert!(batch.len() <= max_batch_size);
                     let cost: u64 = batch.iter().map(|queued| u64::from(queued.cost)).sum();
                     prop_assert!(cost <= max_batch_cost || batch.len() == 1);
-                    for (_, queued) in queue.items.values() {
-                        let patience = passed.get_mut(&queued.item).unwrap();
-                        prop_assert!(batch.is_empty() || *patience > 0, "item {} was starved", queued.item);
+                    for (.., item) in in_line(&queue) {
+                        let patience = passed.get_mut(&item).unwrap();
+                        prop_assert!(batch.is_empty() || *patience > 0, "item {item} was starved");
                         *patience = patience.saturating_sub(1);
-                        let (request, cost) = owner[&queued.item];
-                        let overtaken = batch.iter().any(|b| b.item > queued.item && owner[&b.item] == (request, cost));
-                        prop_assert!(!overtaken, "item {} was overtaken by its like", queued.item);
+                        let like = |other: &Queued<usize>| other.item > item && owner[&other.item] == owner[&item];
+                        prop_assert!(!batch.iter().any(like), "item {item} was overtaken by its like");
                     }
                     left.extend(batch.into_iter().map(|queued| queued.item));
                 }
             }
-            let cost: u64 = queue.items.values().map(|(_, queued)| u64::from(queued.cost)).sum();
-            prop_assert_eq!(queue.cost, cost);
+            let line = in_line(&queue);
+            let cost: u64 = line.iter().map(|(.., item)| u64::from(owner[item].1)).sum();
+            prop_assert_eq!((queue.len(), queue.cost), (line.len(), cost));
             prop_assert_eq!(queue.requests.len(), queue.deadlines.len());
-            prop_assert_eq!(queue.requests.values().map(|request| request.turns.len()).sum::<usize>(), queue.len());
-            prop_assert!(queue.items.keys().all(|turn| turn.time > queue.present || queue.present == 0 || turn.time >= queue.present));
+            prop_assert_eq!(queue.requests.len(), queue.heads.len());
+            prop_assert!(queue.requests.values().all(|request| request.items.iter().is_sorted_by_key(|(turn, _)| *turn)));
+            prop_assert_eq!(queue.heads.first_key_value().map(|(turn, _)| *turn), line.first().map(|(turn, ..)| *turn));
+            prop_assert!(line.iter().all(|(turn, ..)| turn.time >= queue.present));
         }
-        left.extend(queue.items.values().map(|(_, queued)| queued.item));
+        left.extend(in_line(&queue).into_iter().map(|(.., item)| item));
         left.sort_unstable();
         prop_assert_eq!(left, (0..pushed).collect::<Vec<_>>());
     }
@@ -230,14 +241,12 @@ proptest! {
         let mut queue = Queue::default();
         let queued = |item: u64| Queued { cost: 10, since: start, item };
         for bulk in 0..bulks {
-            for _ in 0..items {
-                queue.push(RequestId(bulk), deadline, queued(bulk));
-            }
+            queue.push(RequestId(bulk), deadline, (0..items).map(|_| queued(bulk)));
         }
         for _ in 0..after {
             queue.take_batch(&limits);
         }
-        queue.push(RequestId(99), deadline, queued(99));
+        queue.push(RequestId(99), deadline, [queued(99)]);
         let mut waited = 0;
         while !queue.is_empty() && !queue.take_batch(&limits).iter().any(|queued| queued.item == 99) {
             waited += 1;
@@ -247,10 +256,10 @@ proptest! {
 
         // Newcomers for half of the places: the bulk requests still get their turns.
         let mut batches = 0;
-        while queue.items.values().any(|(id, _)| id.0 < bulks) {
+        while queue.requests.keys().any(|id| id.0 < bulks) {
             for place in 0..max_batch_size / 2 {
                 let id = 1000 + (batches * max_batch_size + place) as u64;
-                queue.push(RequestId(id), deadline, queued(id));
+                queue.push(RequestId(id), deadline, [queued(id)]);
             }
             queue.take_batch(&limits);
             batches += 1;
