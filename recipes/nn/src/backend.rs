@@ -39,8 +39,7 @@ impl Backend {
                         ));
                     }
                 };
-                let gpu = Gpu::new(device, element).map_err(|error| error.to_string())?;
-                Ok(Self(Kind::Cuda(gpu)))
+                Gpu::new(device, element).map(|gpu| Self(Kind::Cuda(gpu)))
             }
             other => Err(format!("there are no kernels for {:?}", other.location())),
         }

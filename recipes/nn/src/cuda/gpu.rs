@@ -11,33 +11,41 @@ use candle_core::{
     CudaDevice, Result, bail,
     cuda_backend::{
         WrapErr,
-        cudarc::driver::{CudaContext, CudaEvent, CudaStream, result, sys},
+        cudarc::driver::{CudaContext, CudaEvent, CudaStream, DriverError, result, sys},
     },
 };
 
 use super::{Element, Source, Target};
 
-/// The compiled kernels, a constant for each source file.
-mod ptx {
-    #![allow(
-        unreachable_pub,
-        reason = "written by the build script for whoever wants them"
-    )]
-    include!(concat!(env!("OUT_DIR"), "/ptx.rs"));
-}
-
-/// For which cards the kernels were compiled, as the build script says it: `80`, `90a`.
+/// For which cards the kernels were compiled, as the build script says it: `80`, `90`.
 const BUILT_FOR: &str = env!("GALLEY_CUDA_ARCH");
 
+/// A source file's kernels as the build script leaves them: machine code for the card built for, and PTX for later ones, of
+/// which the driver takes what suits its card.
+macro_rules! fatbin {
+    ($name:literal) => {{
+        /// The driver reads numbers out of it, which bytes by themselves need not be aligned for.
+        #[repr(C, align(16))]
+        struct Aligned<T: ?Sized>(T);
+        static FATBIN: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(
+            env!("OUT_DIR"),
+            "/",
+            $name,
+            ".fatbin"
+        )));
+        &FATBIN.0
+    }};
+}
+
 impl Source {
-    fn ptx(self) -> &'static str {
+    fn fatbin(self) -> &'static [u8] {
         match self {
-            Self::Image => ptx::IMAGE,
-            Self::Text => ptx::TEXT,
-            Self::Lstm => ptx::LSTM,
-            Self::Crf => ptx::CRF,
-            Self::Matmul => ptx::MATMUL,
-            Self::MatmulSm90 => ptx::MATMUL_SM90,
+            Self::Image => fatbin!("image"),
+            Self::Text => fatbin!("text"),
+            Self::Lstm => fatbin!("lstm"),
+            Self::Crf => fatbin!("crf"),
+            Self::Matmul => fatbin!("matmul"),
+            Self::MatmulSm90 => fatbin!("matmul_sm90"),
         }
     }
 }
@@ -76,22 +84,24 @@ impl Gpu {
     /// Candle's device, for networks that compute in `element`.
     ///
     /// # Errors
-    /// The kernels of this build do not run on such a card, or the driver refuses.
-    pub(crate) fn new(device: &CudaDevice, element: Element) -> Result<Self> {
+    /// The kernels of this build do not run on such a card, or the driver refuses; the message is for whoever chose it.
+    pub(crate) fn new(device: &CudaDevice, element: Element) -> std::result::Result<Self, String> {
         let context = Arc::clone(device.cuda_stream().context());
-        let capability = context.compute_capability().w()?;
+        let refused = |error: DriverError| error.to_string();
+        let capability = context.compute_capability().map_err(refused)?;
         if !runs_on(BUILT_FOR, capability) {
             let (major, minor) = capability;
-            bail!(
-                "this build's kernels are for compute capability {BUILT_FOR}, but the device has {major}.{minor}: build \
-                 with CUDA_COMPUTE_CAP={major}{minor}"
-            )
+            return Err(format!(
+                "this build's kernels are for compute capability {BUILT_FOR} and later, but the device has {major}.{minor}: \
+                 build with CUDA_COMPUTE_CAP={major}{minor}"
+            ));
         }
         let count = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
+        let processors = context.attribute(count).map_err(refused)?;
         Ok(Self {
             target: Target {
                 element,
-                processors: context.attribute(count).w()?.unsigned_abs() as usize,
+                processors: processors.unsigned_abs() as usize,
                 capability,
             },
             context,
@@ -171,10 +181,10 @@ impl Gpu {
         let module = match modules.get(&source) {
             Some(Module(module)) => *module,
             None => {
-                let text = CString::new(source.ptx()).expect("PTX is text");
-                // SAFETY: a text of PTX, ended by a zero byte. Modules are never unloaded: networks live as long as
-                // the process.
-                let module = unsafe { result::module::load_data(text.as_ptr().cast()) }.w()?;
+                let fatbin = source.fatbin().as_ptr().cast();
+                // SAFETY: a whole fatbin, whose head says how long it is. Modules are never unloaded: networks live as long
+                // as the process.
+                let module = unsafe { result::module::load_data(fatbin) }.w()?;
                 modules.insert(source, Module(module));
                 module
             }
@@ -191,14 +201,11 @@ impl Gpu {
     }
 }
 
-/// Whether PTX for `built_for` runs on a card. That for a plain number runs on all later ones; with an `a` it may use
-/// what other cards, later ones too, do not have.
+/// Whether kernels for `built_for` run on a card: its own machine code does, and on all later cards the PTX beside it.
 fn runs_on(built_for: &str, (major, minor): (i32, i32)) -> bool {
-    let number = built_for.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let card = 10 * major + minor;
-    number
+    built_for
         .parse()
-        .is_ok_and(|built: i32| built == card || (built < card && number.len() == built_for.len()))
+        .is_ok_and(|built: i32| built <= 10 * major + minor)
 }
 
 impl fmt::Debug for Gpu {
@@ -222,8 +229,8 @@ pub(crate) mod tests {
 
     /// The first device, or nothing where there is none, and says so.
     pub(crate) fn device(element: Element) -> Option<Gpu> {
-        let gpu = CudaDevice::new_with_stream(0).and_then(|device| Gpu::new(&device, element));
-        match gpu {
+        let device = CudaDevice::new_with_stream(0).map_err(|error| error.to_string());
+        match device.and_then(|device| Gpu::new(&device, element)) {
             Ok(gpu) => Some(gpu),
             Err(error) => {
                 eprintln!("skipped: no CUDA device ({error})");
@@ -240,10 +247,27 @@ pub(crate) mod tests {
         Map,
     }
 
+    macro_rules! ptx {
+        ($name:literal) => {
+            include_str!(concat!(env!("OUT_DIR"), "/", $name, ".ptx"))
+        };
+    }
+
+    /// All sources, each with the PTX that its kernels were compiled from.
+    const SOURCES: [(Source, &str); 6] = [
+        (Source::Image, ptx!("image")),
+        (Source::Text, ptx!("text")),
+        (Source::Lstm, ptx!("lstm")),
+        (Source::Crf, ptx!("crf")),
+        (Source::Matmul, ptx!("matmul")),
+        (Source::MatmulSm90, ptx!("matmul_sm90")),
+    ];
+
     /// A compiled kernel's parameters, and the threads of a block that it is compiled for at most.
     fn signature(source: Source, kernel: &str) -> (Vec<Parameter>, u32) {
         let entry = format!(".entry {kernel}(");
-        let (_, text) = (source.ptx().split_once(&entry))
+        let (_, text) = (SOURCES.iter().find(|(one, _)| *one == source))
+            .and_then(|(_, text)| text.split_once(&entry))
             .unwrap_or_else(|| panic!("there is no kernel {kernel} in {source:?}"));
         let (parameters, text) = text.split_once(')').expect("parameters end");
         let parameters = parameters.split(',').map(|parameter| {
@@ -284,16 +308,64 @@ pub(crate) mod tests {
         }
     }
 
+    /// What a fatbin holds: its kinds, and the capabilities that they are for.
+    fn images(fatbin: &[u8]) -> Vec<(Image, u32)> {
+        /// The head's magic number, version and length; the length of all that follows it comes after these.
+        const HEAD: [u8; 8] = [0x50, 0xed, 0x55, 0xba, 1, 0, 16, 0];
+        let (head, rest) = fatbin.split_at(16);
+        assert!(head.starts_with(&HEAD), "{head:?}");
+        let number = |bytes: &[u8], at: usize| {
+            u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap()) as usize
+        };
+        let mut rest = &rest[..number(head, 8)];
+        let mut images = Vec::new();
+        while !rest.is_empty() {
+            let kind = match rest[0] {
+                1 => Image::Ptx,
+                2 => Image::Machine,
+                other => panic!("an image of kind {other}"),
+            };
+            images.push((kind, number(rest, 28) as u32));
+            rest = &rest[number(rest, 4) + number(rest, 8)..];
+        }
+        images
+    }
+
+    #[derive(Debug, PartialEq, Eq)]
+    enum Image {
+        Ptx,
+        Machine,
+    }
+
     #[test]
-    fn kernels_run_where_they_were_built_for() {
+    fn every_source_is_compiled_for_the_card_with_ptx_for_later_ones() {
+        for (source, _) in SOURCES {
+            let capability = match source {
+                Source::MatmulSm90 => 90,
+                _ => BUILT_FOR.parse().unwrap(),
+            };
+            let images = images(source.fatbin());
+            assert_eq!(images.len(), 2, "{source:?}: {images:?}");
+            for kind in [Image::Machine, Image::Ptx] {
+                let image = (kind, capability);
+                assert!(
+                    images.contains(&image),
+                    "{image:?} of {source:?} in {images:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn kernels_run_on_the_card_that_they_were_built_for_and_on_later_ones() {
         for (built_for, card, runs) in [
             ("80", (8, 0), true),
             ("80", (9, 0), true),
-            ("90a", (9, 0), true),
-            ("90a", (10, 0), false),
-            ("90a", (8, 0), false),
+            ("90", (9, 0), true),
+            ("90", (10, 0), true),
+            ("90", (8, 9), false),
             ("86", (8, 0), false),
-            ("120f", (12, 0), true),
+            ("120", (12, 1), true),
             ("", (9, 0), false),
         ] {
             assert_eq!(runs_on(built_for, card), runs, "{built_for} on {card:?}");
@@ -302,15 +374,8 @@ pub(crate) mod tests {
 
     #[test]
     fn every_source_has_kernels() {
-        for source in [
-            Source::Image,
-            Source::Text,
-            Source::Lstm,
-            Source::Crf,
-            Source::Matmul,
-            Source::MatmulSm90,
-        ] {
-            assert!(source.ptx().contains(".entry"), "{source:?}");
+        for (source, text) in SOURCES {
+            assert!(text.contains(".entry"), "{source:?}");
         }
     }
 }
