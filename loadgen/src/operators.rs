@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use galley_core::without_backtrace;
 use galley_nn::{
     Backend,
     bench::{OperatorCase, operator_cases, resident},
@@ -24,7 +25,10 @@ pub(crate) fn run(
 ) -> Result<()> {
     let failed = |operator: &str| {
         let operator = operator.to_owned();
-        move |source| Error::Operator { operator, source }
+        move |error| Error::Operator {
+            operator,
+            source: without_backtrace(error),
+        }
     };
     let cases = operator_cases(backend).map_err(failed("list"))?;
     for mut case in cases {

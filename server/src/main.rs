@@ -21,7 +21,7 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure { error, status }) => {
-            eprintln!("galley: {error:#}");
+            eprintln!("galley: {}", sentence(&error));
             ExitCode::from(status)
         }
     }
@@ -45,6 +45,16 @@ impl From<anyhow::Error> for Failure {
         };
         Self { error, status }
     }
+}
+
+/// An error with its causes, none of them twice: some errors' own messages end with their cause's.
+fn sentence(error: &anyhow::Error) -> String {
+    let messages = error.chain().map(ToString::to_string);
+    let one = |message: String, cause: String| match message.ends_with(&cause) {
+        true => message,
+        false => format!("{message}: {cause}"),
+    };
+    messages.reduce(one).unwrap_or_default()
 }
 
 fn wrong(error: impl Into<anyhow::Error>) -> Failure {
@@ -71,7 +81,7 @@ fn run(command: Command) -> Result<(), Failure> {
             let entry = galley_catalog::find(&args.recipe).map_err(wrong)?;
             let config = ModelConfig::new(&args.model, &[entry]).map_err(wrong)?;
             config.start_threads()?;
-            Ok(predict::run(&args, &config)?)
+            Ok(predict::run(&args, &config, &mut std::io::stdout().lock())?)
         }
         Command::Recipes(args) => Ok(recipes_table::run(&args)?),
         Command::Pull(args) => Ok(pull::run(&args)?),

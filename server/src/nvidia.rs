@@ -5,7 +5,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use candle_core::{Device, cuda_backend::WrapErr};
+use candle_core::Device;
 use metrics::Gauge;
 use nvml_wrapper::{Nvml, error::NvmlError};
 
@@ -57,7 +57,7 @@ impl Card {
     fn of(device: &Device, registry: &Registry) -> Option<Self> {
         let context = Arc::clone(device.as_cuda_device().ok()?.cuda_stream().context());
         let name = format!("cuda:{}", context.ordinal());
-        match context.uuid().w() {
+        match context.uuid() {
             Ok(uuid) => Some(Self {
                 uuid: written(uuid.bytes.map(i8::cast_unsigned)),
                 used: registry.device_memory(name.clone(), "used"),

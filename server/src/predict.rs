@@ -3,6 +3,7 @@
 use std::io::{BufRead, Read, Write};
 
 use anyhow::{Context, bail};
+use candle_core::Device;
 use galley_core::{ErasedRecipe, Input, InputKind};
 use serde_json::{Value, json};
 
@@ -11,18 +12,18 @@ use crate::{
     config::{self, ModelConfig},
 };
 
-/// Runs the command.
+/// Runs the command, and writes its answers to `out`.
 ///
 /// # Errors
 /// The recipe cannot be loaded or run, or a file cannot be read. An input that cannot be answered has its error in its
 /// line, and makes the whole command fail at its end.
-pub fn run(args: &PredictArgs, config: &ModelConfig) -> anyhow::Result<()> {
+pub fn run(args: &PredictArgs, config: &ModelConfig, out: &mut impl Write) -> anyhow::Result<()> {
     let device = config.devices.first().context("no device")?;
     let recipe = galley_catalog::load(&args.recipe, &config.load_options(&args.recipe, device))?;
-    let mut out = std::io::stdout().lock();
     if let Some(path) = &args.raw {
         let bytes = config::read(path)?;
-        let tensors = candle_core::safetensors::load_buffer(&bytes, device)
+        let tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu)
+            .map_err(galley_core::without_backtrace)
             .with_context(|| format!("cannot read {} as safetensors", path.display()))?;
         for line in recipe.forward_tensors(&tensors)? {
             writeln!(out, "{line}")?;
@@ -40,7 +41,7 @@ pub fn run(args: &PredictArgs, config: &ModelConfig) -> anyhow::Result<()> {
             .by_ref()
             .take(args.batch.get())
             .collect::<anyhow::Result<Vec<_>>>()?;
-        failed += answer(recipe.as_ref(), batch, &mut out)?;
+        failed += answer(recipe.as_ref(), batch, out)?;
     }
     match failed {
         0 => Ok(()),

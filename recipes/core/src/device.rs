@@ -4,6 +4,8 @@ use std::{fmt, str::FromStr};
 
 use candle_core::{DType, Device, utils::cuda_is_available};
 
+use crate::without_backtrace;
+
 /// A device as asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeviceName {
@@ -28,9 +30,8 @@ impl DeviceName {
             Self::Cuda(_) if !cuda_is_available() => Err(format!(
                 "{self}: this build of galley is for the CPU alone; one with --features cuda has CUDA devices"
             )),
-            Self::Cuda(ordinal) => {
-                Device::new_cuda(ordinal).map_err(|error| format!("{self}: {error}"))
-            }
+            Self::Cuda(ordinal) => Device::new_cuda(ordinal)
+                .map_err(|error| format!("{self}: {}", without_backtrace(error))),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Errors by cause: of an input, of a forward pass, of loading.
+//! Errors by cause: of an input, of a forward pass, of loading; and what of candle's is for people to read.
 
 use std::path::PathBuf;
 
@@ -41,11 +41,12 @@ pub enum ForwardError {
     BadTensors(String),
     /// Anything else.
     #[error("forward pass failed: {0}")]
-    Failed(#[source] candle_core::Error),
+    Failed(candle_core::Error),
 }
 
 impl From<candle_core::Error> for ForwardError {
     fn from(error: candle_core::Error) -> Self {
+        let error = without_backtrace(error);
         // candle hands the driver's error through as text alone.
         let text = error.to_string();
         if text.contains("OUT_OF_MEMORY") || text.contains("out of memory") {
@@ -109,7 +110,13 @@ pub enum LoadError {
     Unsupported(String),
     /// A tensor is missing or has another shape, or building the model failed.
     #[error("cannot build the model: {0}")]
-    Model(#[from] candle_core::Error),
+    Model(candle_core::Error),
+}
+
+impl From<candle_core::Error> for LoadError {
+    fn from(error: candle_core::Error) -> Self {
+        Self::Model(without_backtrace(error))
+    }
 }
 
 impl LoadError {
@@ -122,7 +129,84 @@ impl LoadError {
     }
 }
 
+/// A candle error without the backtraces that candle writes into its messages where `RUST_BACKTRACE` is set: they are for
+/// nobody who reads an answer or a log. Every error of candle's that becomes a message goes through here.
+pub fn without_backtrace(error: candle_core::Error) -> candle_core::Error {
+    use candle_core::Error;
+    match error {
+        Error::WithBacktrace { inner, .. } => without_backtrace(*inner),
+        Error::Context { inner, context } => Error::Context {
+            inner: Box::new(without_backtrace(*inner)),
+            context,
+        },
+        Error::WithPath { inner, path } => Error::WithPath {
+            inner: Box::new(without_backtrace(*inner)),
+            path,
+        },
+        Error::WrappedContext { wrapped, context } => Error::WrappedContext {
+            wrapped: match wrapped.downcast() {
+                Ok(inner) => Box::new(without_backtrace(*inner)),
+                Err(other) => other,
+            },
+            context,
+        },
+        other => other,
+    }
+}
+
 /// Why [`run_batch`](crate::run_batch) gave nothing at all.
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
 pub struct RunError(#[from] pub ForwardError);
+
+#[cfg(test)]
+mod tests {
+    use std::backtrace::Backtrace;
+
+    use candle_core::Error;
+
+    use super::*;
+
+    /// As candle makes one where `RUST_BACKTRACE` is set.
+    fn traced(inner: Error) -> Error {
+        Error::WithBacktrace {
+            inner: Box::new(inner),
+            backtrace: Box::new(Backtrace::force_capture()),
+        }
+    }
+
+    /// The same error with a backtrace at every place that one can be, or at none.
+    fn nested(at: fn(Error) -> Error) -> Error {
+        let message = at(Error::Msg("expected a, got b".into()));
+        let with_path = at(message.with_path("weights"));
+        let wrapped = at(Error::WrappedContext {
+            wrapped: Box::new(with_path),
+            context: "while reading".into(),
+        });
+        at(wrapped.context("while loading"))
+    }
+
+    #[test]
+    fn messages_of_candle_s_errors_have_no_backtraces() {
+        let expected = nested(|error| error).to_string();
+        let frames = |text: &str| text.contains("messages_of_candle_s_errors");
+        assert!(frames(&nested(traced).to_string()), "there is none to lose");
+        assert_eq!(without_backtrace(nested(traced)).to_string(), expected);
+        for message in [
+            ForwardError::from(nested(traced)).to_string(),
+            LoadError::from(nested(traced)).to_string(),
+        ] {
+            assert!(message.ends_with(&expected), "{message}");
+            assert!(!frames(&message), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_device_that_has_no_memory_left_is_told_from_other_failures() {
+        let of = |text: &str| ForwardError::from(traced(Error::Msg(text.into())));
+        let out = of("DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")");
+        assert!(matches!(out, ForwardError::OutOfMemory), "{out}");
+        let other = of("DriverError(CUDA_ERROR_LAUNCH_FAILED)");
+        assert!(matches!(other, ForwardError::Failed(_)), "{other}");
+    }
+}

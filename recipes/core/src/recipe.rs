@@ -30,7 +30,8 @@ pub struct RecipeInfo {
     pub max_batch_size: Option<usize>,
 }
 
-/// Named tensors handed straight to a model (`galley predict --raw`).
+/// Named tensors handed straight to a model (`galley predict --raw`). They are in host memory whatever device the model runs
+/// on, as what [`Recipe::prepare`] makes is.
 pub type RawTensors = HashMap<String, Tensor>;
 
 /// A model with its pre- and post-processing.

@@ -1,6 +1,6 @@
 //! The model on tensors of its own inputs, so that its numbers can be held against another implementation's.
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use galley_core::{ForwardError, RawTensors};
 use serde_json::{Value, json};
 
@@ -94,16 +94,9 @@ fn integers(tensors: &RawTensors, name: &str) -> Result<(Vec<usize>, Vec<i64>), 
     let tensor: &Tensor = tensors
         .get(name)
         .ok_or_else(|| bad(format!("got no {name}")))?;
-    if !matches!(
-        tensor.dtype(),
-        DType::U8 | DType::U32 | DType::I32 | DType::I64
-    ) {
+    if !tensor.dtype().is_int() {
         return Err(bad(format!("got {name} as {}", tensor.dtype().as_str())));
     }
-    let values = tensor
-        .to_device(&Device::Cpu)?
-        .to_dtype(DType::I64)?
-        .flatten_all()?
-        .to_vec1()?;
+    let values = tensor.to_dtype(DType::I64)?.flatten_all()?.to_vec1()?;
     Ok((tensor.dims().to_vec(), values))
 }

@@ -183,7 +183,12 @@ impl Recipe for EfficientNet {
         let Some(pixels) = tensors.get("pixels") else {
             let mut names: Vec<_> = tensors.keys().map(String::as_str).collect();
             names.sort_unstable();
-            return Err(refuse(names.join(", ")));
+            let names = names.join(", ");
+            return Err(refuse(if names.is_empty() {
+                "none".into()
+            } else {
+                names
+            }));
         };
         match (pixels.dims(), pixels.dtype()) {
             ([_, 3, height, width], DType::F32) if *height > 0 && *width > 0 => {}

@@ -1,7 +1,7 @@
 //! A text model's own inputs as raw tensors: `input_ids` and `attention_mask` `[n, l]`, whole numbers of any dtype.
 
 use candle_core::{DType, Tensor};
-use galley_core::{ForwardError, RawTensors};
+use galley_core::{ForwardError, RawTensors, without_backtrace};
 use galley_nn::text::Packed;
 
 /// Bounds on what a model reads.
@@ -38,7 +38,7 @@ pub(crate) fn packed(tensors: &RawTensors, limits: TensorLimits) -> Result<Packe
     rows("token_type_ids", 1)?;
     let mask = rows("attention_mask", 2)?
         .unwrap_or_else(|| ids.iter().map(|row| vec![1; row.len()]).collect());
-    let packed = Packed::from_padded(&ids, &mask).map_err(bad)?;
+    let packed = Packed::from_padded(&ids, &mask).map_err(|error| bad(without_backtrace(error)))?;
     match packed.lengths().max() {
         Some(longest) if longest > limits.max_positions => Err(bad(format!(
             "got a row of {longest} tokens, and the model takes {}",
@@ -56,7 +56,7 @@ fn bad(reason: impl std::fmt::Display) -> ForwardError {
 
 /// The rows of a `[n, l]` of whole numbers in `[0, limit)`.
 fn whole_numbers(name: &str, tensor: &Tensor, limit: usize) -> Result<Vec<Vec<u32>>, ForwardError> {
-    if tensor.rank() != 2 || !matches!(tensor.dtype(), DType::I64 | DType::U32 | DType::U8) {
+    if tensor.rank() != 2 || !tensor.dtype().is_int() {
         return Err(bad(format!(
             "got {name} of shape {:?} and dtype {}",
             tensor.shape(),

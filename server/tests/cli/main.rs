@@ -7,4 +7,6 @@ mod commands;
 mod drain;
 mod health;
 mod program;
+mod raw;
+mod raw_tensors;
 mod wrong;

@@ -109,6 +109,26 @@ fn weights_that_have_not_been_pulled() {
     }
 }
 
+/// The cause is part of the message, and is not said again after it.
+#[test]
+fn a_folder_without_weights() {
+    let folder = tempfile::tempdir().unwrap();
+    let weights = folder.path().to_str().unwrap();
+    let ended = run(
+        galley(&[
+            "predict",
+            "transformers_ner",
+            "--weights",
+            weights,
+            "a text",
+        ]),
+        "",
+    );
+    says_in_one_line(&ended, 2, &[weights]);
+    let times = ended.stderr.matches("os error").count();
+    assert_eq!(times, 1, "{}", ended.stderr);
+}
+
 #[test]
 fn wrong_settings_of_other_commands() {
     let predict = run(galley(&["predict", "nonsense", "a text"]), "");

@@ -1,5 +1,4 @@
-//! The engine on a card whose memory somebody else has taken. Needs a CUDA device, and says so where there is none.
-#![cfg(feature = "cuda")]
+//! The engine on a card whose memory somebody else has taken.
 
 use std::{
     num::NonZeroUsize,
@@ -12,23 +11,11 @@ use galley::{
     engine::{self, Engine, EngineConfig, Served},
     metrics::Registry,
 };
-use galley_core::{DeviceName, Input, LoadOptions, Output};
-use tokio::sync::Mutex;
+use galley_core::{Input, LoadOptions, Output};
+
+use crate::{CARD, device};
 
 const MIB: usize = 1 << 20;
-/// Memory is the card's, so that tests that take it cannot run side by side.
-static CARD: Mutex<()> = Mutex::const_new(());
-
-fn device() -> Option<Device> {
-    match DeviceName::Cuda(0).open() {
-        Ok(device) => Some(device),
-        Err(error) => {
-            eprintln!("skipped: no CUDA device ({error})");
-            None
-        }
-    }
-}
-
 /// Takes memory until about so many bytes are left.
 fn leave(device: &Device, bytes: usize) -> Vec<Tensor> {
     const PIECE: usize = 8 * MIB;
