@@ -28,6 +28,10 @@ fmt:
 lint:
     cargo clippy --workspace --all-targets -- -D warnings
 
+# Lints of what the feature cuda compiles (needs CUDA's compiler, see CONTRIBUTING.md)
+lint-cuda:
+    cargo clippy --workspace --all-targets --features galley/cuda -- -D warnings
+
 # Licences, advisories and sources of the dependencies (needs cargo-deny)
 deny:
     cargo deny check
