@@ -3,7 +3,9 @@
 use std::{collections::HashSet, path::Path};
 
 use fast_image_resize::{
-    FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer, images::Image as Pixels,
+    FilterType, ResizeAlg, ResizeOptions, Resizer,
+    images::{TypedImage, TypedImageRef},
+    pixels::U8x3,
 };
 use image::RgbImage;
 use jpeg_encoder::{ColorType, Encoder, SamplingFactor};
@@ -184,11 +186,13 @@ fn resize(
         crop.extend(&row[draw.x * 3..(draw.x + draw.width) * 3]);
     }
     let (width, height) = (draw.width as u32, draw.height as u32);
-    let crop = Pixels::from_vec_u8(width, height, crop, PixelType::U8x3)?;
-    let mut out = Pixels::new(SIZE.0 as u32, SIZE.1 as u32, PixelType::U8x3);
+    let mut out = vec![0; SIZE.0 * SIZE.1 * 3];
+    // Of known type: otherwise the resizer is compiled for the dozen that it knows.
+    let crop = TypedImageRef::<U8x3>::from_buffer(width, height, &crop)?;
+    let mut resized = TypedImage::from_buffer(SIZE.0 as u32, SIZE.1 as u32, &mut out)?;
     let bicubic = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::CatmullRom));
-    resizer.resize(&crop, &mut out, &bicubic)?;
-    Ok(out.into_vec())
+    resizer.resize_typed(&crop, &mut resized, &bicubic)?;
+    Ok(out)
 }
 
 fn mirror(row: &mut [u8]) {
