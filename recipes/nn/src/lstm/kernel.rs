@@ -48,7 +48,10 @@ macro_rules! for_each_tile {
             let left = rows - first;
             let height = left.div_ceil(left.div_ceil(most));
             match height {
-                $($height => step_tile::<$vector, $height, $width>($step, $block, first),)*
+                // The others are not compiled, as no vector needs all.
+                $($height if const { $height <= <$vector>::ROWS } => {
+                    step_tile::<$vector, $height, $width>($step, $block, first);
+                })*
                 _ => unreachable!("a tile has at most V::ROWS rows"),
             }
             first += height;
@@ -59,13 +62,13 @@ macro_rules! for_each_tile {
 #[inline(always)]
 unsafe fn step_on<V: Vector>(step: &Step<'_>) {
     let (full, rest) = (step.hidden / V::LEN, step.hidden % V::LEN);
+    let vectors_left = (4 * rest).div_ceil(V::LEN);
     // SAFETY: the caller's pointers have the stated shapes, and tiles and blocks stay within them.
     unsafe {
-        for block in 0..full {
+        for block in 0..full + usize::from(vectors_left == 4) {
             for_each_tile!(step, block, <V, 4>; 1 2 3 4 5 6);
         }
-        match (4 * rest).div_ceil(V::LEN) {
-            0 => (),
+        match vectors_left {
             1 => {
                 for_each_tile!(step, full, <V, 1>; 1 2 3 4 5 6 7 8 9 10 11 12);
             }
@@ -75,9 +78,7 @@ unsafe fn step_on<V: Vector>(step: &Step<'_>) {
             3 => {
                 for_each_tile!(step, full, <V, 3>; 1 2 3 4 5 6);
             }
-            _ => {
-                for_each_tile!(step, full, <V, 4>; 1 2 3 4 5 6);
-            }
+            _ => (),
         }
     }
 }
@@ -101,10 +102,10 @@ unsafe fn step_tile<V: Vector, const R: usize, const N: usize>(
         let weight = step.weight.add(block * step.hidden * 4 * V::LEN);
         let inputs = step.hidden;
         let group_len = inputs * 2 * V::LEN;
-        if N <= group(V::LEN) {
+        if const { N <= group(V::LEN) } {
             let weights = std::array::from_fn(|n| weight.add(n * V::LEN));
             accumulate::<V, R, N, N>(&mut acc, 0, &h, weights, (N * V::LEN, inputs));
-        } else if N == 4 && R <= 2 {
+        } else if const { N == 4 && R <= 2 } {
             // So few sums would wait for themselves, and there is room for all.
             let weights = std::array::from_fn(|n| weight.add(n / 2 * group_len + n % 2 * V::LEN));
             accumulate::<V, R, N, N>(&mut acc, 0, &h, weights, (2 * V::LEN, inputs));
@@ -113,7 +114,7 @@ unsafe fn step_tile<V: Vector, const R: usize, const N: usize>(
                 |weight: *const f32| std::array::from_fn(|n| weight.wrapping_add(n * V::LEN));
             let (first, second) = (pair(weight), pair(weight.add(group_len)));
             accumulate::<V, R, N, 2>(&mut acc, 0, &h, first, (2 * V::LEN, inputs));
-            if N == 4 {
+            if const { N == 4 } {
                 accumulate::<V, R, N, 2>(&mut acc, 2, &h, second, (2 * V::LEN, inputs));
             } else {
                 accumulate::<V, R, N, 1>(&mut acc, 2, &h, [second[0]], (V::LEN, inputs));

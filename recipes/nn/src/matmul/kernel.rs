@@ -146,8 +146,11 @@ impl RowGates<'_> {
 macro_rules! sum_tile {
     (<$vector:ty, $dot:ty, $width:literal>, $height:expr, $arguments:tt; $($constant:literal)*) => {
         match $height {
-            $($constant => sum::<$vector, $dot, $constant, $width> $arguments,)*
-            _ => unreachable!("a tile has at most MOST_ROWS rows"),
+            // The others are not compiled, as no vector needs all.
+            $($constant if const { $constant <= <$vector>::ROWS } => {
+                sum::<$vector, $dot, $constant, $width> $arguments
+            })*
+            _ => unreachable!("a tile has at most V::ROWS rows"),
         }
     };
 }
