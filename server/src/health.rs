@@ -13,7 +13,7 @@ use serde::Deserialize;
 use ureq::{Agent, tls::TlsConfig};
 use url::{Host, Url};
 
-use crate::cli::HealthArgs;
+use crate::{cli::HealthArgs, crypto};
 
 /// The longest answer that is read, in bytes.
 const MAX_ANSWER: u64 = 4 << 10;
@@ -102,6 +102,7 @@ pub fn run(config: &HealthConfig) -> anyhow::Result<()> {
         .tls_config(
             TlsConfig::builder()
                 .disable_verification(trusts_all)
+                .unversioned_rustls_crypto_provider(crypto::provider())
                 .build(),
         )
         .build()

@@ -13,6 +13,7 @@ pub mod access;
 pub mod batching;
 pub mod cli;
 pub mod config;
+mod crypto;
 pub mod engine;
 pub mod health;
 pub mod http;

@@ -11,6 +11,7 @@ use rustls::{
 };
 
 use super::{AccessError, read};
+use crate::crypto;
 
 const CERT: &str = "--tls-cert";
 const KEY: &str = "--tls-key";
@@ -95,9 +96,7 @@ fn load(cert: &Path, key: &Path) -> Result<Configs, AccessError> {
     }
     let private = PrivateKeyDer::from_pem_slice(&read(KEY, key)?)
         .map_err(|error| content(KEY, key, of_pem(&error, "a private key")))?;
-    // Chosen here, as another crate may have brought in another provider, and rustls then has no default.
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ServerConfig::builder_with_provider(provider)
+    let config = ServerConfig::builder_with_provider(crypto::provider())
         .with_safe_default_protocol_versions()
         .map_err(|error| content(CERT, cert, error.to_string()))?
         .with_no_client_auth()

@@ -5,10 +5,12 @@ use std::time::Duration;
 use ureq::{
     Agent, Body,
     http::{HeaderMap, Response, header},
+    tls::TlsConfig,
 };
 use url::{Host, Url};
 
 use super::PullError;
+use crate::crypto;
 
 /// Redirects in a row; the hub itself needs two.
 const MAX_REDIRECTS: usize = 8;
@@ -37,7 +39,12 @@ impl Client {
             .http_status_as_error(false)
             .timeout_connect(Some(CONNECT_TIMEOUT))
             .timeout_recv_response(Some(READ_TIMEOUT))
-            .timeout_per_read(Some(READ_TIMEOUT));
+            .timeout_per_read(Some(READ_TIMEOUT))
+            .tls_config(
+                TlsConfig::builder()
+                    .unversioned_rustls_crypto_provider(crypto::provider())
+                    .build(),
+            );
         if is_loopback(&endpoint) {
             config = config.proxy(None);
         }

@@ -74,10 +74,9 @@ async fn calls_are_answered_over_tls() {
 
     let mut roots = RootCertStore::empty();
     roots.add(pair.cert.der().clone()).unwrap();
-    let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
-    let client = ClientConfig::builder_with_provider(provider);
-    let client = client.with_safe_default_protocol_versions().unwrap();
-    let mut client = client.with_root_certificates(roots).with_no_client_auth();
+    let mut client = ClientConfig::builder()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
     client.alpn_protocols = vec![b"h2".to_vec()];
     let connector = TlsConnector::from(Arc::new(client));
     let address = server.address;
