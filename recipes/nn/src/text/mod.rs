@@ -24,8 +24,6 @@ mod linear;
 mod norm;
 mod packed;
 #[cfg(test)]
-mod reference;
-#[cfg(test)]
 mod tests;
 
 pub use crate::activation::Activation;

@@ -1,11 +1,12 @@
-//! The whole encoder against a plain one, and what the operators' tests share.
+//! The whole encoder against candle's own BERT, and what the operators' tests share.
 
 use std::{collections::HashMap, sync::Arc};
 
 use candle_core::{DType, Device, Tensor};
 use candle_nn::{VarBuilder, VarMap};
+use candle_transformers::models::bert;
 
-use super::{reference::Reference, *};
+use super::*;
 use crate::simd::Precision;
 
 /// The largest difference of two tensors of one shape.
@@ -24,24 +25,37 @@ pub(super) fn offsets(lengths: &[usize]) -> Arc<[usize]> {
 
 const LENGTHS: [usize; 4] = [9, 33, 1, 20];
 
-fn config() -> EncoderConfig {
-    EncoderConfig {
-        vocabulary: 100,
-        max_positions: 40,
-        token_types: 2,
-        hidden: 48,
-        intermediate: 80,
-        layers: 3,
-        heads: 4,
+fn config() -> bert::Config {
+    bert::Config {
+        vocab_size: 100,
+        hidden_size: 48,
+        num_hidden_layers: 3,
+        num_attention_heads: 4,
+        intermediate_size: 80,
+        max_position_embeddings: 40,
         layer_norm_eps: 1e-5,
+        ..bert::Config::default()
     }
 }
 
-/// Random weights under the names that BERT asks for, none of them at a telling default (a LayerNorm's 1 and 0).
-fn weights(config: &EncoderConfig) -> HashMap<String, Tensor> {
+fn encoder_config(config: &bert::Config) -> EncoderConfig {
+    EncoderConfig {
+        vocabulary: config.vocab_size,
+        max_positions: config.max_position_embeddings,
+        token_types: config.type_vocab_size,
+        hidden: config.hidden_size,
+        intermediate: config.intermediate_size,
+        layers: config.num_hidden_layers,
+        heads: config.num_attention_heads,
+        layer_norm_eps: config.layer_norm_eps as f32,
+    }
+}
+
+/// Random weights under the names that candle's BERT asks for, none of them at a telling default (a LayerNorm's 1 and 0).
+fn weights(config: &bert::Config) -> HashMap<String, Tensor> {
     let map = VarMap::new();
     let vb = VarBuilder::from_varmap(&map, DType::F32, &Device::Cpu);
-    Reference::load(config, &vb).unwrap();
+    bert::BertModel::load(vb, config).unwrap();
     let map = map.data().lock().unwrap();
     map.iter()
         .map(|(name, var)| {
@@ -62,8 +76,8 @@ fn sequences() -> Vec<Vec<u32>> {
         .collect()
 }
 
-/// The plain encoder's output of a padded and masked batch, its padding taken out.
-fn padded_output(config: &EncoderConfig, weights: HashMap<String, Tensor>) -> Tensor {
+/// candle's output of a padded and masked batch, its padding taken out.
+fn candle_output(config: &bert::Config, weights: HashMap<String, Tensor>) -> Tensor {
     let longest = LENGTHS.into_iter().max().unwrap();
     let (mut ids, mut mask) = (Vec::new(), Vec::new());
     for mut row in sequences() {
@@ -76,8 +90,10 @@ fn padded_output(config: &EncoderConfig, weights: HashMap<String, Tensor>) -> Te
         ids.push(row);
     }
     let [ids, mask] = [ids, mask].map(|rows| Tensor::new(rows, &Device::Cpu).unwrap());
-    let model = Reference::load(config, &builder(weights)).unwrap();
-    let output = model.forward(&ids, &mask).unwrap();
+    let model = bert::BertModel::load(builder(weights), config).unwrap();
+    let output = model
+        .forward(&ids, &ids.zeros_like().unwrap(), Some(&mask))
+        .unwrap();
     let rows: Vec<Tensor> = (LENGTHS.iter().enumerate())
         .map(|(row, &length)| output.get(row).unwrap().narrow(0, 0, length).unwrap())
         .collect();
@@ -85,18 +101,18 @@ fn padded_output(config: &EncoderConfig, weights: HashMap<String, Tensor>) -> Te
 }
 
 #[test]
-fn a_packed_batch_equals_a_padded_and_masked_one() {
+fn a_packed_batch_equals_candles_padded_and_masked_one() {
     let config = config();
     let weights = weights(&config);
     let encoder = Encoder::load(
-        &config,
+        &encoder_config(&config),
         &TensorNames::BERT,
         Precision::F32,
         &builder(weights.clone()),
     )
     .unwrap();
     let got = encoder.forward(&Packed::new(sequences())).unwrap();
-    let error = max_error(&got, &padded_output(&config, weights));
+    let error = max_error(&got, &candle_output(&config, weights));
     assert!(error < 1e-4, "{error}");
 }
 
@@ -104,7 +120,7 @@ fn a_packed_batch_equals_a_padded_and_masked_one() {
 fn a_batch_equals_its_sequences_alone() {
     let config = config();
     let encoder = Encoder::load(
-        &config,
+        &encoder_config(&config),
         &TensorNames::BERT,
         Precision::F32,
         &builder(weights(&config)),
@@ -124,7 +140,7 @@ fn first_tokens_alone_are_those_of_the_whole() {
     let config = config();
     for precision in Precision::all() {
         let encoder = Encoder::load(
-            &config,
+            &encoder_config(&config),
             &TensorNames::BERT,
             precision,
             &builder(weights(&config)),
@@ -149,7 +165,7 @@ fn bf16_stays_near_f32() {
         .into_iter()
         .map(|precision| {
             let encoder = Encoder::load(
-                &config,
+                &encoder_config(&config),
                 &TensorNames::BERT,
                 precision,
                 &builder(weights.clone()),
@@ -182,7 +198,7 @@ fn old_layer_norm_names_are_understood() {
         .collect();
     let [new, old] = [weights, old].map(|weights| {
         let encoder = Encoder::load(
-            &config,
+            &encoder_config(&config),
             &TensorNames::BERT,
             Precision::F32,
             &builder(weights),
@@ -196,7 +212,7 @@ fn old_layer_norm_names_are_understood() {
 fn ids_and_lengths_that_the_tables_do_not_have_are_refused() {
     let config = config();
     let encoder = Encoder::load(
-        &config,
+        &encoder_config(&config),
         &TensorNames::BERT,
         Precision::F32,
         &builder(weights(&config)),
