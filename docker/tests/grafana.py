@@ -58,6 +58,12 @@ used = scaled | metrics_of(" ".join([alerts, *(expr for _, expr in expressions(d
 unknown = used - registered
 assert not unknown, f"galley has no metrics {', '.join(sorted(unknown))}"
 
+# Refusals take microseconds: percentiles with them in say nothing of who is answered.
+ANSWERED = 'outcome=~"ok|partial"'
+for text in [alerts, *(expr for _, expr in expressions(dashboard))]:
+    for selector in re.findall(r"galley_request_duration_seconds" + SUFFIXES + r"(\{.*?\})?", text):
+        assert ANSWERED in selector, f"expected {ANSWERED} in galley_request_duration_seconds{selector}"
+
 parsed = [
     {"record": f"dashboard:{i}", "expr": expr.replace("$__rate_interval", "1m").replace("$recipe", ".*")}
     for i, (_, expr) in enumerate(expressions(dashboard))

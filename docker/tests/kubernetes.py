@@ -78,6 +78,7 @@ def hold_together(found, values):
     unknown = [name for name in env if f'"{name}"' not in flags]
     assert not unknown, f"galley serve has no variables {unknown}"
 
+    assert spec["enableServiceLinks"] is False, "a Service called galley would set GALLEY_PORT"
     seconds = sum(int(env[name].removesuffix("s")) for name in ("GALLEY_DRAIN_DELAY", "GALLEY_DRAIN_TIMEOUT"))
     assert spec["terminationGracePeriodSeconds"] > seconds, "a pod is killed before it may have drained"
     assert galley["readinessProbe"]["httpGet"]["path"] == "/readyz", "readiness must end when draining begins"

@@ -31,7 +31,10 @@ export function snapshot(metrics, recipe, at) {
     refused: total - answered - failed,
     queueDepth: sum(of("galley_queue_depth")),
     inFlight: sum(of("galley_in_flight")),
-    durations: histogram(of("galley_request_duration_seconds_bucket")),
+    // Refusals take microseconds, and would hide what those wait who are answered.
+    durations: histogram(
+      of("galley_request_duration_seconds_bucket").filter(({ labels }) => ANSWERED.has(labels.outcome)),
+    ),
     batchSizes: histogram(of("galley_batch_size_bucket")),
   };
 }

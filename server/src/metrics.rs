@@ -137,9 +137,13 @@ impl Registry {
                 self.counter("galley_requests_total", labels)
             })
         });
+        let request_duration = OUTCOMES.map(|(_, outcome)| {
+            let labels = vec![label(), Label::new("outcome", outcome)];
+            self.histogram("galley_request_duration_seconds", labels)
+        });
         RecipeMetrics {
             requests,
-            request_duration: histogram("galley_request_duration_seconds"),
+            request_duration,
             queue_duration: histogram("galley_queue_duration_seconds"),
             prepare_duration: histogram("galley_prepare_duration_seconds"),
             forward_duration: histogram("galley_forward_duration_seconds"),
@@ -210,7 +214,7 @@ impl Registry {
         let durations = [
             (
                 "galley_request_duration_seconds",
-                "From a request's admission to its answer.",
+                "From a request's arrival to its end, by how it ended; without the server's own probes.",
             ),
             (
                 "galley_queue_duration_seconds",
@@ -259,7 +263,8 @@ static METADATA: Metadata<'static> =
 /// The metrics of one recipe, registered once so that recording costs no look-up.
 pub struct RecipeMetrics {
     requests: [[Counter; OUTCOMES.len()]; PROTOCOLS.len()],
-    request_duration: Histogram,
+    /// By outcome: a refusal takes microseconds, and among answers would hide what those take.
+    request_duration: [Histogram; OUTCOMES.len()],
     /// From the queue's end to a batch.
     pub queue_duration: Histogram,
     /// Preparing one item.
@@ -290,7 +295,10 @@ impl RecipeMetrics {
     /// Counts a request that has ended.
     pub fn request(&self, protocol: Protocol, outcome: Outcome, duration: Duration) {
         self.requests[protocol as usize][outcome as usize].increment(1);
-        self.request_duration.record(duration);
+        // A probe is nobody's request.
+        if protocol != Protocol::Probe {
+            self.request_duration[outcome as usize].record(duration);
+        }
     }
 }
 
@@ -317,11 +325,16 @@ mod tests {
             Outcome::QueueFull,
             Duration::from_millis(3),
         );
+        metrics.request(Protocol::Oip, Outcome::Ok, Duration::from_millis(300));
+        metrics.request(Protocol::Probe, Outcome::Ok, Duration::from_millis(3));
         metrics.batch_size.record(32.0);
         let text = registry.render();
         for line in [
             r#"galley_requests_total{recipe="echo",protocol="fastdeploy",outcome="queue_full"} 1"#,
-            r#"galley_request_duration_seconds_bucket{recipe="echo",le="0.005"} 1"#,
+            r#"galley_requests_total{recipe="echo",protocol="probe",outcome="ok"} 1"#,
+            r#"galley_request_duration_seconds_bucket{recipe="echo",outcome="queue_full",le="0.005"} 1"#,
+            r#"galley_request_duration_seconds_bucket{recipe="echo",outcome="ok",le="0.25"} 0"#,
+            r#"galley_request_duration_seconds_count{recipe="echo",outcome="ok"} 1"#,
             r#"galley_batch_size_bucket{recipe="echo",le="16"} 0"#,
             r#"galley_batch_size_bucket{recipe="echo",le="32"} 1"#,
             "# HELP galley_queue_depth",

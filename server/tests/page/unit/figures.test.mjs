@@ -16,6 +16,18 @@ galley_items_total{recipe="b"} 300
 galley_queue_depth{recipe="a"} 5
 galley_queue_depth{recipe="b"} 6
 galley_in_flight{recipe="b"} 7
+galley_request_duration_seconds_bucket{recipe="a",outcome="queue_full",le="0.1"} 4
+galley_request_duration_seconds_bucket{recipe="a",outcome="queue_full",le="1"} 4
+galley_request_duration_seconds_bucket{recipe="a",outcome="queue_full",le="+Inf"} 4
+galley_request_duration_seconds_bucket{recipe="a",outcome="bad_request",le="0.1"} 3
+galley_request_duration_seconds_bucket{recipe="a",outcome="bad_request",le="1"} 3
+galley_request_duration_seconds_bucket{recipe="a",outcome="bad_request",le="+Inf"} 3
+galley_request_duration_seconds_bucket{recipe="a",outcome="ok",le="0.1"} 0
+galley_request_duration_seconds_bucket{recipe="a",outcome="ok",le="1"} 9
+galley_request_duration_seconds_bucket{recipe="a",outcome="ok",le="+Inf"} 10
+galley_request_duration_seconds_bucket{recipe="a",outcome="partial",le="0.1"} 0
+galley_request_duration_seconds_bucket{recipe="a",outcome="partial",le="1"} 2
+galley_request_duration_seconds_bucket{recipe="a",outcome="partial",le="+Inf"} 2
 galley_batch_size_bucket{recipe="a",le="1"} 1
 galley_batch_size_bucket{recipe="a",le="2"} 1
 galley_batch_size_bucket{recipe="a",le="4"} 4
@@ -34,12 +46,14 @@ test("a poll is summed up for one recipe", () => {
   assert.deepEqual([seen.answered, seen.failed, seen.refused], [12, 4, 3]);
   assert.deepEqual([seen.items, seen.queueDepth, seen.inFlight], [20, 5, 0]);
   assert.deepEqual(counts(seen.batchSizes), [1, 0, 3, 0]);
-  assert.deepEqual(seen.durations, []);
+  assert.deepEqual(counts(seen.durations), [0, 11, 1], "of those that were answered");
+  assert.equal(quantile(seen.durations, 0.5).toFixed(2), "0.59", "and not of refusals in microseconds");
 });
 
 test("a poll is summed up for all recipes together", () => {
   const seen = snapshot(POLL, null, 0);
   assert.deepEqual([seen.requests, seen.items, seen.queueDepth, seen.inFlight], [119, 320, 11, 7]);
+  assert.deepEqual(counts(seen.durations), [0, 11, 1]);
   assert.deepEqual(counts(seen.batchSizes), [11, 2, 3, 1]);
 });
 
