@@ -34,6 +34,13 @@ impl Keys {
     }
 }
 
+/// What stands between runs of white space as Python's `str.split()` sees it, by which the model was trained: Unicode's, and
+/// the four separators of ASCII.
+pub(crate) fn words(text: &str) -> impl Iterator<Item = &str> {
+    text.split(|c: char| c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c))
+        .filter(|word| !word.is_empty())
+}
+
 /// A text, split into words.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Text {
@@ -46,12 +53,12 @@ pub(crate) struct Text {
 }
 
 impl Text {
-    /// Splits a text on runs of Unicode white space. The text is shorter than 4 GiB.
+    /// Splits a text into its [`words`]. The text is shorter than 4 GiB.
     pub(crate) fn new(text: String, vocabulary: &Vocabulary) -> Self {
         let mut distinct = Keys::default();
         let (mut spans, mut words) = (Vec::new(), Vec::new());
         let mut seen: HashMap<&str, u32> = HashMap::new();
-        for word in text.split_whitespace() {
+        for word in self::words(&text) {
             let start = word.as_ptr() as usize - text.as_ptr() as usize;
             spans.push((start as u32, (start + word.len()) as u32));
             words.push(
@@ -90,5 +97,28 @@ impl Text {
             joined.push_str(&self.text[start as usize..end as usize]);
         }
         joined
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::words;
+
+    #[test]
+    fn words_are_split_where_python_splits_them() {
+        // Every character for which `str.isspace()` holds in Python 3.13.
+        let spaces = "\t\n\u{b}\u{c}\r\u{1c}\u{1d}\u{1e}\u{1f} \u{85}\u{a0}\u{1680}\u{2000}\u{2001}\u{2002}\u{2003}\u{2004}\
+            \u{2005}\u{2006}\u{2007}\u{2008}\u{2009}\u{200a}\u{2028}\u{2029}\u{202f}\u{205f}\u{3000}";
+        assert_eq!(spaces.chars().count(), 29);
+        for c in '\0'..=char::MAX {
+            let text = format!("{c}a{c}{c}b{c}");
+            let count = words(&text).count();
+            let expected = match spaces.contains(c) {
+                true => 2,
+                false => 1,
+            };
+            assert_eq!(count, expected, "{c:?}");
+        }
+        assert_eq!(words(spaces).count(), 0);
     }
 }
