@@ -1,12 +1,12 @@
 //! The command line as typed. [`crate::config`] turns it into what is valid.
 
-use std::{net::IpAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
+use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use bytesize::ByteSize;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use galley_core::WeightSource;
 
-use crate::{pull::PullArgs, recipes_table::RecipesArgs};
+use crate::{host::Host, pull::PullArgs, recipes_table::RecipesArgs};
 
 /// Serve models over HTTP, batching the requests of many callers, and measure what serving costs.
 ///
@@ -166,9 +166,9 @@ pub struct ServeArgs {
         value_name = "NAMES"
     )]
     pub recipes: Vec<String>,
-    /// The address to listen on
+    /// The address to listen on, or a name (localhost) that has one: of several the first of IPv4
     #[arg(long, env = "GALLEY_HOST", default_value = "127.0.0.1")]
-    pub host: IpAddr,
+    pub host: Host,
     /// The port to listen on; 0 takes a free one
     #[arg(long, env = "GALLEY_PORT", default_value_t = 8080)]
     pub port: u16,
@@ -391,7 +391,7 @@ pub struct HealthArgs {
     pub url: Option<String>,
     /// The address that the server listens on
     #[arg(long, env = "GALLEY_HOST", default_value = "127.0.0.1")]
-    pub host: IpAddr,
+    pub host: Host,
     /// The port that the server listens on
     #[arg(long, env = "GALLEY_PORT", default_value_t = 8080)]
     pub port: u16,

@@ -86,6 +86,7 @@ impl ServeConfig {
             "--grpc-port: expected another port than --port, got {}",
             args.port
         );
+        let address = args.host.address(args.port)?.ip();
         let defaults = HttpConfig::default();
         let max_body = args.max_body.as_u64();
         let http = HttpConfig {
@@ -121,8 +122,8 @@ impl ServeConfig {
             ..EngineConfig::default()
         };
         Ok(Self {
-            address: SocketAddr::new(args.host, args.port),
-            grpc_address: args.grpc_port.map(|port| SocketAddr::new(args.host, port)),
+            address: SocketAddr::new(address, args.port),
+            grpc_address: args.grpc_port.map(|port| SocketAddr::new(address, port)),
             model: ModelConfig::new(&args.model, &recipes)?,
             recipes,
             engine,
@@ -336,6 +337,7 @@ mod tests {
             ("--timeout 0s", "--timeout"),
             ("--timeout 5parsecs", "--timeout"),
             ("--grpc-port 8080", "--grpc-port"),
+            ("--host localhost:8080", "--host"),
             ("--max-batch-size 0", "--max-batch-size"),
             ("--max-queue-size 0", "--max-queue-size"),
             ("--max-body lots", "--max-body"),
@@ -355,6 +357,15 @@ mod tests {
             let error = format!("{:#}", config(args).expect_err(args));
             assert!(error.contains(named), "{args}: {error}");
         }
+    }
+
+    #[test]
+    fn a_name_to_listen_on_is_looked_up() {
+        let config = config("--host localhost --grpc-port 8081").unwrap();
+        assert!(config.address.ip().is_loopback(), "{}", config.address);
+        assert_eq!(config.address.port(), 8080);
+        let grpc = config.grpc_address.unwrap();
+        assert_eq!((grpc.ip(), grpc.port()), (config.address.ip(), 8081));
     }
 
     #[test]

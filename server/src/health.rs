@@ -4,16 +4,16 @@
 //! `galley serve` is configured, so that in one environment it finds the server without being told.
 
 use std::{
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     time::Duration,
 };
 
 use anyhow::{Context, bail, ensure};
 use serde::Deserialize;
 use ureq::{Agent, tls::TlsConfig};
-use url::{Host, Url};
+use url::Url;
 
-use crate::{cli::HealthArgs, crypto};
+use crate::{cli::HealthArgs, crypto, host::Host};
 
 /// The longest answer that is read, in bytes.
 const MAX_ANSWER: u64 = 4 << 10;
@@ -73,16 +73,20 @@ fn own(args: &HealthArgs) -> anyhow::Result<Url> {
         "--port: expected the port of a running server, got 0"
     );
     // An address to listen on at every interface is none to connect to.
-    let host = match args.host {
-        IpAddr::V4(host) if host.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(host) if host.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+    let host = match args.host.clone() {
+        Host::Address(IpAddr::V4(host)) if host.is_unspecified() => {
+            Host::Address(Ipv4Addr::LOCALHOST.into())
+        }
+        Host::Address(IpAddr::V6(host)) if host.is_unspecified() => {
+            Host::Address(Ipv6Addr::LOCALHOST.into())
+        }
         host => host,
     };
     let scheme = match args.tls_cert {
         Some(_) => "https",
         None => "http",
     };
-    parse(&format!("{scheme}://{}", SocketAddr::new(host, args.port)))
+    parse(&format!("{scheme}://{host}:{}", args.port))
 }
 
 /// Asks once.
@@ -138,9 +142,9 @@ fn reason(body: &[u8]) -> Option<String> {
 
 fn is_loopback(url: &Url) -> bool {
     match url.host() {
-        Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => address.is_loopback(),
-        Some(Host::Domain(name)) => name == "localhost",
+        Some(url::Host::Ipv4(address)) => address.is_loopback(),
+        Some(url::Host::Ipv6(address)) => address.is_loopback(),
+        Some(url::Host::Domain(name)) => name == "localhost",
         None => false,
     }
 }
@@ -168,6 +172,7 @@ mod tests {
             ("--host 0.0.0.0", "http://127.0.0.1:8080/readyz"),
             ("--host :: --port 9000", "http://[::1]:9000/readyz"),
             ("--host 10.1.2.3", "http://10.1.2.3:8080/readyz"),
+            ("--host localhost", "http://localhost:8080/readyz"),
             ("--tls-cert cert.pem", "https://127.0.0.1:8080/readyz"),
             ("--url http://galley:8080", "http://galley:8080/readyz"),
             (

@@ -6,7 +6,7 @@
 //! - [`access`] holds API keys and the TLS certificate.
 //! - [`metrics`] is every metric, in one place; [`traces`] sends spans of requests. With the feature `cuda`,
 //!   `nvidia` asks the driver how devices do.
-//! - [`cli`] is the command line as typed, [`config`] as validated; [`serve`], [`predict`], [`pull`],
+//! - [`cli`] is the command line as typed, [`config`] as validated, with [`host`] and [`service_links`] as parts of it; [`serve`], [`predict`], [`pull`],
 //!   [`recipes_table`] and [`health`] are its commands.
 
 pub mod access;
@@ -16,6 +16,7 @@ pub mod config;
 mod crypto;
 pub mod engine;
 pub mod health;
+pub mod host;
 pub mod http;
 mod memory;
 pub mod metrics;
@@ -25,4 +26,5 @@ pub mod predict;
 pub mod pull;
 pub mod recipes_table;
 pub mod serve;
+pub mod service_links;
 pub mod traces;

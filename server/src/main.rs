@@ -2,12 +2,11 @@
 
 use std::{io::IsTerminal, process::ExitCode};
 
-use clap::Parser;
 use galley::{
     cli::{Cli, Command, LogFormat},
     config::{ModelConfig, ServeConfig},
     health::{self, HealthConfig},
-    predict, pull, recipes_table, serve,
+    predict, pull, recipes_table, serve, service_links,
 };
 use galley_core::LoadError;
 use tracing_subscriber::EnvFilter;
@@ -16,8 +15,11 @@ use tracing_subscriber::EnvFilter;
 const WRONG_CONFIGURATION: u8 = 2;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let result = start_logging(&cli).and_then(|()| run(cli.command));
+    let (cli, ignored) = service_links::parse();
+    let result = start_logging(&cli).and_then(|()| {
+        service_links::warn(&ignored);
+        run(cli.command)
+    });
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure { error, status }) => {

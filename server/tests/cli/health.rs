@@ -40,6 +40,44 @@ fn a_ready_server_is_found_by_its_address_and_by_its_variables() {
 }
 
 #[test]
+fn a_server_that_listens_at_a_name_is_found_by_it() {
+    let server = Server::start(&["--recipes", "echo", "--host", "localhost"]);
+    let port = server.url.rsplit(':').next().unwrap();
+    // The line says which address it is.
+    let said = ["http://127.0.0.1:", "http://[::1]:"];
+    assert!(
+        said.iter().any(|url| server.line.contains(url)),
+        "{}",
+        server.line
+    );
+    let ended = health(&["--host", "localhost", "--port", port]);
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    assert_eq!(
+        ended.stdout,
+        format!("http://localhost:{port}/readyz is ready\n")
+    );
+}
+
+/// Kubernetes sets them for Services called galley and galley-grpc.
+#[test]
+fn variables_of_a_service_of_its_name_are_ignored_and_named() {
+    let mut command = galley(&["serve", "--recipes", "echo", "--port", "0"]);
+    command.env("GALLEY_GRPC_PORT", "tcp://10.0.0.2:8081");
+    command.env("GALLEY_SERVICE_HOST", "10.0.0.1");
+    let server = Server::spawn(command);
+    assert!(!server.line.contains("grpc"), "{}", server.line);
+    server.until_logged("GALLEY_GRPC_PORT", 1);
+    server.until_logged("enableServiceLinks", 1);
+    let mut command = galley(&["health", "--timeout", "5s"]);
+    command.env("GALLEY_PORT", "tcp://10.0.0.1:9999");
+    let ended = run(command, "");
+    // Whoever may listen there, it is the port that it would be without the variable.
+    let all = ended.stdout + &ended.stderr;
+    assert!(all.contains("http://127.0.0.1:8080/readyz"), "{all}");
+    assert!(all.contains("GALLEY_PORT"), "{all}");
+}
+
+#[test]
 fn a_certificate_of_the_servers_own_will_do_on_this_machine() {
     let pair = rcgen::generate_simple_self_signed(vec!["galley.example.com".into()]).unwrap();
     let dir = tempfile::tempdir().unwrap();

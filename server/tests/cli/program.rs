@@ -135,6 +135,11 @@ impl Server {
     pub(crate) fn start(args: &[&str]) -> Self {
         let mut command = galley(&["serve", "--port", "0"]);
         command.args(args);
+        Self::spawn(command)
+    }
+
+    /// From a command that serves.
+    pub(crate) fn spawn(mut command: Command) -> Self {
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let mut log = Log::keep(child.stderr.take().unwrap());
