@@ -150,3 +150,29 @@ async fn keys_are_described_where_they_are_needed() {
         assert_eq!(schemes["bearer"]["scheme"].is_string(), has_keys);
     }
 }
+
+#[tokio::test]
+async fn paths_begin_where_the_description_lies() {
+    let app = App::new(Json).await;
+    for (prefix, expected) in [
+        (None, "./"),
+        (Some("/galley"), "/galley"),
+        (Some("/a/b/"), "/a/b"),
+        (Some("//elsewhere.example"), "./"),
+        (Some("https://elsewhere.example"), "./"),
+    ] {
+        let mut request = Request::get("/openapi.json");
+        if let Some(prefix) = prefix {
+            request = request.header("x-forwarded-prefix", prefix);
+        }
+        let reply = app.ask(request.body(Body::empty()).unwrap()).await;
+        let description = reply.json();
+        assert_eq!(
+            description["servers"],
+            json!([{"url": expected}]),
+            "{prefix:?}"
+        );
+        assert!(description["paths"].get("/infer").is_some());
+        assert_eq!(reply.header("vary"), "x-forwarded-prefix");
+    }
+}

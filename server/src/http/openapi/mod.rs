@@ -2,7 +2,7 @@
 //!
 //! A route is described where it is registered ([`routes::at`]), so that none can be added without. What is said of all
 //! of them at once (keys, names of recipes) is added at the end, for the server as it runs: a description with keys is
-//! one of a server that wants them.
+//! one of a server that wants them. Paths begin where the description lies, or where a proxy says that it puts them.
 
 mod refusals;
 mod routes;
@@ -11,7 +11,7 @@ use std::sync::{Arc, OnceLock};
 
 use axum::{
     Extension,
-    http::header,
+    http::{HeaderMap, HeaderName, HeaderValue, header},
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
@@ -22,6 +22,7 @@ use utoipa::{
         path::{Operation, Parameter},
         schema::Schema,
         security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme},
+        server::Server,
     },
 };
 use utoipa_axum::{router::OpenApiRouter, router::UtoipaMethodRouterExt as _, routes};
@@ -57,9 +58,20 @@ const NAMES: [&str; 3] = ["name", "model", "recipe"];
 )]
 struct Api;
 
+/// Where a proxy that takes a path's beginning away had found it.
+const PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
+/// The longest that is believed.
+const MAX_PREFIX: usize = 256;
+
 /// The description, once every route is known.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Document(Arc<OnceLock<Bytes>>);
+#[derive(Clone, Default)]
+pub(super) struct Document(Arc<OnceLock<Written>>);
+
+/// The description, and how it is written for most.
+struct Written {
+    description: Description,
+    json: Bytes,
+}
 
 impl Document {
     /// A router for routes with their descriptions, with that of the document itself.
@@ -71,21 +83,54 @@ impl Document {
     /// Makes the document of what the router has gathered.
     pub(super) fn complete(&self, state: &AppState, mut description: Description) {
         complete(state, &mut description);
-        let json = description
-            .to_json()
-            .expect("a description has nothing in it that JSON cannot say");
+        // Relative to the description itself, so that it holds behind a proxy that says nothing.
+        let json = write(&mut description, "./");
         // The first is as good as any other.
-        let _ = self.0.set(json.into());
+        let _ = self.0.set(Written { description, json });
     }
+
+    fn json(&self, prefix: Option<&str>) -> Bytes {
+        match (self.0.get(), prefix) {
+            (Some(written), None) => written.json.clone(),
+            (Some(written), Some(prefix)) => write(&mut written.description.clone(), prefix),
+            (None, _) => Bytes::new(),
+        }
+    }
+}
+
+fn write(description: &mut Description, server: &str) -> Bytes {
+    description.servers = Some(vec![Server::new(server)]);
+    let json = description.to_json();
+    json.expect("a description has nothing in it that JSON cannot say")
+        .into()
+}
+
+/// The path that a proxy puts before all others: no other server's, and nothing that is no path.
+fn forwarded_prefix(headers: &HeaderMap) -> Option<&str> {
+    let prefix = headers.get(PREFIX)?.to_str().ok()?;
+    let prefix = prefix.trim_end_matches('/');
+    let is_of_path = |c: char| c.is_ascii_alphanumeric() || "/-._~%".contains(c);
+    let valid = prefix.starts_with('/')
+        && !prefix.contains("//")
+        && prefix.len() <= MAX_PREFIX
+        && prefix.chars().all(is_of_path);
+    valid.then_some(prefix)
 }
 
 /// This description
 #[utoipa::path(get, path = "", tag = "operators", responses(
     (status = 200, description = "An OpenAPI document", body = serde_json::Value)
 ))]
-async fn document(Extension(document): Extension<Document>) -> Response {
-    let json = document.0.get().cloned().unwrap_or_default();
-    ([(header::CONTENT_TYPE, "application/json")], json).into_response()
+async fn document(Extension(document): Extension<Document>, headers: HeaderMap) -> Response {
+    let json = document.json(forwarded_prefix(&headers));
+    let headers = [
+        (
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/json"),
+        ),
+        (header::VARY, HeaderValue::from_name(PREFIX)),
+    ];
+    (headers, json).into_response()
 }
 
 fn complete(state: &AppState, description: &mut Description) {
@@ -131,5 +176,32 @@ fn name_recipes(parameter: &mut RefOr<Parameter>, names: &[String]) {
     {
         let names = names.iter().map(|name| name.as_str().into());
         schema.enum_values = Some(names.collect());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_is_a_path_and_nothing_else() {
+        for (sent, expected) in [
+            ("/galley", Some("/galley")),
+            ("/a/b-c/", Some("/a/b-c")),
+            ("/", None),
+            ("", None),
+            ("galley", None),
+            ("//evil.example", None),
+            ("/a//b", None),
+            ("/a, /b", None),
+            ("https://evil.example", None),
+            ("/\"", None),
+        ] {
+            let headers = HeaderMap::from_iter([(PREFIX, sent.parse().unwrap())]);
+            assert_eq!(forwarded_prefix(&headers), expected, "{sent}");
+        }
+        let long = format!("/{}", "a".repeat(MAX_PREFIX));
+        let headers = HeaderMap::from_iter([(PREFIX, long.parse().unwrap())]);
+        assert_eq!(forwarded_prefix(&headers), None);
     }
 }
