@@ -1,6 +1,8 @@
 //! Compiles the gRPC protocol. `protox` does it in Rust, so that a machine needs no `protoc`; and the `.proto`, which
 //! clients can use too, stays the only source.
 
+use protox::prost::Message as _;
+
 /// Messages that REST writes as JSON too, with what is declared within them.
 const JSON: [&str; 13] = [
     "ServerMetadataResponse",
@@ -23,6 +25,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo::rerun-if-changed={PROTO}");
     let files = protox::compile([PROTO], ["proto"])?;
     let out = std::path::PathBuf::from(std::env::var("OUT_DIR")?);
+    // Reflection gives them to clients that ask.
+    std::fs::write(out.join("descriptors.bin"), files.encode_to_vec())?;
     // Tests speak to the server as any client does.
     let client = out.join("client");
     std::fs::create_dir_all(&client)?;

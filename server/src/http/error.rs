@@ -47,6 +47,9 @@ pub(super) enum ApiError {
     /// The path has no such method.
     #[error("{0}")]
     MethodNotAllowed(String),
+    /// What is asked for is known, and not done here.
+    #[error("{0}")]
+    NotSupported(&'static str),
     /// The id stands for another request.
     #[error("{0}")]
     Conflict(String),
@@ -78,6 +81,7 @@ impl ApiError {
             Self::Unauthorized(_) => StatusCode::UNAUTHORIZED,
             Self::NotFound(_) => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
+            Self::NotSupported(_) => StatusCode::NOT_IMPLEMENTED,
             Self::Conflict(_) => StatusCode::CONFLICT,
             Self::Busy(_)
             | Self::Infer(InferError::QueueFull { .. } | InferError::TooLate { .. }) => {
@@ -109,6 +113,7 @@ impl ApiError {
             | Self::Unauthorized(_)
             | Self::NotFound(_)
             | Self::MethodNotAllowed(_)
+            | Self::NotSupported(_)
             | Self::Conflict(_) => Outcome::BadRequest,
         }
     }
@@ -123,6 +128,7 @@ impl ApiError {
             Self::Unauthorized(_) => "unauthorized",
             Self::NotFound(_) => "not found",
             Self::MethodNotAllowed(_) => "method not allowed",
+            Self::NotSupported(_) => "not supported",
             Self::Conflict(_) => "conflict",
             Self::Busy(_) => "busy",
             Self::Unhealthy(_) => "unhealthy",
@@ -152,6 +158,15 @@ impl ApiError {
     /// [`ApiError::Malformed`] from anything that prints.
     pub(super) fn malformed(reason: impl Into<String>) -> Self {
         Self::Malformed(reason.into())
+    }
+
+    /// The refusal of a compressed body that comes out larger than this.
+    pub(super) fn decompresses_to_more(limit: u64) -> Self {
+        Self::TooLarge {
+            what: "the decompressed body".into(),
+            limit: format!("{limit} bytes"),
+            option: "--max-decompressed",
+        }
     }
 }
 
@@ -184,6 +199,7 @@ mod tests {
             (ApiError::Unauthorized("x"), 401),
             (ApiError::NotFound(text()), 404),
             (ApiError::MethodNotAllowed(text()), 405),
+            (ApiError::NotSupported("x"), 501),
             (ApiError::Conflict(text()), 409),
             (ApiError::Busy(text()), 429),
             (full.clone().into(), 429),

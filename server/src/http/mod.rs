@@ -6,9 +6,11 @@
 
 mod activity;
 mod cors;
+mod encoding;
 mod error;
 mod fastdeploy;
 mod guard;
+mod json;
 mod limits;
 mod oip;
 mod openapi;
@@ -17,8 +19,10 @@ mod pool;
 mod probes;
 mod recipes;
 mod server;
+mod signature;
 mod state;
 mod trace;
+mod zstd;
 
 use std::time::Duration;
 

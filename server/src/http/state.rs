@@ -1,10 +1,7 @@
 //! What the handlers share.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -36,7 +33,7 @@ struct Shared {
     bodies: Arc<BodyBudget>,
     jobs: Jobs,
     started: Instant,
-    leaving: AtomicBool,
+    leaving: watch::Sender<bool>,
 }
 
 /// A recipe and what its requests have come to.
@@ -61,7 +58,7 @@ impl AppState {
             bodies: BodyBudget::new(config.max_buffered),
             jobs: Jobs::new(&config),
             started,
-            leaving: AtomicBool::new(false),
+            leaving: watch::Sender::new(false),
             engine,
             registry,
             config,
@@ -104,7 +101,7 @@ impl AppState {
     /// Says from now on that the server is not ready, though requests are still taken, and that connections close: for
     /// load balancers, which need time to notice.
     pub fn leave(&self) {
-        self.0.leaving.store(true, Ordering::Release);
+        self.0.leaving.send_replace(true);
     }
 
     /// Whether requests should be sent here: not once the end is announced.
@@ -114,7 +111,19 @@ impl AppState {
 
     /// Whether the end is announced.
     pub(super) fn is_leaving(&self) -> bool {
-        self.0.leaving.load(Ordering::Acquire)
+        *self.0.leaving.borrow()
+    }
+
+    /// Whether the end is announced, from now on.
+    pub(super) fn watch_leaving(&self) -> watch::Receiver<bool> {
+        self.0.leaving.subscribe()
+    }
+
+    /// Ends when the engine takes no new requests any more.
+    pub(super) async fn until_draining(self) {
+        let mut state = self.watch_engine();
+        // The sender is gone only with the engine.
+        let _ = state.wait_for(|state| *state == State::Draining).await;
     }
 
     /// Whether the engine takes no new requests. It is asked itself, as a copy of its state would lag behind, and a

@@ -105,6 +105,9 @@ pub(super) async fn call(
     mut request: Request,
     next: Next,
 ) -> Response {
+    if oip::is_probe(request.uri().path()) {
+        return next.run(request).await;
+    }
     let call = Call {
         traces,
         caller: traces::caller(&Headers(request.headers())),

@@ -1,6 +1,7 @@
 """`tritonclient`, over HTTP and gRPC, with the calls of its documentation."""
 
 import queue
+import urllib.request
 
 import numpy
 import pytest
@@ -64,7 +65,7 @@ def test_metadata(client, protocol):
     model = client.get_model_metadata(IMAGES, **options)
     shapes = {tensor["name"]: [int(size) for size in tensor["shape"]] for tensor in model["inputs"] + model["outputs"]}
     assert shapes == {
-        "image": [-1],
+        "image": [-1, 1],
         "pixels": [-1, 3, 224, 224],
         "label": [-1, 5],
         "score": [-1, 5],
@@ -76,6 +77,8 @@ def test_configuration(client, protocol):
     config = client.get_model_config(IMAGES, **as_dict(protocol))
     config = config.get("config", config)
     assert [tensor["name"] for tensor in config["input"]] == ["image", "pixels"]
+    assert [[int(size) for size in tensor["dims"]] for tensor in config["input"]] == [[1], [3, 224, 224]]
+    assert config["max_batch_size"] >= 4
     assert config["dynamic_batching"]["preferred_batch_size"][0] > 0
 
 
@@ -94,6 +97,37 @@ def test_images(client, library, photo):
     assert scores[0, 0] > 0.9 and scores.dtype == numpy.float32
     response = answer.get_response()
     assert (response["id"] if isinstance(response, dict) else response.id) == "42"
+
+
+def test_shapes_with_the_dimension_that_the_configuration_names(client, library):
+    texts = numpy.array([["a"], ["b"]], dtype=object)
+    tensor = library.InferInput("text", texts.shape, "BYTES")
+    tensor.set_data_from_numpy(texts)
+    assert client.infer(ECHO, [tensor]).as_numpy("prediction").tolist() == [b'"a"', b'"b"']
+
+
+def test_shared_memory_is_refused_in_words(client, library, protocol):
+    for call in [
+        lambda: client.register_system_shared_memory("region", "/region", 64),
+        lambda: client.get_system_shared_memory_status(),
+        lambda: client.unregister_system_shared_memory(),
+        lambda: client.get_cuda_shared_memory_status(),
+    ]:
+        with pytest.raises(InferenceServerException, match="shares no memory"):
+            call()
+    text = library.InferInput("text", [1], "BYTES")
+    text.set_shared_memory("region", 64)
+    with pytest.raises(InferenceServerException, match="shares no memory"):
+        client.infer(ECHO, [text])
+
+
+def test_a_raw_binary_request(server, photo):
+    url = f"http://{server.http}/v2/models/{IMAGES}/infer"
+    request = urllib.request.Request(url, photo, {"Inference-Header-Content-Length": "0"})
+    with urllib.request.urlopen(request) as answer:
+        length = int(answer.headers["Inference-Header-Content-Length"])
+        result = tritonclient.http.InferResult.from_response_body(answer.read(), False, length)
+    assert result.as_numpy("label")[0, 0] == b"espresso"
 
 
 def test_pixels(client, library):
@@ -148,10 +182,11 @@ def test_compression_over_http(server, algorithm):
     assert answer.as_numpy("prediction")[0] == b'"' + b"long " * 1000 + b'"'
 
 
-def test_compression_over_grpc(server):
+@pytest.mark.parametrize("algorithm", ["gzip", "deflate"])
+def test_compression_over_grpc(server, algorithm):
     client = tritonclient.grpc.InferenceServerClient(server.grpc)
     text = tensor(tritonclient.grpc, "text", ["long " * 1000])
-    answer = client.infer(ECHO, [text], compression_algorithm="gzip")
+    answer = client.infer(ECHO, [text], compression_algorithm=algorithm)
     assert answer.as_numpy("prediction")[0] == b'"' + b"long " * 1000 + b'"'
 
 
@@ -192,6 +227,7 @@ def test_stream_over_grpc(server):
         result, error = answers.get(timeout=300)
         assert error is None
         assert result.get_response().id == str(number)
+        assert result.get_response().parameters["triton_final_response"].bool_param
         assert result.as_numpy("prediction")[0] == f'"text {number}"'.encode()
     client.stop_stream()
 

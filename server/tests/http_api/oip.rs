@@ -9,14 +9,14 @@ use serde_json::{Value, json};
 
 use crate::support::{App, Reply, until};
 
-const INFER: &str = "/v2/models/fake/infer";
+pub(crate) const INFER: &str = "/v2/models/fake/infer";
 
-fn text_request(texts: &[&str]) -> Value {
+pub(crate) fn text_request(texts: &[&str]) -> Value {
     json!({"inputs": [{"name": "text", "shape": [texts.len()], "datatype": "BYTES", "data": texts}]})
 }
 
 /// BYTES elements as they are in a binary tensor.
-fn binary(elements: &[&[u8]]) -> Vec<u8> {
+pub(crate) fn binary(elements: &[&[u8]]) -> Vec<u8> {
     let mut bytes = Vec::new();
     for element in elements {
         bytes.extend((element.len() as u32).to_le_bytes());
@@ -25,92 +25,27 @@ fn binary(elements: &[&[u8]]) -> Vec<u8> {
     bytes
 }
 
-async fn infer(app: &App, request: &Value) -> Reply {
+pub(crate) async fn infer(app: &App, request: &Value) -> Reply {
     app.post(INFER, "application/json", request.to_string())
         .await
 }
 
 /// Posts JSON and what follows it, with the header that says where it ends; without a content type, as clients do.
-async fn infer_binary(app: &App, json: &Value, rest: &[u8]) -> Reply {
+pub(crate) async fn infer_binary(app: &App, json: &Value, rest: &[u8]) -> Reply {
     let json = json.to_string();
     let length = json.len().to_string();
     infer_raw(app, &length, [json.as_bytes(), rest].concat()).await
 }
 
-async fn infer_raw(app: &App, json_length: &str, body: Vec<u8>) -> Reply {
+pub(crate) async fn infer_raw(app: &App, json_length: &str, body: Vec<u8>) -> Reply {
     let request = Request::post(INFER)
         .header("inference-header-content-length", json_length)
         .body(Body::from(body));
     Reply::read(app.send(request.unwrap()).await).await
 }
 
-fn error(reply: &Reply) -> String {
+pub(crate) fn error(reply: &Reply) -> String {
     reply.json()["error"].as_str().unwrap().to_owned()
-}
-
-#[tokio::test]
-async fn the_server_and_its_models_are_described() {
-    let app = App::new(Json).await;
-    let server = app.get("/v2").await.json();
-    assert_eq!(server["name"], "galley");
-    assert_eq!(
-        server["extensions"],
-        json!(["binary_tensor_data", "statistics", "model_configuration"])
-    );
-    assert_eq!(
-        app.get("/v2/health/live").await.json(),
-        json!({"live": true})
-    );
-    assert_eq!(
-        app.get("/v2/health/ready").await.json(),
-        json!({"ready": true})
-    );
-    let model = json!({
-        "name": "fake", "versions": ["1"], "platform": "galley",
-        "inputs": [{"name": "text", "datatype": "BYTES", "shape": [-1]}],
-        "outputs": [{"name": "prediction", "datatype": "BYTES", "shape": [-1]}],
-    });
-    let config = json!({
-        "name": "fake", "platform": "galley", "backend": "candle", "max_batch_size": 0,
-        "input": [{"name": "text", "data_type": "TYPE_STRING", "dims": [-1], "optional": false}],
-        "output": [{"name": "prediction", "data_type": "TYPE_STRING", "dims": [-1]}],
-        "dynamic_batching": {"preferred_batch_size": [1], "max_queue_delay_microseconds": 0},
-        "model_transaction_policy": {"decoupled": false},
-    });
-    for base in ["/v2/models/fake", "/v2/models/fake/versions/1"] {
-        assert_eq!(app.get(base).await.json(), model);
-        assert_eq!(app.get(&format!("{base}/config")).await.json(), config);
-        let ready = app.get(&format!("{base}/ready")).await;
-        assert_eq!((ready.status, &ready.json()["ready"]), (200, &json!(true)));
-    }
-    let index = json!([{"name": "fake", "version": "1", "state": "READY", "reason": ""}]);
-    for body in ["", "{}", r#"{"ready": true}"#] {
-        assert_eq!(
-            app.post("/v2/repository/index", "", body).await.json(),
-            index
-        );
-    }
-}
-
-#[tokio::test]
-async fn what_is_not_there_says_so_in_the_protocols_shape() {
-    let app = App::new(Json).await;
-    for (path, status) in [
-        ("/v2/models/other", 404),
-        ("/v2/models/other/ready", 404),
-        ("/v2/models/fake/versions/2", 404),
-        ("/v2/models/fake/nonsense", 404),
-        ("/v2/nonsense", 404),
-        (INFER, 405),
-        ("/v2/repository/index", 405),
-    ] {
-        let reply = app.get(path).await;
-        assert_eq!(reply.status, status, "{path}");
-        assert!(!error(&reply).is_empty());
-    }
-    let reply = app.post("/v2/models/other/infer", "", "{}").await;
-    assert_eq!(reply.status, 404);
-    assert!(error(&reply).contains("fake"), "the models are named");
 }
 
 #[tokio::test]
@@ -134,32 +69,81 @@ async fn texts_are_answered_in_json_in_their_order() {
 }
 
 #[tokio::test]
-async fn binary_tensors_go_both_ways() {
+async fn null_is_what_absence_is() {
     let app = App::new(Json).await;
-    let bytes = binary(&[b"one", b"", "zwei\u{fc}".as_bytes()]);
-    let mut request = json!({
-        "inputs": [{"name": "text", "shape": [3], "datatype": "BYTES", "parameters": {"binary_data_size": bytes.len()}}],
-        "parameters": {"binary_data_output": true},
-    });
-    let reply = infer_binary(&app, &request, &bytes).await;
-    assert_eq!(reply.status, 200, "{}", reply.text());
-    let length: usize = reply
-        .header("inference-header-content-length")
-        .parse()
-        .unwrap();
-    let json: Value = serde_json::from_slice(&reply.body[..length]).unwrap();
-    let expected = binary(&[b"\"one\"", b"\"\"", "\"zwei\u{fc}\"".as_bytes()]);
-    assert_eq!(&reply.body[length..], expected);
-    assert_eq!(
-        json["outputs"][0]["parameters"]["binary_data_size"],
-        expected.len()
-    );
-    assert_eq!(json["outputs"][0].get("data"), None);
-    // What an output says itself counts.
-    request["outputs"] = json!([{"name": "prediction", "parameters": {"binary_data": false}}]);
-    let reply = infer_binary(&app, &request, &bytes).await;
-    assert_eq!(reply.header("inference-header-content-length"), "");
-    assert_eq!(reply.json()["outputs"][0]["data"][0], "\"one\"");
+    let input = json!({"name": "text", "shape": [1], "datatype": "BYTES", "data": ["a"], "parameters": null});
+    let output = json!({"name": "prediction", "parameters": null});
+    let nothing =
+        json!({"timeout": null, "priority": null, "sequence_id": null, "binary_data_output": null});
+    let of_input = json!({"binary_data_size": null, "shared_memory_region": null});
+    let of_output =
+        json!({"binary_data": null, "classification": null, "shared_memory_region": null});
+    for (member, value) in [
+        ("/id", json!(null)),
+        ("/parameters", json!(null)),
+        ("/parameters", nothing),
+        ("/outputs", json!(null)),
+        ("/outputs", json!([])),
+        ("/outputs", json!([output])),
+        ("/inputs/0/parameters", of_input),
+        ("/outputs/0/parameters", of_output),
+    ] {
+        let mut request = json!({
+            "id": "7", "parameters": {}, "inputs": [input], "outputs": [output],
+        });
+        *request.pointer_mut(member).unwrap() = value;
+        let reply = infer(&app, &request).await;
+        assert_eq!(reply.status, 200, "{request}: {}", reply.text());
+        assert_eq!(reply.json()["outputs"][0]["data"], json!(["\"a\""]));
+    }
+    // What there must be cannot be null.
+    for member in [
+        "/inputs",
+        "/inputs/0",
+        "/inputs/0/name",
+        "/inputs/0/shape",
+        "/outputs/0/name",
+    ] {
+        let mut request = json!({"inputs": [input], "outputs": [output]});
+        *request.pointer_mut(member).unwrap() = Value::Null;
+        assert_eq!(infer(&app, &request).await.status, 400, "{request}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_json_is_named() {
+    let app = App::new(Json).await;
+    let marked = [b"\xef\xbb\xbf", text_request(&["a"]).to_string().as_bytes()].concat();
+    assert_eq!(app.post(INFER, "", marked).await.status, 200);
+    let nan = text_request(&["a"]).to_string().replace("\"a\"", "NaN");
+    for (body, reason) in [
+        (nan.into_bytes(), "NaN at line 1"),
+        (
+            b"\xff\xd8\xff\xe0".to_vec(),
+            "Inference-Header-Content-Length: 0",
+        ),
+        (b"\x1f\x8b\x08\0".to_vec(), "Content-Encoding: gzip"),
+    ] {
+        let reply = app.post(INFER, "", body).await;
+        assert_eq!(reply.status, 400);
+        assert!(error(&reply).contains(reason), "{}", error(&reply));
+    }
+}
+
+#[tokio::test]
+async fn texts_may_have_a_dimension_of_their_own() {
+    let app = App::new(Json).await;
+    for data in [json!(["a", "b"]), json!([["a"], ["b"]])] {
+        let mut request = text_request(&["a", "b"]);
+        request["inputs"][0]["shape"] = json!([2, 1]);
+        request["inputs"][0]["data"] = data;
+        let reply = infer(&app, &request).await;
+        assert_eq!(reply.status, 200, "{}", reply.text());
+        assert_eq!(
+            reply.json()["outputs"][0]["data"],
+            json!(["\"a\"", "\"b\""])
+        );
+    }
 }
 
 #[tokio::test]
@@ -215,7 +199,10 @@ async fn malformed_requests_are_400_and_say_what_was_expected() {
         ),
         (input(json!({"shape": [-1]})), "expected shape [n]"),
         (input(json!({"shape": []})), "expected shape [n]"),
-        (input(json!({"shape": [1, 1]})), "expected shape [n]"),
+        (
+            input(json!({"shape": [1, 2]})),
+            "expected shape [n] or [n, 1]",
+        ),
         (input(json!({"shape": [1.5]})), "JSON"),
         (
             input(json!({"shape": [2]})),
@@ -274,59 +261,9 @@ async fn malformed_requests_are_400_and_say_what_was_expected() {
 }
 
 #[tokio::test]
-async fn binary_parts_that_do_not_fit_are_400() {
-    let app = App::new(Json).await;
-    let sized = |count: i64, size: usize| json!({"inputs": [{"name": "text", "shape": [count], "datatype": "BYTES", "parameters": {"binary_data_size": size}}]});
-    for (request, bytes, reason) in [
-        (
-            sized(1, 5),
-            &b"\x01\0\0\0ab"[..],
-            "1 bytes are left after all inputs",
-        ),
-        (sized(1, 6), b"\x01\0\0\0a", "but 5 bytes are left"),
-        (
-            sized(1, 6),
-            b"\x01\0\0\0ab",
-            "1 bytes are left after 1 elements",
-        ),
-        (
-            sized(1, 5),
-            b"\xff\xff\xff\xffa",
-            "element 0 has 4294967295 bytes",
-        ),
-        (
-            sized(2, 5),
-            b"\x01\0\0\0a",
-            "expected 2 elements, got the bytes of 1",
-        ),
-        (sized(1, 3), b"\x01\0\0", "expected 1 elements"),
-        (
-            sized(1, 5),
-            b"\x01\0\0\0\xff",
-            "element 0: expected a text in UTF-8",
-        ),
-    ] {
-        let reply = infer_binary(&app, &request, bytes).await;
-        assert_eq!(reply.status, 400, "{request}");
-        assert!(
-            error(&reply).contains(reason),
-            "{request}: {}",
-            error(&reply)
-        );
-    }
-    let body = text_request(&["a"]).to_string().into_bytes();
-    for length in ["99999", "-1", "x", "18446744073709551616"] {
-        let reply = infer_raw(&app, length, body.clone()).await;
-        assert_eq!(reply.status, 400, "{length}");
-        assert!(error(&reply).contains("Inference-Header-Content-Length"));
-    }
-}
-
-#[tokio::test]
 async fn limits_are_413_and_named() {
     let config = HttpConfig {
         max_body: 2000,
-        max_decompressed: 4000,
         ..HttpConfig::default()
     };
     let app = App::with(Json, 2, config).await;
@@ -343,45 +280,6 @@ async fn limits_are_413_and_named() {
         assert_eq!(reply.status, 413);
         assert!(error(&reply).contains(option), "{}", error(&reply));
     }
-    let bomb = compressed(&vec![b' '; 100_000]);
-    let reply = post_compressed(&app, "gzip", bomb).await;
-    assert_eq!(
-        (reply.status, error(&reply).contains("--max-decompressed")),
-        (413, true)
-    );
-}
-
-fn compressed(bytes: &[u8]) -> Vec<u8> {
-    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-    std::io::Write::write_all(&mut encoder, bytes).unwrap();
-    encoder.finish().unwrap()
-}
-
-async fn post_compressed(app: &App, encoding: &str, body: Vec<u8>) -> Reply {
-    let request = Request::post(INFER)
-        .header("content-encoding", encoding)
-        .header("accept-encoding", "gzip")
-        .body(Body::from(body));
-    Reply::read(app.send(request.unwrap()).await).await
-}
-
-#[tokio::test]
-async fn bodies_may_be_compressed_both_ways() {
-    let app = App::new(Json).await;
-    let long = "a".repeat(5000);
-    let request = text_request(&[long.as_str()]).to_string();
-    let reply = post_compressed(&app, "gzip", compressed(request.as_bytes())).await;
-    assert_eq!(
-        (reply.status, reply.header("content-encoding")),
-        (200, "gzip")
-    );
-    let mut plain = String::new();
-    let mut decoder = flate2::read::GzDecoder::new(reply.body.as_slice());
-    std::io::Read::read_to_string(&mut decoder, &mut plain).unwrap();
-    assert!(plain.contains(&long));
-    assert_eq!(post_compressed(&app, "br", Vec::new()).await.status, 415);
-    let broken = post_compressed(&app, "gzip", b"not gzip".to_vec()).await;
-    assert_eq!(broken.status, 400);
 }
 
 #[tokio::test]
@@ -449,55 +347,6 @@ async fn a_full_queue_is_429_and_a_failing_device_500() {
     let reply = infer(&app, &text_request(&["a"])).await;
     assert_eq!(reply.status, 500);
     assert!(!reply.text().contains("secret"), "{}", reply.text());
-}
-
-#[tokio::test]
-async fn requests_are_counted_by_protocol_and_in_the_models_statistics() {
-    let app = App::new(Json).await;
-    infer(&app, &text_request(&["a", "b"])).await;
-    infer(&app, &json!({})).await;
-    let metrics = app.get("/metrics").await.text();
-    for outcome in ["ok", "bad_request"] {
-        let line = format!(
-            "galley_requests_total{{recipe=\"fake\",protocol=\"oip\",outcome=\"{outcome}\"}} 1"
-        );
-        assert!(metrics.contains(&line), "{line} is missing in\n{metrics}");
-    }
-    for path in [
-        "/v2/models/stats",
-        "/v2/models/fake/stats",
-        "/v2/models/fake/versions/1/stats",
-    ] {
-        let statistics = &app.get(path).await.json()["model_stats"][0];
-        assert_eq!(statistics["name"], "fake");
-        assert_eq!(
-            (
-                &statistics["inference_count"],
-                &statistics["execution_count"]
-            ),
-            (&json!(2), &json!(2))
-        );
-        assert!(statistics["last_inference"].as_u64().unwrap() > 1_700_000_000_000);
-        for stage in [
-            "success",
-            "queue",
-            "compute_input",
-            "compute_infer",
-            "compute_output",
-        ] {
-            let stage = &statistics["inference_stats"][stage];
-            assert_eq!(stage["count"], 1, "{stage}");
-            assert!(stage["ns"].is_u64());
-        }
-        for stage in ["fail", "cache_hit", "cache_miss"] {
-            assert_eq!(
-                statistics["inference_stats"][stage],
-                json!({"count": 0, "ns": 0})
-            );
-        }
-        assert_eq!(statistics["batch_stats"][0]["batch_size"], 1);
-        assert_eq!(statistics["batch_stats"][0]["compute_infer"]["count"], 2);
-    }
 }
 
 #[tokio::test]

@@ -9,8 +9,11 @@ use galley_core::{InputError, Output};
 use serde::{Serialize, Serializer, ser::SerializeSeq};
 use utoipa::ToSchema;
 
-use super::{super::error::ApiError, zstd};
-use crate::{engine::Answers, metrics::Outcome};
+use crate::{
+    engine::Answers,
+    http::{error::ApiError, zstd},
+    metrics::Outcome,
+};
 
 /// Room for a small answer.
 const CAPACITY: usize = 256;

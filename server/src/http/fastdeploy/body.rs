@@ -11,9 +11,10 @@ use super::{
     query::Query,
     reader,
     sink::{Bounds, Sink},
-    zstd,
 };
-use crate::http::{HttpConfig, error::ApiError, limits::Share, pool};
+use crate::http::{
+    HttpConfig, encoding::Encoding, error::ApiError, json, limits::Share, pool, signature,
+};
 
 /// Bodies up to this size are read where they arrive, which takes less time than handing them to another thread.
 const INLINE: usize = 64 << 10;
@@ -38,10 +39,12 @@ enum Form {
 /// A body that has arrived, and how to read it.
 pub(super) struct Arrived {
     body: Bytes,
-    form: Form,
+    declared: Declared,
     bounds: Bounds,
-    /// The most bytes that it may decompress to, if it is compressed.
-    max_decompressed: Option<u64>,
+    /// How it is compressed; the last of them is the outermost.
+    packed: Vec<Encoding>,
+    /// The most bytes that it may decompress to.
+    max_decompressed: u64,
     /// Whether the digest is wanted.
     with_digest: bool,
     share: Share,
@@ -66,14 +69,17 @@ impl Arrived {
         config: &HttpConfig,
     ) -> Result<Self, ApiError> {
         let values = usize::try_from(config.max_body / BYTES_A_VALUE).unwrap_or(usize::MAX);
+        let by_query = query.compressed.then_some(Encoding::Zstd);
+        let packed = by_query.into_iter().chain(Encoding::of_body(headers)?);
         Ok(Self {
-            form: recognise(query.input_type, headers, kind)?,
+            declared: declared(query.input_type, headers)?,
+            packed: packed.collect(),
             bounds: Bounds {
                 items: max_items,
                 values,
                 kind,
             },
-            max_decompressed: query.compressed.then_some(config.max_decompressed),
+            max_decompressed: config.max_decompressed,
             with_digest: query.unique_id.is_some(),
             body,
             share,
@@ -82,34 +88,21 @@ impl Arrived {
 
     /// Reads the inputs; large bodies on the CPU pool, so that other requests need not wait.
     pub(super) async fn read(mut self) -> Result<Read, ApiError> {
-        if let Some(max) = self.max_decompressed {
-            if self.body.len() > INLINE {
-                return self.read_pooled().await;
-            }
-            match zstd::decompress(&self.body, max.min(INLINE_DECOMPRESSED)) {
-                Err(ApiError::TooLarge { .. }) if max > INLINE_DECOMPRESSED => {
-                    return self.read_pooled().await;
-                }
-                plain => self.unpacked(plain?)?,
+        if self.body.len() <= INLINE {
+            match self.unpack(INLINE_DECOMPRESSED.min(self.max_decompressed)) {
+                // Large after all.
+                Err(ApiError::TooLarge { .. }) if self.max_decompressed > INLINE_DECOMPRESSED => {}
+                Ok(()) if self.body.len() <= INLINE => return self.read_here(),
+                unpacked => unpacked?,
             }
         }
-        if self.body.len() > INLINE {
-            self.read_pooled().await
-        } else {
-            self.read_here()
-        }
-    }
-
-    async fn read_pooled(self) -> Result<Read, ApiError> {
         pool::run(move || self.read_here()).await
     }
 
     fn read_here(mut self) -> Result<Read, ApiError> {
-        if let Some(max) = self.max_decompressed {
-            let plain = zstd::decompress(&self.body, max)?;
-            self.unpacked(plain)?;
-        }
-        let items = decode(self.form, &self.body, self.bounds)?;
+        self.unpack(self.max_decompressed)?;
+        let form = form(self.declared, &self.body, self.bounds.kind)?;
+        let items = decode(form, &self.body, self.bounds)?;
         let digest = self.with_digest.then(|| items.digest());
         Ok(Read {
             items,
@@ -118,34 +111,40 @@ impl Arrived {
         })
     }
 
-    fn unpacked(&mut self, plain: Bytes) -> Result<(), ApiError> {
-        self.share.grow(plain.len())?;
-        self.body = plain;
-        self.max_decompressed = None;
+    /// Decompresses what is compressed, to at most `limit` bytes.
+    fn unpack(&mut self, limit: u64) -> Result<(), ApiError> {
+        while let Some(encoding) = self.packed.last() {
+            let plain = encoding.decompress(&self.body, limit)?;
+            self.share.grow(plain.len())?;
+            self.body = plain;
+            self.packed.pop();
+        }
         Ok(())
     }
 }
 
-/// What the query names counts; without that, what the content type says; without either it is JSON.
-fn recognise(
-    input_type: Option<Format>,
-    headers: &HeaderMap,
-    kind: InputKind,
-) -> Result<Form, ApiError> {
-    if let Some(encoding) = headers.get(header::CONTENT_ENCODING)
-        && encoding != "identity"
-    {
-        return Err(ApiError::UnsupportedType(
-            "no Content-Encoding is supported; use compressed=True with a body compressed with zstd".into(),
-        ));
-    }
+/// What a request says that its body is.
+#[derive(Clone, Debug, PartialEq)]
+enum Declared {
+    /// It does.
+    As(Form),
+    /// JSON, by its content type.
+    JsonByType,
+    /// Bytes of any kind.
+    Bytes,
+    /// Nothing that would be believed: programs like curl send a type of their own unless told.
+    Nothing,
+}
+
+/// What the query names counts; without that, what the content type says.
+fn declared(input_type: Option<Format>, headers: &HeaderMap) -> Result<Declared, ApiError> {
     match input_type {
-        Some(Format::Json) => return Ok(Form::Json),
-        Some(Format::Msgpack) => return Ok(Form::Msgpack),
+        Some(Format::Json) => return Ok(Declared::As(Form::Json)),
+        Some(Format::Msgpack) => return Ok(Declared::As(Form::Msgpack)),
         None => {}
     }
     let Some(content_type) = headers.get(header::CONTENT_TYPE) else {
-        return Ok(Form::Json);
+        return Ok(Declared::Nothing);
     };
     let content_type = String::from_utf8_lossy(content_type.as_bytes());
     let essence = content_type
@@ -156,32 +155,57 @@ fn recognise(
         .to_ascii_lowercase();
     Ok(match essence.as_str() {
         "multipart/form-data" => {
-            Form::Multipart(multer::parse_boundary(&*content_type).map_err(|_| {
+            let boundary = multer::parse_boundary(&*content_type).map_err(|_| {
                 ApiError::malformed("multipart/form-data: expected a boundary in Content-Type")
-            })?)
+            })?;
+            Declared::As(Form::Multipart(boundary))
         }
         "application/msgpack" | "application/x-msgpack" | "application/vnd.msgpack" => {
-            Form::Msgpack
+            Declared::As(Form::Msgpack)
         }
-        "application/octet-stream" if kind == InputKind::File => Form::File,
-        image if image.starts_with("image/") => Form::File,
-        _ => Form::Json,
+        "application/octet-stream" => Declared::Bytes,
+        "application/json" => Declared::JsonByType,
+        image if image.starts_with("image/") => Declared::As(Form::File),
+        _ => Declared::Nothing,
     })
+}
+
+/// What a body is: what it was said to be, or by its first bytes an image, or else JSON.
+fn form(declared: Declared, body: &[u8], kind: InputKind) -> Result<Form, ApiError> {
+    let is_json = match declared {
+        Declared::As(Form::Json) => true,
+        Declared::As(form) => return Ok(form),
+        Declared::Bytes if kind == InputKind::File => return Ok(Form::File),
+        Declared::JsonByType => true,
+        Declared::Bytes | Declared::Nothing => false,
+    };
+    match (signature::image(body), kind) {
+        (None, _) => Ok(Form::Json),
+        (Some(_), InputKind::File) if !is_json => Ok(Form::File),
+        (Some(image), InputKind::File) => Err(ApiError::malformed(format!(
+            "expected JSON, as the request says, got an image; send it with Content-Type: {image} and without input_type"
+        ))),
+        (Some(image), InputKind::Json) => Err(ApiError::malformed(format!(
+            "expected inputs in JSON, got an image ({image}), which this recipe does not take"
+        ))),
+    }
 }
 
 fn decode(form: Form, body: &Bytes, bounds: Bounds) -> Result<Items, ApiError> {
     match form {
         Form::Json => {
+            let body = json::without_mark(body);
+            let refusal = |error: serde_json::Error| json::refusal(body, &error);
             let mut json = serde_json::Deserializer::from_slice(body);
-            let items = reader::read(&mut json, "JSON", bounds)?;
-            json.end()
-                .map_err(|error| ApiError::malformed(format!("JSON: {error}")))?;
+            let items = reader::read(&mut json, refusal, bounds)?;
+            json.end().map_err(refusal)?;
             Ok(items)
         }
         Form::Msgpack => {
             let mut msgpack = rmp_serde::Deserializer::from_read_ref(&**body);
             msgpack.set_max_depth(MAX_DEPTH);
-            reader::read(&mut msgpack, "msgpack", bounds)
+            let refusal = |error| ApiError::malformed(format!("msgpack: {error}"));
+            reader::read(&mut msgpack, refusal, bounds)
         }
         Form::Multipart(boundary) => multipart(body, boundary, bounds),
         Form::File if body.is_empty() => {
@@ -236,61 +260,68 @@ fn part_as_input(bytes: Bytes, kind: InputKind) -> Result<Input, InputError> {
 mod tests {
     use super::*;
 
-    fn form(
+    const JPEG: &[u8] = b"\xff\xd8\xff\xe0";
+    const TEXT: &[u8] = b"[\"a\"]";
+
+    fn recognise(
         input_type: Option<Format>,
         content_type: &'static str,
-        kind: InputKind,
+        (body, kind): (&[u8], InputKind),
     ) -> Result<Form, ApiError> {
         let mut headers = HeaderMap::new();
         if !content_type.is_empty() {
             headers.insert(header::CONTENT_TYPE, content_type.parse().unwrap());
         }
-        recognise(input_type, &headers, kind)
+        form(declared(input_type, &headers)?, body, kind)
     }
 
     #[test]
     fn bodies_are_recognised_by_query_then_content_type() {
         use InputKind::{File, Json};
         let multipart = "Multipart/Form-Data; boundary=\"x\"";
+        let octets = "application/octet-stream";
+        let (json, msgpack) = (Some(Format::Json), Some(Format::Msgpack));
         for (input_type, content_type, kind, expected) in [
             (None, "", File, Form::Json),
             (None, "application/json; charset=utf-8", File, Form::Json),
             (None, "application/x-www-form-urlencoded", Json, Form::Json),
-            (None, "application/octet-stream", Json, Form::Json),
-            (None, "application/octet-stream", File, Form::File),
+            (None, octets, Json, Form::Json),
+            (None, octets, File, Form::File),
             (None, "image/jpeg", Json, Form::File),
             (None, "IMAGE/PNG", File, Form::File),
             (None, "application/msgpack", Json, Form::Msgpack),
             (None, multipart, File, Form::Multipart("x".into())),
-            (
-                Some(Format::Json),
-                "application/octet-stream",
-                File,
-                Form::Json,
-            ),
-            (
-                Some(Format::Msgpack),
-                "application/octet-stream",
-                File,
-                Form::Msgpack,
-            ),
+            (json, octets, File, Form::Json),
+            (msgpack, octets, File, Form::Msgpack),
         ] {
             assert_eq!(
-                form(input_type, content_type, kind),
+                recognise(input_type, content_type, (TEXT, kind)),
                 Ok(expected),
                 "{input_type:?} {content_type}"
             );
         }
         assert!(matches!(
-            form(None, "multipart/form-data", File),
+            recognise(None, "multipart/form-data", (TEXT, File)),
             Err(ApiError::Malformed(_))
         ));
-        let mut headers = HeaderMap::new();
-        headers.insert(header::CONTENT_ENCODING, "gzip".parse().unwrap());
-        assert!(matches!(
-            recognise(None, &headers, Json),
-            Err(ApiError::UnsupportedType(_))
-        ));
+    }
+
+    #[test]
+    fn an_image_is_known_without_its_type_and_refused_with_a_wrong_one() {
+        use InputKind::{File, Json};
+        for content_type in ["", "application/x-www-form-urlencoded", "text/plain"] {
+            let form = recognise(None, content_type, (JPEG, File));
+            assert_eq!(form, Ok(Form::File), "{content_type}");
+        }
+        for (input_type, content_type, kind, said) in [
+            (None, "application/json", File, "Content-Type: image/jpeg"),
+            (Some(Format::Json), "", File, "without input_type"),
+            (None, "", Json, "does not take"),
+            (None, "application/octet-stream", Json, "does not take"),
+        ] {
+            let error = recognise(input_type, content_type, (JPEG, kind)).unwrap_err();
+            assert!(error.to_string().contains(said), "{error}");
+        }
     }
 
     #[test]

@@ -117,7 +117,8 @@ pub(super) async fn infer(Extract(state): Extract<AppState>, request: Request) -
     let (query, valid) = Query::parse(parts.uri.query());
     let encoding = query.encoding();
     let unique_id = query.unique_id.as_deref().map_or_else(new_id, Arc::from);
-    let recipe = match state.recipe(recipe_in(parts.uri.path()).or(query.recipe.as_deref())) {
+    let named = recipe_in(parts.uri.path());
+    let recipe = match state.recipe(named.as_deref().or(query.recipe.as_deref())) {
         Ok(recipe) => recipe,
         Err(error) => {
             give_up(&parts, body).await;

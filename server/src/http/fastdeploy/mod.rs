@@ -17,7 +17,6 @@ mod result;
 mod sink;
 mod store;
 mod value;
-mod zstd;
 
 use std::{borrow::Cow, sync::Arc};
 
@@ -26,6 +25,7 @@ use axum::{
     http::Uri,
     response::Response,
 };
+use percent_encoding::percent_decode_str;
 use url::form_urlencoded;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -69,7 +69,7 @@ impl Refusals for NotFound {
 /// The answer where there is nothing.
 pub(super) async fn unknown_path(Extract(state): Extract<AppState>, request: Request) -> Response {
     let named = recipe_in(request.uri().path());
-    let unknown_recipe = named.and_then(|name| state.recipe(Some(name)).err());
+    let unknown_recipe = named.and_then(|name| state.recipe(Some(&name)).err());
     let error = unknown_recipe
         .unwrap_or_else(|| ApiError::NotFound("no such path; GET / lists them".into()));
     discard(request.into_body()).await;
@@ -100,15 +100,36 @@ fn recipe_of<'a>(state: &'a AppState, uri: &Uri) -> Result<&'a Arc<ServedRecipe>
 /// The recipe that a request names: in its path, or as `?recipe=NAME`.
 fn named_recipe(uri: &Uri) -> Option<Cow<'_, str>> {
     if let Some(name) = recipe_in(uri.path()) {
-        return Some(name.into());
+        return Some(name);
     }
     let mut query = form_urlencoded::parse(uri.query()?.as_bytes());
     query.find_map(|(key, value)| (key == "recipe").then_some(value))
 }
 
-/// The recipe that a path names: `/recipes/NAME/...`. (Recipes' names need no escapes.)
-fn recipe_in(path: &str) -> Option<&str> {
-    path.strip_prefix("/recipes/")?
-        .split_once('/')
-        .map(|(name, _)| name)
+/// The recipe that a path names: `/recipes/NAME/...`. The name needs no escapes, but some clients escape more than they must.
+fn recipe_in(path: &str) -> Option<Cow<'_, str>> {
+    let (name, _) = path.strip_prefix("/recipes/")?.split_once('/')?;
+    // What is no UTF-8 is no recipe's name either.
+    Some(percent_decode_str(name).decode_utf8_lossy())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_names_its_recipe_with_or_without_escapes() {
+        for (path, expected) in [
+            ("/recipes/echo/infer", Some("echo")),
+            ("/recipes/deepsegment%5Fen/infer", Some("deepsegment_en")),
+            ("/recipes/%65%63%68%6f/meta", Some("echo")),
+            ("/recipes/a%2Fb/meta", Some("a/b")),
+            ("/recipes/%zz/meta", Some("%zz")),
+            ("/recipes/%ff/meta", Some("\u{fffd}")),
+            ("/recipes/echo", None),
+            ("/infer", None),
+        ] {
+            assert_eq!(recipe_in(path).as_deref(), expected, "{path}");
+        }
+    }
 }

@@ -14,17 +14,18 @@ use super::{
 use crate::http::error::ApiError;
 
 /// Reads a whole body.
+///
+/// # Errors
+/// A limit that is exceeded, or what `refusal` makes of an error of the format.
 pub(super) fn read<'de, D: Deserializer<'de>>(
     body: D,
-    format: &str,
+    refusal: impl FnOnce(D::Error) -> ApiError,
     bounds: Bounds,
 ) -> Result<Items, ApiError> {
     let sink = Sink::new(bounds);
     match Whole(&sink).deserialize(body) {
         Ok(()) => Ok(sink.into_items()),
-        Err(error) => Err(sink
-            .exceeded()
-            .unwrap_or_else(|| ApiError::malformed(format!("{format}: {error}")))),
+        Err(error) => Err(sink.exceeded().unwrap_or_else(|| refusal(error))),
     }
 }
 
@@ -313,7 +314,7 @@ mod tests {
     fn json(body: &str, bounds: Bounds) -> Result<Items, ApiError> {
         read(
             &mut serde_json::Deserializer::from_str(body),
-            "JSON",
+            |error| ApiError::malformed(error.to_string()),
             bounds,
         )
     }
@@ -408,7 +409,7 @@ mod tests {
         let read = |bytes: &[u8], bounds| {
             read(
                 &mut rmp_serde::Deserializer::from_read_ref(bytes),
-                "msgpack",
+                |error| ApiError::malformed(error.to_string()),
                 bounds,
             )
         };

@@ -14,15 +14,17 @@ use super::{
     query::{self, Query},
     recipe_in,
     store::Key,
-    zstd,
 };
 use crate::{
     engine::InferError,
     http::{
         AppState,
+        encoding::Encoding,
         error::ApiError,
+        json,
         limits::read_body,
         openapi::{Described, Refusals},
+        zstd,
     },
 };
 
@@ -106,7 +108,8 @@ fn look_up(
     uri: &Uri,
     id: &str,
 ) -> Result<Option<super::store::Finished>, ApiError> {
-    let recipe = state.recipe(recipe_in(uri.path()).or(query.recipe.as_deref()))?;
+    let named = recipe_in(uri.path());
+    let recipe = state.recipe(named.as_deref().or(query.recipe.as_deref()))?;
     let job = state.jobs().get(&Key {
         recipe: recipe.name(),
         id: id.into(),
@@ -125,6 +128,7 @@ async fn wanted(state: &AppState, query: &Query, request: Request) -> Result<Str
     if request.method() != Method::POST {
         return Err(expected());
     }
+    let encoding = Encoding::of_body(request.headers())?;
     let mut share = state.bodies().share();
     let limit = state.config().max_body.min(MAX_BODY);
     let mut body = request.into_body();
@@ -135,11 +139,14 @@ async fn wanted(state: &AppState, query: &Query, request: Request) -> Result<Str
     let mut bytes = bytes
         .await
         .unwrap_or_else(|_| Err(InferError::Deadline.into()))?;
+    if let Some(encoding) = encoding {
+        bytes = encoding.decompress(&bytes, limit)?;
+    }
     if query.compressed {
         bytes = zstd::decompress(&bytes, limit)?;
     }
     let wanted: Option<Wanted> = match query.input_type.unwrap_or_default() {
-        Format::Json => serde_json::from_slice(&bytes).ok(),
+        Format::Json => json::read(&bytes).ok(),
         Format::Msgpack => rmp_serde::from_slice(&bytes).ok(),
     };
     query::id(wanted.ok_or_else(expected)?.unique_id.into())?.ok_or_else(expected)

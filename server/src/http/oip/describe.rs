@@ -46,32 +46,31 @@ pub(super) fn model(served: &Served) -> ModelMetadataResponse {
     }
 }
 
-/// A configuration with a batch size has shapes of one item, without the batch's dimension. Those of a text or a file would
-/// be empty, which Triton forbids and its load generator cannot send. So shapes are whole, as in the metadata, and the
-/// batch size is 0, which says so; that of the device is the preferred one.
+/// As Triton has it: shapes are of one item, and the largest batch is what a request may hold. What the device takes at once is
+/// the preferred one.
 pub(super) fn config(served: &Served) -> ModelConfig {
     let interface = Interface::of(served);
-    let batch_size = i32::try_from(served.max_batch_size()).unwrap_or(i32::MAX);
+    let size = |size: usize| i32::try_from(size).unwrap_or(i32::MAX);
     let input = |tensor: &Tensor| ModelInput {
         name: tensor.name.into(),
         data_type: data_type(tensor.datatype).into(),
-        dims: shape(tensor),
+        dims: item_shape(tensor),
         optional: tensor.optional,
     };
     let output = |tensor: &Tensor| ModelOutput {
         name: tensor.name.into(),
         data_type: data_type(tensor.datatype).into(),
-        dims: shape(tensor),
+        dims: item_shape(tensor),
     };
     ModelConfig {
         name: served.info().name.into(),
         platform: PLATFORM.into(),
         backend: BACKEND.into(),
-        max_batch_size: 0,
+        max_batch_size: size(served.max_queue_size()),
         input: interface.inputs.iter().map(input).collect(),
         output: interface.outputs.iter().map(output).collect(),
         dynamic_batching: Some(ModelDynamicBatching {
-            preferred_batch_size: vec![batch_size],
+            preferred_batch_size: vec![size(served.max_batch_size())],
             max_queue_delay_microseconds: u64::try_from(served.max_queue_delay().as_micros())
                 .unwrap_or(u64::MAX),
         }),
@@ -132,6 +131,14 @@ pub(super) fn index(state: &AppState, only_ready: bool) -> Vec<ModelIndex> {
 fn shape(tensor: &Tensor) -> Vec<i64> {
     let sizes = tensor.dims.iter().map(|&size| size as i64);
     std::iter::once(-1).chain(sizes).collect()
+}
+
+/// The shape of one item. That of a single element is not empty, which Triton forbids.
+fn item_shape(tensor: &Tensor) -> Vec<i64> {
+    match tensor.dims.as_slice() {
+        [] => vec![1],
+        sizes => sizes.iter().map(|&size| size as i64).collect(),
+    }
 }
 
 fn data_type(datatype: Datatype) -> DataType {

@@ -17,7 +17,6 @@ use tokio::time::timeout_at;
 
 use super::{
     VERSION, answer, binary,
-    encoding::Encoding,
     input::{self, Given, Source},
     interface::Interface,
     json::{self, AnswerOutput, Elements},
@@ -28,10 +27,12 @@ use crate::{
     engine::InferError,
     http::{
         AppState,
+        encoding::Encoding,
         error::ApiError,
+        json::read as read_json,
         limits::{Share, give_up, read_body},
         openapi::{Described, Refusals},
-        pool,
+        pool, signature,
         state::{Call, ServedRecipe},
     },
     metrics::{Outcome, Protocol},
@@ -52,7 +53,8 @@ impl Refusals for InferRefusals {
 
 /// Answers a batch of inputs as tensors
 ///
-/// Binary tensors follow the JSON in their order; Inference-Header-Content-Length then says where it ends.
+/// Binary tensors follow the JSON in their order; Inference-Header-Content-Length then says where it ends. 0 says that there is
+/// no JSON: the body is one element of the first input, a file or a text, and the outputs are binary.
 #[utoipa::path(
     post,
     path = "",
@@ -176,6 +178,9 @@ impl Arrived {
             self.bytes = encoding.decompress(&self.bytes, self.max_decompressed)?;
             self.share.grow(self.bytes.len())?;
         }
+        if self.json_length == Some(0) {
+            return self.read_raw();
+        }
         let length = self.json_length.unwrap_or(self.bytes.len());
         if length > self.bytes.len() {
             return Err(ApiError::malformed(format!(
@@ -184,8 +189,13 @@ impl Arrived {
             )));
         }
         let mut binary = self.bytes.split_off(length);
-        let request: json::Request<'_> = serde_json::from_slice(&self.bytes)
-            .map_err(|error| ApiError::malformed(format!("JSON: {error}")))?;
+        let request: json::Request<'_> =
+            read_json(&self.bytes).map_err(|error| match signature::image(&self.bytes) {
+                Some(image) => ApiError::malformed(format!(
+                    "expected JSON, got an image ({image}); with Inference-Header-Content-Length: 0 it is an input"
+                )),
+                None => error,
+            })?;
         let (start, max) = self.latest;
         let deadline = request.parameters.deadline(start, max)?;
         let mut given = Vec::with_capacity(request.inputs.len());
@@ -222,6 +232,27 @@ impl Arrived {
             wanted: Wanted {
                 outputs: outputs.collect(),
                 id: request.id,
+            },
+            share: self.share,
+        })
+    }
+
+    /// A raw binary request, as Triton has it.
+    fn read_raw(self) -> Result<Asked, ApiError> {
+        let (start, max) = self.latest;
+        let given = Given {
+            name: self.interface.inputs[0].name,
+            datatype: self.interface.inputs[0].datatype.name(),
+            shape: &[1],
+            source: Source::Whole(self.bytes),
+        };
+        let outputs = 0..self.interface.outputs.len();
+        Ok(Asked {
+            inputs: input::read(&self.interface, vec![given], self.max_items)?,
+            deadline: start + max,
+            wanted: Wanted {
+                outputs: outputs.map(|output| (output, true)).collect(),
+                id: None,
             },
             share: self.share,
         })

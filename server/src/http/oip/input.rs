@@ -28,6 +28,8 @@ pub(super) enum Source<'a> {
     Raw(Bytes),
     /// In a gRPC message.
     Typed(InferTensorContents),
+    /// These bytes are the one element.
+    Whole(Bytes),
 }
 
 /// The elements of an input.
@@ -85,18 +87,26 @@ pub(super) fn read(
     as_inputs(tensor, elements).map_err(refuse)
 }
 
-/// The sizes of a shape that fits the tensor; the first is the number of items.
+/// The sizes of a shape that fits the tensor; the first is the number of items. One element an item is told as `[n, 1]`, and may
+/// be sent as `[n]`.
 fn shape(tensor: &Tensor, shape: &[i64]) -> Result<Vec<usize>, String> {
     let sizes: Option<Vec<usize>> = shape.iter().map(|&size| size.try_into().ok()).collect();
-    sizes
-        .filter(|sizes| sizes.len() == tensor.dims.len() + 1 && sizes[1..] == tensor.dims)
-        .ok_or_else(|| {
-            let mut expected = "[n".to_owned();
-            for size in &tensor.dims {
-                expected.push_str(&format!(", {size}"));
-            }
-            format!("expected shape {expected}], n being the number of items")
-        })
+    let fits = |sizes: &Vec<usize>| match sizes.split_first() {
+        Some((_, [])) => tensor.dims == [1],
+        Some((_, item)) => item == tensor.dims,
+        None => false,
+    };
+    sizes.filter(fits).ok_or_else(|| {
+        let sizes: Vec<String> = tensor.dims.iter().map(usize::to_string).collect();
+        let one = match tensor.dims.as_slice() {
+            [1] => "[n] or ",
+            _ => "",
+        };
+        format!(
+            "expected shape {one}[n, {}], n being the number of items",
+            sizes.join(", ")
+        )
+    })
 }
 
 fn read_elements(
@@ -114,6 +124,7 @@ fn read_elements(
             elements::read(data, tensor.datatype, text, (shape, count))
         }
         Source::Raw(bytes) => binary::decode(tensor.datatype, bytes, count),
+        Source::Whole(bytes) => Ok(Elements::Bytes(vec![bytes])),
         Source::Typed(contents) => {
             let (elements, field) = match tensor.datatype {
                 Datatype::Fp32 => (Elements::Fp32(contents.fp32_contents), "fp32_contents"),
@@ -174,7 +185,7 @@ mod tests {
         };
         Interface {
             inputs: vec![
-                tensor(TEXT, Datatype::Bytes, &[]),
+                tensor(TEXT, Datatype::Bytes, &[1]),
                 tensor(PIXELS, Datatype::Fp32, &[3, 1, 2]),
             ],
             outputs: Vec::new(),
@@ -193,11 +204,14 @@ mod tests {
 
     #[test]
     fn items_come_out_in_their_order() {
-        let given = raw(TEXT, "BYTES", &[2], b"\x01\0\0\0a\x02\0\0\0bc");
-        assert_eq!(
-            read(&interface(), vec![given], 2).unwrap(),
-            [Input::text("a"), Input::text("bc")]
-        );
+        let shapes: [&[i64]; 2] = [&[2], &[2, 1]];
+        for shape in shapes {
+            let given = raw(TEXT, "BYTES", shape, b"\x01\0\0\0a\x02\0\0\0bc");
+            assert_eq!(
+                read(&interface(), vec![given], 2).unwrap(),
+                [Input::text("a"), Input::text("bc")]
+            );
+        }
         let values: Vec<u8> = (0..12u8).flat_map(|n| f32::from(n).to_le_bytes()).collect();
         let inputs = read(
             &interface(),
@@ -235,7 +249,18 @@ mod tests {
             ),
             (vec![raw(TEXT, "BYTES", &[], b"")], "expected shape [n]"),
             (vec![raw(TEXT, "BYTES", &[-1], b"")], "expected shape [n]"),
-            (vec![raw(TEXT, "BYTES", &[1, 1], b"")], "expected shape [n]"),
+            (
+                vec![raw(TEXT, "BYTES", &[1, 2], b"")],
+                "expected shape [n] or [n, 1]",
+            ),
+            (
+                vec![raw(TEXT, "BYTES", &[1, 1, 1], b"")],
+                "expected shape [n]",
+            ),
+            (
+                vec![raw(PIXELS, "FP32", &[1], b"")],
+                "expected shape [n, 3, 1, 2]",
+            ),
             (
                 vec![raw(PIXELS, "FP32", &[1, 3, 2, 1], b"")],
                 "expected shape [n, 3, 1, 2]",

@@ -28,7 +28,8 @@ impl Datatype {
 pub(super) struct Tensor {
     pub(super) name: &'static str,
     pub(super) datatype: Datatype,
-    /// The shape of one item; the batch's dimension comes before it.
+    /// The shape of one item; the batch's dimension comes before it. An input of one element an item has one dimension, as
+    /// Triton's load generator can send no shape without.
     pub(super) dims: Vec<usize>,
     /// Whether another input may be sent in its place.
     pub(super) optional: bool,
@@ -58,8 +59,8 @@ impl Interface {
             optional: false,
         };
         let mut inputs = vec![match served.info().input_kind {
-            InputKind::File => tensor(IMAGE, Datatype::Bytes, &[]),
-            InputKind::Json => tensor(TEXT, Datatype::Bytes, &[]),
+            InputKind::File => tensor(IMAGE, Datatype::Bytes, &[1]),
+            InputKind::Json => tensor(TEXT, Datatype::Bytes, &[1]),
         }];
         if let Some([height, width]) = signature.pixels {
             inputs.push(tensor(PIXELS, Datatype::Fp32, &[3, height, width]));

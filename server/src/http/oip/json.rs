@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
@@ -12,17 +12,20 @@ use super::{
     parameters::{RequestParameters, TensorParameters},
 };
 
-/// A request, or the JSON part of one. Elements stay as they are until shape and datatype have been checked.
+/// A request, or the JSON part of one. Elements stay as they are until shape and datatype have been checked. Where a member
+/// may be absent it may be null too: many libraries write so what is not set.
 #[derive(Deserialize, ToSchema)]
 #[schema(as = InferRequest)]
 pub(super) struct Request<'a> {
     #[serde(default)]
     pub(super) id: Option<String>,
-    #[serde(default)]
+    #[schema(value_type = Option<RequestParameters>)]
+    #[serde(default, deserialize_with = "unless_null")]
     pub(super) parameters: RequestParameters,
     #[serde(borrow)]
     pub(super) inputs: Vec<RequestInput<'a>>,
-    #[serde(default, borrow)]
+    #[schema(value_type = Option<Vec<RequestOutput<'a>>>)]
+    #[serde(default, borrow, deserialize_with = "unless_null")]
     pub(super) outputs: Vec<RequestOutput<'a>>,
 }
 
@@ -36,7 +39,8 @@ pub(super) struct RequestInput<'a> {
     #[serde(borrow)]
     #[schema(value_type = String)]
     pub(super) datatype: Cow<'a, str>,
-    #[serde(default)]
+    #[schema(value_type = Option<TensorParameters>)]
+    #[serde(default, deserialize_with = "unless_null")]
     pub(super) parameters: TensorParameters,
     /// Absent where the elements are in the binary part
     #[schema(value_type = Option<Vec<serde_json::Value>>)]
@@ -50,7 +54,8 @@ pub(super) struct RequestOutput<'a> {
     #[serde(borrow)]
     #[schema(value_type = String)]
     pub(super) name: Cow<'a, str>,
-    #[serde(default)]
+    #[schema(value_type = Option<TensorParameters>)]
+    #[serde(default, deserialize_with = "unless_null")]
     pub(super) parameters: TensorParameters,
 }
 
@@ -99,6 +104,15 @@ impl<'a> AnswerOutput<'a> {
             elements,
         }
     }
+}
+
+/// A member for which null is what its absence is.
+pub(super) fn unless_null<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Default + Deserialize<'de>,
+{
+    Option::deserialize(deserializer).map(Option::unwrap_or_default)
 }
 
 fn column<S: Serializer>(column: &&Column, serializer: S) -> Result<S::Ok, S::Error> {

@@ -9,7 +9,7 @@
 mod binary;
 mod describe;
 mod elements;
-mod encoding;
+mod extensions;
 pub(super) mod grpc;
 mod infer;
 mod input;
@@ -27,7 +27,7 @@ use galley_core::Input;
 use self::{interface::Interface, output::Column};
 use super::{AppState, error::ApiError, state::ServedRecipe};
 
-pub(super) use self::grpc::{STREAM, known_call};
+pub(super) use self::grpc::{STREAM, is_probe, known_call};
 pub(super) use self::proto::grpc_inference_service_server::SERVICE_NAME as SERVICE;
 pub(super) use self::rest::{ErrorBody, is_here, refused, routes, unknown_path, wrong_method};
 

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use axum::{
     Json,
-    body::Body,
     extract::{FromRequestParts, Path, Request, State as Extract},
     http::{StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
@@ -14,7 +13,9 @@ use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    describe, infer, model,
+    describe, extensions, infer,
+    json::unless_null,
+    model,
     proto::{
         ModelConfig, ModelMetadataResponse, ModelStatisticsResponse, ServerMetadataResponse,
         repository_index_response::ModelIndex,
@@ -22,7 +23,9 @@ use super::{
 };
 use crate::http::{
     AppState,
+    encoding::Encoding,
     error::ApiError,
+    json,
     limits::{discard, read_body},
     openapi::{Described, Refusals, at},
     state::ServedRecipe,
@@ -45,6 +48,7 @@ pub(in crate::http) fn routes() -> OpenApiRouter<AppState> {
         .routes(at("/v2/health/live", routes!(live)))
         .routes(at("/v2/health/ready", routes!(ready)))
         .routes(at("/v2/repository/index", routes!(index)))
+        .routes(at("/v2/models", routes!(models)))
         .routes(at("/v2/models/stats", routes!(all_statistics)))
         .merge(of_model("/v2/models/{model}"))
         .merge(of_model("/v2/models/{model}/versions/{version}"))
@@ -57,11 +61,12 @@ pub(in crate::http) fn is_here(path: &str) -> bool {
 
 /// The answer where there is nothing.
 pub(in crate::http) async fn unknown_path(request: Request) -> Response {
+    let error = match extensions::absent(request.uri().path()) {
+        Some(words) => ApiError::NotSupported(words),
+        None => ApiError::NotFound("no such path of the Open Inference Protocol v2 here".into()),
+    };
     discard(request.into_body()).await;
-    Refusal(ApiError::NotFound(
-        "no such path of the Open Inference Protocol v2 here".into(),
-    ))
-    .into_response()
+    Refusal(error).into_response()
 }
 
 /// The answer where there is something, but not for this method.
@@ -98,7 +103,7 @@ struct IndexRefusals;
 
 impl Refusals for IndexRefusals {
     type Body = ErrorBody;
-    const STATUSES: &'static [u16] = &[400, 413, 429];
+    const STATUSES: &'static [u16] = &[400, 413, 415, 429];
 }
 
 impl IntoResponse for Refusal {
@@ -235,11 +240,30 @@ async fn all_statistics(Extract(state): Extract<AppState>) -> Json<ModelStatisti
     })
 }
 
+/// The names of all models, as KServe has them
+#[derive(Serialize, ToSchema)]
+#[schema(as = Models)]
+struct Names {
+    models: Vec<&'static str>,
+}
+
+/// The names of all models
+#[utoipa::path(get, path = "", tag = "v2", responses(
+    (status = 200, description = "The names", body = Names)
+))]
+async fn models(Extract(state): Extract<AppState>) -> Json<Names> {
+    let recipes = state.recipes().iter();
+    Json(Names {
+        models: recipes.map(|recipe| recipe.name()).collect(),
+    })
+}
+
 #[derive(Default, Deserialize, ToSchema)]
 #[schema(as = WantedModels)]
 struct Wanted {
     /// Only models that are ready
-    #[serde(default)]
+    #[schema(value_type = Option<bool>)]
+    #[serde(default, deserialize_with = "unless_null")]
     ready: bool,
 }
 
@@ -252,9 +276,10 @@ struct Wanted {
 )]
 async fn index(
     Extract(state): Extract<AppState>,
-    body: Body,
+    request: Request,
 ) -> Result<Json<Vec<ModelIndex>>, Refusal> {
-    let mut body = body;
+    let encoding = Encoding::of_body(request.headers());
+    let mut body = request.into_body();
     let mut share = state.bodies().share();
     let bytes = match read_body(&mut body, MAX_INDEX_BODY, &mut share).await {
         Ok(bytes) => bytes,
@@ -263,10 +288,16 @@ async fn index(
             return Err(Refusal(error));
         }
     };
-    let wanted: Wanted = match bytes.is_empty() {
-        true => Wanted::default(),
-        false => serde_json::from_slice(&bytes)
-            .map_err(|error| Refusal(ApiError::malformed(format!("JSON: {error}"))))?,
+    let bytes = match encoding.map_err(Refusal)? {
+        Some(encoding) => encoding
+            .decompress(&bytes, MAX_INDEX_BODY)
+            .map_err(Refusal)?,
+        None => bytes,
     };
-    Ok(Json(describe::index(&state, wanted.ready)))
+    let wanted: Option<Wanted> = match bytes.is_empty() {
+        true => None,
+        false => json::read(&bytes).map_err(Refusal)?,
+    };
+    let only_ready = wanted.unwrap_or_default().ready;
+    Ok(Json(describe::index(&state, only_ready)))
 }

@@ -116,3 +116,14 @@ pub(super) fn response(
     }
     response
 }
+
+/// Says that no other answer to its request follows, as Triton does in streams: clients of models that answer several times wait
+/// for it.
+pub(super) fn mark_as_last(response: &mut ModelInferResponse) {
+    let yes = InferParameter {
+        parameter_choice: Some(ParameterChoice::BoolParam(true)),
+    };
+    response
+        .parameters
+        .insert("triton_final_response".into(), yes);
+}

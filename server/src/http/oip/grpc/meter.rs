@@ -9,12 +9,12 @@ use axum::{
     body::Body,
     extract::{Request, State as Extract},
     middleware::Next,
-    response::{IntoResponse, Response},
+    response::Response,
 };
 use futures::StreamExt;
 use tonic::Status;
 
-use super::{STREAM, known_call, status, timeout};
+use super::{STREAM, known_call, refuse, status, timeout, unknown_call};
 use crate::{
     engine::InferError,
     http::{AppState, error::ApiError, limits::Share},
@@ -54,7 +54,10 @@ pub(super) async fn meter(
         Ok(max) => max,
         Err(reason) => return refuse(Status::invalid_argument(reason)),
     };
-    let is_stream = known_call(request.uri().path()) == Some(STREAM);
+    let is_stream = match known_call(request.uri().path()) {
+        Some(call) => call == STREAM,
+        None => return refuse(unknown_call(request.uri().path())),
+    };
     let meter = Meter(Arc::new(Mutex::new(state.bodies().share())));
     request.extensions_mut().insert(meter.clone());
     let request = request.map(|body| {
@@ -72,8 +75,4 @@ pub(super) async fn meter(
     let late = |_| refuse(status::of(&InferError::Deadline.into()));
     let answered = tokio::time::timeout(max + GRACE, answer).await;
     answered.unwrap_or_else(late)
-}
-
-fn refuse(status: Status) -> Response {
-    status.into_http::<Body>().into_response()
 }

@@ -12,7 +12,7 @@ use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::{convert, meter::Meter, status, timeout};
 use crate::{
-    engine::{InferError, State},
+    engine::InferError,
     http::{
         AppState,
         error::ApiError,
@@ -98,32 +98,27 @@ impl Service {
         let start = Instant::now();
         let max = self.state.config().timeout;
         let max = end.map_or(max, |end| max.min(end.saturating_duration_since(start)));
-        let id = request.id.clone();
+        let failed = ModelInferResponse {
+            id: request.id.clone(),
+            model_name: request.model_name.clone(),
+            model_version: request.model_version.clone(),
+            ..ModelInferResponse::default()
+        };
         let answer = self.infer(request, &meter, start, max);
         let answer = answer.with_context(span.clone()).await;
         trace::end_call(
             &span,
             answer.as_ref().map_or_else(status::code, |_| Code::Ok),
         );
-        Ok(match answer {
-            Ok(response) => ModelStreamInferResponse {
-                error_message: String::new(),
-                infer_response: Some(response),
-            },
-            Err(error) => ModelStreamInferResponse {
-                error_message: error.to_string(),
-                infer_response: Some(ModelInferResponse {
-                    id,
-                    ..ModelInferResponse::default()
-                }),
-            },
+        let (error_message, mut response) = match answer {
+            Ok(response) => (String::new(), response),
+            Err(error) => (error.to_string(), failed),
+        };
+        convert::mark_as_last(&mut response);
+        Ok(ModelStreamInferResponse {
+            error_message,
+            infer_response: Some(response),
         })
-    }
-
-    async fn until_draining(self) {
-        let mut state = self.state.watch_engine();
-        // The sender is gone only with the engine.
-        let _ = state.wait_for(|state| *state == State::Draining).await;
     }
 }
 
@@ -224,7 +219,7 @@ impl GrpcInferenceService for Service {
         let (this, last) = (self.clone(), self.clone());
         let answers = request
             .into_inner()
-            .take_until(self.clone().until_draining())
+            .take_until(self.state.clone().until_draining())
             .map(move |request| {
                 let limits = (meter.clone(), end);
                 this.clone()

@@ -32,7 +32,7 @@ pub(super) fn code(error: &ApiError) -> Code {
         | ApiError::Infer(InferError::TooManyItems { .. }) => Code::OutOfRange,
         ApiError::Unauthorized(_) => Code::Unauthenticated,
         ApiError::NotFound(_) => Code::NotFound,
-        ApiError::MethodNotAllowed(_) => Code::Unimplemented,
+        ApiError::MethodNotAllowed(_) | ApiError::NotSupported(_) => Code::Unimplemented,
         ApiError::Conflict(_) => Code::AlreadyExists,
         ApiError::Busy(_)
         | ApiError::Infer(InferError::QueueFull { .. } | InferError::TooLate { .. }) => {
@@ -70,6 +70,7 @@ mod tests {
             ),
             (ApiError::Unauthorized("x"), Code::Unauthenticated),
             (ApiError::NotFound(text()), Code::NotFound),
+            (ApiError::NotSupported("x"), Code::Unimplemented),
             (ApiError::Busy(text()), Code::ResourceExhausted),
             (full.clone().into(), Code::ResourceExhausted),
             (InferError::Unavailable(text()).into(), Code::Unavailable),

@@ -5,7 +5,7 @@ use std::io::Read;
 use bytes::Bytes;
 use zstd::stream::read::Decoder;
 
-use super::super::error::ApiError;
+use super::error::ApiError;
 
 /// The level of answers; they are small, and time counts more than bytes.
 const LEVEL: i32 = 1;
@@ -27,11 +27,7 @@ pub(super) fn decompress(bytes: &[u8], limit: u64) -> Result<Bytes, ApiError> {
         ));
     }
     if plain.len() as u64 > limit {
-        return Err(ApiError::TooLarge {
-            what: "the decompressed body".into(),
-            limit: format!("{limit} bytes"),
-            option: "--max-decompressed",
-        });
+        return Err(ApiError::decompresses_to_more(limit));
     }
     Ok(plain.into())
 }
