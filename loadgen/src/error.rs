@@ -7,6 +7,9 @@ use galley_core::{ForwardError, InputError, LoadError};
 /// The result of the crate's functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+/// The path that stands for it in [`Error::File`].
+pub(crate) const STDOUT: &str = "standard output";
+
 /// Why a benchmark gave no figure. Failed requests are no error: they are counted and shown.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -95,6 +98,12 @@ impl Error {
     pub(crate) fn file(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
         move |source| Self::File { path, source }
+    }
+
+    /// Whether all that has failed is that nobody reads standard output any more.
+    pub fn has_no_reader(&self) -> bool {
+        matches!(self, Self::File { path, source }
+            if path.as_os_str() == STDOUT && source.kind() == io::ErrorKind::BrokenPipe)
     }
 
     pub(crate) fn option(option: &'static str, reason: impl Into<String>) -> Self {

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::{
     args::OutputArgs,
-    error::{Error, Result},
+    error::{Error, Result, STDOUT},
     report::{
         Folder,
         record::{Record, Run},
@@ -58,14 +58,15 @@ impl Output {
         if !self.json {
             print_line(&table)?;
         }
-        eprintln!("written to {}", folder.path().display());
+        // The folder is there, whoever reads this.
+        let _ = writeln!(io::stderr(), "written to {}", folder.path().display());
         Ok(())
     }
 }
 
 /// Prints to standard output, whose reader may have gone.
 pub(crate) fn print_line(line: &impl Display) -> Result<()> {
-    writeln!(io::stdout().lock(), "{line}").map_err(Error::file("standard output"))
+    writeln!(io::stdout().lock(), "{line}").map_err(Error::file(STDOUT))
 }
 
 /// A record with the keys that figures of other frameworks have: `peer`, `model`, `batch`, `shape`, `ms`, `items_per_s`.

@@ -4,6 +4,7 @@
 //! `galley serve` is configured, so that in one environment it finds the server without being told.
 
 use std::{
+    io::{self, Write as _},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     time::Duration,
 };
@@ -117,7 +118,8 @@ pub fn run(config: &HealthConfig) -> anyhow::Result<()> {
         .with_context(|| format!("not healthy: {url} does not answer"))?;
     let status = answer.status();
     if status.as_u16() == 200 {
-        println!("{url} is ready");
+        // The exit status is the answer, whoever reads this.
+        let _ = writeln!(io::stdout(), "{url} is ready");
         return Ok(());
     }
     // What stands in its body helps a person; nothing depends on it.

@@ -6,6 +6,7 @@
 //! - [`access`] holds API keys and the TLS certificate.
 //! - [`metrics`] is every metric, in one place; [`traces`] sends spans of requests. With the feature `cuda`,
 //!   `nvidia` asks the driver how devices do.
+//! - [`log`] is how lines get to stderr, [`signals`] what ends a server.
 //! - [`cli`] is the command line as typed, [`config`] as validated, with [`host`] and [`service_links`] as parts of it; [`serve`], [`predict`], [`pull`],
 //!   [`recipes_table`] and [`health`] are its commands.
 
@@ -18,6 +19,7 @@ pub mod engine;
 pub mod health;
 pub mod host;
 pub mod http;
+pub mod log;
 mod memory;
 pub mod metrics;
 #[cfg(feature = "cuda")]
@@ -27,4 +29,6 @@ pub mod pull;
 pub mod recipes_table;
 pub mod serve;
 pub mod service_links;
+pub mod signals;
+mod stdout;
 pub mod traces;

@@ -1,29 +1,38 @@
 //! The `galley` command: parses, validates and hands over.
 
-use std::{io::IsTerminal, process::ExitCode};
+use std::{
+    io::{self, Write as _},
+    process::ExitCode,
+};
 
 use galley::{
-    cli::{Cli, Command, LogFormat},
+    cli::{Cli, Command, ServeArgs},
     config::{ModelConfig, ServeConfig},
     health::{self, HealthConfig},
+    log::Log,
     predict, pull, recipes_table, serve, service_links,
+    signals::Signals,
 };
 use galley_core::LoadError;
-use tracing_subscriber::EnvFilter;
 
 /// The exit status of wrong configuration, as clap has it for wrong arguments.
 const WRONG_CONFIGURATION: u8 = 2;
 
 fn main() -> ExitCode {
     let (cli, ignored) = service_links::parse();
-    let result = start_logging(&cli).and_then(|()| {
-        service_links::warn(&ignored);
-        run(cli.command)
-    });
+    let result = Log::start(&cli.log, cli.log_format)
+        .map_err(wrong)
+        .and_then(|log| {
+            service_links::warn(&ignored);
+            let result = run(cli.command);
+            log.finish();
+            result
+        });
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure { error, status }) => {
-            eprintln!("galley: {}", sentence(&error));
+            // Nobody may be reading; the status says it too.
+            let _ = writeln!(io::stderr(), "galley: {}", sentence(&error));
             ExitCode::from(status)
         }
     }
@@ -69,15 +78,12 @@ fn wrong(error: impl Into<anyhow::Error>) -> Failure {
 fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Serve(args) => {
-            let config = ServeConfig::new(&args).map_err(wrong)?;
             log_panics_without_their_message();
-            config.model.start_threads()?;
-            let devices = serve::load(&config).map_err(wrong)?;
             let runtime = tokio::runtime::Runtime::new().map_err(anyhow::Error::from)?;
-            let result = runtime.block_on(serve::run(config, devices));
-            // After a second signal a batch may still be running; nobody waits for it any more.
+            let result = runtime.block_on(serve(args));
+            // After a signal weights may still be loading, or a batch running; nobody waits for them any more.
             runtime.shutdown_background();
-            Ok(result?)
+            result
         }
         Command::Predict(args) => {
             let entry = galley_catalog::find(&args.recipe).map_err(wrong)?;
@@ -87,9 +93,38 @@ fn run(command: Command) -> Result<(), Failure> {
         }
         Command::Recipes(args) => Ok(recipes_table::run(&args)?),
         Command::Pull(args) => Ok(pull::run(&args)?),
-        Command::Bench(args) => Ok(galley_loadgen::run(&args.command, &bench_context())?),
+        Command::Bench(args) => match galley_loadgen::run(&args.command, &bench_context()) {
+            Err(error) if has_no_reader(&error) => Ok(()),
+            result => Ok(result?),
+        },
         Command::Health(args) => Ok(health::run(&HealthConfig::new(&args).map_err(wrong)?)?),
     }
+}
+
+/// Whether a benchmark ended because nobody reads its output any more.
+fn has_no_reader(error: &anyhow::Error) -> bool {
+    let error = error.downcast_ref();
+    error.is_some_and(galley_loadgen::Error::has_no_reader)
+}
+
+/// Serves; a signal ends it at any time, from the first moment on.
+async fn serve(args: Box<ServeArgs>) -> Result<(), Failure> {
+    let mut signals = Signals::new()?;
+    // Weights may take minutes, and reading them is not to be interrupted half way.
+    let loading = tokio::task::spawn_blocking(move || {
+        let config = ServeConfig::new(&args).map_err(wrong)?;
+        config.model.start_threads()?;
+        let devices = serve::load(&config).map_err(wrong)?;
+        Ok::<_, Failure>((config, devices))
+    });
+    let (config, devices) = tokio::select! {
+        loaded = loading => loaded.map_err(anyhow::Error::from)??,
+        () = signals.end() => {
+            tracing::info!("ended while loading");
+            return Ok(());
+        }
+    };
+    Ok(serve::run(config, devices, signals).await?)
 }
 
 fn bench_context() -> galley_loadgen::Context {
@@ -108,18 +143,4 @@ fn log_panics_without_their_message() {
         let thread = std::thread::current();
         tracing::error!(place, thread = thread.name(), "panicked");
     }));
-}
-
-fn start_logging(cli: &Cli) -> Result<(), Failure> {
-    let filter =
-        EnvFilter::try_new(&cli.log).map_err(|error| wrong(anyhow::anyhow!("--log: {error}")))?;
-    let lines = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr);
-    match cli.log_format {
-        LogFormat::Text => lines.init(),
-        LogFormat::Json => lines.json().init(),
-    }
-    Ok(())
 }

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use crate::{
     cli::PredictArgs,
     config::{self, ModelConfig},
+    stdout::until_reader_goes,
 };
 
 /// Runs the command, and writes its answers to `out`.
@@ -18,6 +19,10 @@ use crate::{
 /// The recipe cannot be loaded or run, or a file cannot be read. An input that cannot be answered has its error in its
 /// line, and makes the whole command fail at its end.
 pub fn run(args: &PredictArgs, config: &ModelConfig, out: &mut impl Write) -> anyhow::Result<()> {
+    until_reader_goes(print(args, config, out))
+}
+
+fn print(args: &PredictArgs, config: &ModelConfig, out: &mut impl Write) -> anyhow::Result<()> {
     let device = config.devices.first().context("no device")?;
     let recipe = galley_catalog::load(&args.recipe, &config.load_options(&args.recipe, device))?;
     if let Some(path) = &args.raw {

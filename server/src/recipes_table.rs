@@ -6,6 +6,8 @@ use clap::Args;
 use galley_core::{Entry, hub::Cache};
 use serde::Serialize;
 
+use crate::stdout::until_reader_goes;
+
 /// Digits of a commit that the table shows.
 const SHORT_COMMIT: usize = 7;
 const HEADINGS: [&str; 6] = [
@@ -33,14 +35,11 @@ pub struct RecipesArgs {
 /// # Errors
 /// Standard output cannot be written.
 pub fn run(args: &RecipesArgs) -> anyhow::Result<()> {
-    let mut out = io::stdout().lock();
-    if args.json {
-        serde_json::to_writer_pretty(&mut out, &recipes(&Cache::from_env()))?;
-        writeln!(out)?;
-    } else {
-        out.write_all(render().as_bytes())?;
-    }
-    Ok(())
+    let text = match args.json {
+        true => serde_json::to_string_pretty(&recipes(&Cache::from_env()))? + "\n",
+        false => render(),
+    };
+    until_reader_goes(io::stdout().write_all(text.as_bytes()).map_err(Into::into))
 }
 
 /// The table of all recipes, with what is present in the usual cache.

@@ -1,8 +1,6 @@
 //! `galley serve`: load, bind, warm up, serve, drain.
 
-use std::{
-    future::pending, io::Write, net::SocketAddr, num::NonZeroUsize, sync::Arc, time::Instant,
-};
+use std::{io::Write, net::SocketAddr, num::NonZeroUsize, sync::Arc, time::Instant};
 
 use anyhow::{Context, bail};
 use galley_core::LoadError;
@@ -10,11 +8,11 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    access::Access,
     config::{ModelConfig, ServeConfig},
     engine::{Device, Engine},
     http::{self, AppState},
     metrics::Registry,
+    signals::Signals,
 };
 
 /// Loads the recipes onto each device.
@@ -94,9 +92,12 @@ fn kind(device: &candle_core::Device) -> String {
 ///
 /// # Errors
 /// The address cannot be bound, a device cannot run its recipes, or draining took too long.
-pub async fn run(config: ServeConfig, devices: Vec<Device>) -> anyhow::Result<()> {
-    // Before anyone can connect, for until then the signal would end the program.
-    reload_on_hangup(&config.http.access)?;
+pub async fn run(
+    config: ServeConfig,
+    devices: Vec<Device>,
+    mut signals: Signals,
+) -> anyhow::Result<()> {
+    signals.reload_on_hangup(&config.http.access);
     let (listener, address) = bind(config.address).await?;
     let grpc = match config.grpc_address {
         Some(address) => Some(bind(address).await?),
@@ -115,7 +116,6 @@ pub async fn run(config: ServeConfig, devices: Vec<Device>) -> anyhow::Result<()
     let stopped = || stop.clone().cancelled_owned();
     let mut server = tokio::spawn(http::serve(listener, state.clone(), stopped()));
     let mut grpc_server = tokio::spawn(serve_grpc(grpc, state.clone(), stopped()));
-    let mut signals = Signals::new()?;
     tokio::select! {
         ready = engine.ready() => {
             if let Err(reason) = ready {
@@ -132,17 +132,17 @@ pub async fn run(config: ServeConfig, devices: Vec<Device>) -> anyhow::Result<()
                 names.join(", ")
             );
             let _ = std::io::stdout().flush();
-            signals.next().await;
+            signals.end().await;
             if !config.drain_delay.is_zero() {
                 tracing::info!(delay = ?config.drain_delay, "leaving: not ready any more, but requests are taken");
                 state.leave();
                 tokio::select! {
                     () = tokio::time::sleep(config.drain_delay) => {}
-                    () = signals.next() => {}
+                    () = signals.end() => {}
                 }
             }
         }
-        () = signals.next() => {}
+        () = signals.end() => {}
     }
 
     tracing::info!("draining");
@@ -157,7 +157,7 @@ pub async fn run(config: ServeConfig, devices: Vec<Device>) -> anyhow::Result<()
         (http, grpc) = drained => for result in [http, grpc] {
             result.context("the server panicked")?.context("the server failed")?;
         },
-        () = signals.next() => bail!("ended by a second signal before everything was answered"),
+        () = signals.end() => bail!("ended by a second signal before everything was answered"),
         () = tokio::time::sleep(config.drain_timeout) => bail!("not everything was answered within --drain-timeout"),
     }
     if let Some(traces) = config.http.traces {
@@ -187,72 +187,5 @@ async fn serve_grpc(
     match bound {
         Some((listener, _)) => http::serve_grpc(listener, state, stopped).await,
         None => Ok(()),
-    }
-}
-
-/// Reads keys and certificates again on SIGHUP, as long as the program runs.
-#[cfg(unix)]
-fn reload_on_hangup(access: &Access) -> anyhow::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    if !access.has_files() {
-        return Ok(());
-    }
-    let mut hangups = signal(SignalKind::hangup()).context("cannot listen for signals")?;
-    let access = access.clone();
-    tokio::spawn(async move {
-        while hangups.recv().await.is_some() {
-            let access = access.clone();
-            // Files may lie on a slow disk. It does not panic, and if it did, the next signal would read again.
-            let _ = tokio::task::spawn_blocking(move || access.reload()).await;
-        }
-    });
-    Ok(())
-}
-
-#[cfg(not(unix))]
-fn reload_on_hangup(_: &Access) -> anyhow::Result<()> {
-    Ok(())
-}
-
-/// Ctrl-C and, on Unix, SIGTERM.
-struct Signals {
-    #[cfg(unix)]
-    terminate: tokio::signal::unix::Signal,
-    #[cfg(unix)]
-    interrupt: tokio::signal::unix::Signal,
-}
-
-#[cfg(unix)]
-impl Signals {
-    fn new() -> anyhow::Result<Self> {
-        use tokio::signal::unix::{SignalKind, signal};
-        let listen = |kind| signal(kind).context("cannot listen for signals");
-        Ok(Self {
-            terminate: listen(SignalKind::terminate())?,
-            interrupt: listen(SignalKind::interrupt())?,
-        })
-    }
-
-    async fn next(&mut self) {
-        let came = tokio::select! {
-            came = self.terminate.recv() => came,
-            came = self.interrupt.recv() => came,
-        };
-        if came.is_none() {
-            pending::<()>().await;
-        }
-    }
-}
-
-#[cfg(not(unix))]
-impl Signals {
-    fn new() -> anyhow::Result<Self> {
-        Ok(Self {})
-    }
-
-    async fn next(&mut self) {
-        if tokio::signal::ctrl_c().await.is_err() {
-            pending::<()>().await;
-        }
     }
 }

@@ -65,11 +65,6 @@ pub struct Access {
 }
 
 impl Access {
-    /// Whether there is anything to read again.
-    pub fn has_files(&self) -> bool {
-        self.keys.is_some() || self.tls.is_some()
-    }
-
     /// Reads the files again, and says in the log what came of it.
     pub fn reload(&self) {
         if let Some(keys) = &self.keys {

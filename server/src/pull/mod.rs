@@ -22,6 +22,8 @@ use clap::Args;
 use galley_core::WeightSource;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use crate::stdout::until_reader_goes;
+
 pub use error::PullError;
 pub use hub::{Hub, Snapshot};
 pub use retry::Retry;
@@ -61,11 +63,13 @@ pub fn run(args: &PullArgs) -> anyhow::Result<()> {
     progress.finish_and_clear();
     let Snapshot { commit, path } =
         pulled.with_context(|| format!("cannot pull the weights of {}", entry.name))?;
-    let mut out = io::stdout().lock();
-    writeln!(out, "repository  {} ({})", weights.repo, args.revision)?;
-    writeln!(out, "commit      {commit}")?;
-    writeln!(out, "snapshot    {}", path.display())?;
-    Ok(())
+    let text = format!(
+        "repository  {} ({})\ncommit      {commit}\nsnapshot    {}\n",
+        weights.repo,
+        args.revision,
+        path.display()
+    );
+    until_reader_goes(io::stdout().write_all(text.as_bytes()).map_err(Into::into))
 }
 
 /// On stderr; indicatif hides it by itself where that is no terminal.

@@ -83,6 +83,7 @@ pub(crate) fn repository(path: &str) -> PathBuf {
 }
 
 /// What a server has written to stderr so far. It is read all the time, as a server whose pipe is full would stand still.
+#[derive(Default)]
 struct Log {
     lines: Arc<Mutex<Vec<String>>>,
     reader: Option<JoinHandle<()>>,
@@ -133,16 +134,25 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) fn start(args: &[&str]) -> Self {
+        Self::start_with(args, Stdio::piped())
+    }
+
+    /// With another stderr than a pipe of its own, nobody here reads it.
+    pub(crate) fn start_with(args: &[&str], stderr: Stdio) -> Self {
         let mut command = galley(&["serve", "--port", "0"]);
         command.args(args);
-        Self::spawn(command)
+        Self::spawn_with(command, stderr)
     }
 
     /// From a command that serves.
-    pub(crate) fn spawn(mut command: Command) -> Self {
-        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    pub(crate) fn spawn(command: Command) -> Self {
+        Self::spawn_with(command, Stdio::piped())
+    }
+
+    fn spawn_with(mut command: Command, stderr: Stdio) -> Self {
+        command.stdout(Stdio::piped()).stderr(stderr);
         let mut child = command.spawn().unwrap();
-        let mut log = Log::keep(child.stderr.take().unwrap());
+        let mut log = child.stderr.take().map(Log::keep).unwrap_or_default();
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
         let mut line = String::new();
         stdout.read_line(&mut line).unwrap();
