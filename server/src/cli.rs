@@ -18,7 +18,8 @@ pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
-    /// What is logged to stderr: error, warn, info, debug or trace, also by module (`info,galley::http=debug`)
+    /// What is logged to stderr: error, warn, info, debug or trace, also by module (`info,galley::http=debug`). Of others'
+    /// crates there is never more than info, as they may log what callers send
     #[arg(
         long,
         global = true,
@@ -55,6 +56,9 @@ pub enum Command {
     ///
     /// Without arguments: the recipes with bundled real weights, on the CPU, at http://127.0.0.1:8080. When ready, one
     /// line on stdout says where. Ctrl-C or SIGTERM drains: no new requests, the accepted ones are answered.
+    ///
+    /// A client that ends its side of a connection together with its request (nc -N, socat) is answered; one that ends it
+    /// later has gone, and what it asked for is not computed any more.
     #[command(after_help = "Examples:
   galley serve
   galley serve --recipes echo --port 9000 --option echo.sleep=5ms
@@ -236,7 +240,8 @@ pub struct ServeArgs {
         help_heading = "Limits"
     )]
     pub max_decompressed: Option<ByteSize>,
-    /// The most bytes of bodies that all requests together may hold; past it they are answered 429
+    /// The most bytes of bodies, and of answers that are not sent yet, that all requests together may hold; past it they are
+    /// answered 429, and bodies that come too slowly give way
     #[arg(
         long,
         env = "GALLEY_MAX_BUFFERED",
@@ -245,13 +250,33 @@ pub struct ServeArgs {
         help_heading = "Limits"
     )]
     pub max_buffered: ByteSize,
-    /// How long a client may take to send a request's header, and an idle connection may stay open
+    /// How long a body may make no progress; its request is then answered 408
+    #[arg(
+        long, env = "GALLEY_BODY_TIMEOUT", default_value = "30s", value_parser = humantime::parse_duration,
+        value_name = "TIME", help_heading = "Limits"
+    )]
+    pub body_timeout: Duration,
+    /// How long a client may take nothing of its answer; its connection is then closed
+    #[arg(
+        long, env = "GALLEY_WRITE_TIMEOUT", default_value = "30s", value_parser = humantime::parse_duration,
+        value_name = "TIME", help_heading = "Limits"
+    )]
+    pub write_timeout: Duration,
+    /// How long a connection may stay idle between two requests. A balancer in front is to close its idle connections
+    /// sooner, or requests are lost that it sends in that moment
+    #[arg(
+        long, env = "GALLEY_KEEP_ALIVE_TIMEOUT", default_value = "75s", value_parser = humantime::parse_duration,
+        value_name = "TIME", help_heading = "Limits"
+    )]
+    pub keep_alive_timeout: Duration,
+    /// How long a client may take to send a request's header, from its first byte, and a new connection its first one
     #[arg(
         long, env = "GALLEY_HEADER_TIMEOUT", default_value = "30s", value_parser = humantime::parse_duration,
         value_name = "TIME", help_heading = "Limits"
     )]
     pub header_timeout: Duration,
-    /// The most connections at a time; others wait to be accepted
+    /// The most connections at a time. Past it others take the place of those that have waited for their clients for
+    /// longest, or wait; probes are answered all the same
     #[arg(
         long,
         env = "GALLEY_MAX_CONNECTIONS",

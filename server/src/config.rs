@@ -81,6 +81,14 @@ impl ServeConfig {
             !args.timeout.is_zero(),
             "--timeout: expected a time above 0"
         );
+        for (option, time) in [
+            ("--body-timeout", args.body_timeout),
+            ("--write-timeout", args.write_timeout),
+            ("--keep-alive-timeout", args.keep_alive_timeout),
+            ("--header-timeout", args.header_timeout),
+        ] {
+            ensure!(!time.is_zero(), "{option}: expected a time above 0");
+        }
         ensure!(
             args.port == 0 || args.grpc_port != Some(args.port),
             "--grpc-port: expected another port than --port, got {}",
@@ -96,6 +104,9 @@ impl ServeConfig {
                 .map_or(max_body.saturating_mul(4), |size| size.as_u64()),
             max_buffered: args.max_buffered.as_u64().max(max_body),
             timeout: args.timeout,
+            body_timeout: args.body_timeout,
+            write_timeout: args.write_timeout,
+            keep_alive_timeout: args.keep_alive_timeout,
             header_timeout: args.header_timeout,
             drain_linger: args.drain_linger,
             max_connections: args.max_connections.get(),
@@ -336,6 +347,7 @@ mod tests {
             ("--dtype f16", "--dtype"),
             ("--timeout 0s", "--timeout"),
             ("--timeout 5parsecs", "--timeout"),
+            ("--write-timeout 0s", "--write-timeout"),
             ("--grpc-port 8080", "--grpc-port"),
             ("--host localhost:8080", "--host"),
             ("--max-batch-size 0", "--max-batch-size"),

@@ -75,6 +75,8 @@ pub struct Registry {
     recorder: PrometheusRecorder,
     handle: PrometheusHandle,
     unauthorized: Counter,
+    connections: Gauge,
+    connections_over_limit: Counter,
 }
 
 impl std::fmt::Debug for Registry {
@@ -98,10 +100,17 @@ impl Registry {
             .build_recorder();
         let unauthorized =
             recorder.register_counter(&Key::from_name("galley_unauthorized_total"), &METADATA);
+        let connections = recorder.register_gauge(&Key::from_name("galley_connections"), &METADATA);
+        let connections_over_limit = recorder.register_counter(
+            &Key::from_name("galley_connections_over_limit_total"),
+            &METADATA,
+        );
         let registry = Self {
             handle: recorder.handle(),
             recorder,
             unauthorized,
+            connections,
+            connections_over_limit,
         };
         registry.describe();
         registry
@@ -161,6 +170,16 @@ impl Registry {
         &self.unauthorized
     }
 
+    /// Connections that are open.
+    pub fn connections(&self) -> &Gauge {
+        &self.connections
+    }
+
+    /// Connections that came when as many were open as may be.
+    pub fn connections_over_limit(&self) -> &Counter {
+        &self.connections_over_limit
+    }
+
     /// `galley_device_memory_bytes` of one device; `kind` is `used` or `total`, or for the CPU `resident`.
     pub fn device_memory(&self, device: String, kind: &'static str) -> Gauge {
         self.gauge(
@@ -187,6 +206,10 @@ impl Registry {
                 "Requests refused for want of a valid API key.",
             ),
             (
+                "galley_connections_over_limit_total",
+                "Connections that came when as many were open as may be (--max-connections).",
+            ),
+            (
                 "galley_oom_retries_total",
                 "Batches halved because the device ran out of memory.",
             ),
@@ -201,6 +224,7 @@ impl Registry {
                 "Items admitted that no batch has taken yet.",
             ),
             ("galley_in_flight", "Requests being answered."),
+            ("galley_connections", "Connections that are open."),
             ("galley_device_memory_bytes", "Memory of a device, by kind."),
             (
                 "galley_device_utilization_ratio",

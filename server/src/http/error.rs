@@ -56,6 +56,9 @@ pub(super) enum ApiError {
     /// The server has no room for the request now.
     #[error("{0}")]
     Busy(String),
+    /// The body stood still, or came too slowly while its room was needed.
+    #[error("{0}")]
+    SlowBody(String),
     /// A health check fails.
     #[error("{0}")]
     Unhealthy(String),
@@ -87,6 +90,7 @@ impl ApiError {
             | Self::Infer(InferError::QueueFull { .. } | InferError::TooLate { .. }) => {
                 StatusCode::TOO_MANY_REQUESTS
             }
+            Self::SlowBody(_) => StatusCode::REQUEST_TIMEOUT,
             Self::Unhealthy(_) | Self::Infer(InferError::Unavailable(_)) => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
@@ -110,6 +114,7 @@ impl ApiError {
                 too_large: false, ..
             }
             | Self::UnsupportedType(_)
+            | Self::SlowBody(_)
             | Self::Unauthorized(_)
             | Self::NotFound(_)
             | Self::MethodNotAllowed(_)
@@ -131,6 +136,7 @@ impl ApiError {
             Self::NotSupported(_) => "not supported",
             Self::Conflict(_) => "conflict",
             Self::Busy(_) => "busy",
+            Self::SlowBody(_) => "slow body",
             Self::Unhealthy(_) => "unhealthy",
             Self::Infer(InferError::TooManyItems { .. }) => "too many items",
             Self::Infer(InferError::QueueFull { .. }) => "queue full",
@@ -203,6 +209,7 @@ mod tests {
             (ApiError::Conflict(text()), 409),
             (ApiError::Busy(text()), 429),
             (full.clone().into(), 429),
+            (ApiError::SlowBody(text()), 408),
             (ApiError::Unhealthy(text()), 503),
             (InferError::Unavailable(text()).into(), 503),
             (InferError::Deadline.into(), 504),

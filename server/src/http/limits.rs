@@ -1,12 +1,6 @@
 //! Bodies, read with a bound on each of them and on all of them together.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::time::Duration;
 
 use axum::{
     body::Body,
@@ -15,8 +9,9 @@ use axum::{
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use hyper::body::Body as _;
+use tokio::time::timeout;
 
-use super::error::ApiError;
+use super::{budget::Share, error::ApiError};
 
 /// How long a refused body is read on, so that a client that writes before it reads gets to see the refusal.
 const DISCARD_TIME: Duration = Duration::from_secs(1);
@@ -24,72 +19,9 @@ const DISCARD_TIME: Duration = Duration::from_secs(1);
 /// The most bytes that are reserved for a body on the word of its header.
 const MAX_RESERVED: u64 = 1 << 20;
 
-/// How many bytes of bodies may be in memory at a time.
-#[derive(Debug)]
-pub(super) struct BodyBudget {
-    used: AtomicU64,
-    max: u64,
-}
-
-impl BodyBudget {
-    pub(super) fn new(max: u64) -> Arc<Self> {
-        Arc::new(Self {
-            used: AtomicU64::new(0),
-            max,
-        })
-    }
-
-    /// A share of nothing, which grows.
-    pub(super) fn share(self: &Arc<Self>) -> Share {
-        Share {
-            budget: Arc::clone(self),
-            bytes: 0,
-        }
-    }
-}
-
-/// Bytes that a request holds, given back when dropped.
-#[derive(Debug)]
-pub(super) struct Share {
-    budget: Arc<BodyBudget>,
-    bytes: u64,
-}
-
-impl Share {
-    /// Takes room for `bytes` more.
-    pub(super) fn grow(&mut self, bytes: usize) -> Result<(), ApiError> {
-        let bytes = bytes as u64;
-        let before = self.budget.used.fetch_add(bytes, Ordering::Relaxed);
-        self.bytes += bytes;
-        // What was added here goes back with the share, whether or not it fitted.
-        match before + bytes <= self.budget.max {
-            true => Ok(()),
-            false => Err(ApiError::Busy(
-                "the server holds as many request bodies as it may (--max-buffered)".into(),
-            )),
-        }
-    }
-}
-
-impl Share {
-    /// Parts with `bytes` of it; what it lacks, as what arrived has grown since, is taken anew.
-    pub(super) fn split(&mut self, bytes: usize) -> Result<Self, ApiError> {
-        let mut part = self.budget.share();
-        part.bytes = self.bytes.min(bytes as u64);
-        self.bytes -= part.bytes;
-        part.grow(bytes - part.bytes as usize)?;
-        Ok(part)
-    }
-}
-
-impl Drop for Share {
-    fn drop(&mut self) {
-        self.budget.used.fetch_sub(self.bytes, Ordering::Relaxed);
-    }
-}
-
 /// Reads a body of at most `limit` bytes into one piece. A declared length over the limit is refused before a byte is
-/// read; a body without one is refused as soon as it is over.
+/// read; a body without one is refused as soon as it is over. One of which nothing comes for a while is given up, and while
+/// it arrives it keeps its share only as long as it makes progress.
 pub(super) async fn read_body(
     body: &mut Body,
     limit: u64,
@@ -103,9 +35,21 @@ pub(super) async fn read_body(
     if body.size_hint().lower() > limit {
         return Err(too_large());
     }
+    share.arrives();
+    let mut gives_way = std::pin::pin!(share.gives_way());
+    let patience = share.patience();
     let mut whole = Bytes::new();
     let mut pieces = BytesMut::new();
-    while let Some(frame) = body.frame().await {
+    loop {
+        let frame = tokio::select! {
+            frame = timeout(patience, body.frame()) => frame.map_err(|_| ApiError::SlowBody(format!(
+                "nothing of the body came for {} (--body-timeout)", humantime::format_duration(patience)
+            )))?,
+            slow = &mut gives_way => return Err(slow),
+        };
+        let Some(frame) = frame else {
+            break;
+        };
         let frame =
             frame.map_err(|_| ApiError::malformed("the body broke off or is not valid HTTP"))?;
         let Ok(data) = frame.into_data() else {
@@ -128,6 +72,7 @@ pub(super) async fn read_body(
         pieces.extend_from_slice(&std::mem::take(&mut whole));
         pieces.extend_from_slice(&data);
     }
+    share.arrived()?;
     Ok(if pieces.is_empty() {
         whole
     } else {
@@ -140,7 +85,7 @@ pub(super) async fn read_body(
 pub(super) async fn discard(mut body: Body) {
     let rest = async { while let Some(Ok(_)) = body.frame().await {} };
     // A client that takes longer has to do without the answer.
-    let _ = tokio::time::timeout(DISCARD_TIME, rest).await;
+    let _ = timeout(DISCARD_TIME, rest).await;
 }
 
 /// Reads on what nobody wants. A client that asks before it sends has not sent, and need not.
@@ -152,21 +97,32 @@ pub(super) async fn give_up(parts: &Parts, body: Body) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use futures::{StreamExt, stream};
+
     use super::*;
+    use crate::http::budget::Budget;
+
+    const PATIENCE: Duration = Duration::from_secs(5);
+
+    fn budget(max: u64) -> Arc<Budget> {
+        Budget::new(max, PATIENCE)
+    }
 
     fn chunked(pieces: &'static [&'static str]) -> Body {
-        Body::from_stream(futures::stream::iter(
+        Body::from_stream(stream::iter(
             pieces.iter().map(|piece| Ok::<_, std::io::Error>(*piece)),
         ))
     }
 
-    async fn read(mut body: Body, limit: u64, budget: &Arc<BodyBudget>) -> Result<Bytes, ApiError> {
+    async fn read(mut body: Body, limit: u64, budget: &Arc<Budget>) -> Result<Bytes, ApiError> {
         read_body(&mut body, limit, &mut budget.share()).await
     }
 
     #[tokio::test]
     async fn pieces_are_joined_up_to_the_limit_and_not_beyond() {
-        let budget = BodyBudget::new(1000);
+        let budget = budget(1000);
         assert_eq!(
             read(chunked(&["ab", "", "cd", "e"]), 5, &budget)
                 .await
@@ -185,31 +141,52 @@ mod tests {
                 "the body exceeds the limit of 5 bytes (--max-body)"
             );
         }
-        assert_eq!(budget.used.load(Ordering::Relaxed), 0);
+        assert_eq!(budget.used(), 0);
     }
 
-    #[test]
-    fn a_part_of_a_share_is_given_back_by_itself() {
-        let budget = BodyBudget::new(10);
-        let mut share = budget.share();
-        share.grow(6).unwrap();
-        let part = share.split(4).unwrap();
-        drop(share);
-        assert_eq!(budget.used.load(Ordering::Relaxed), 4);
-        drop(part);
-        let mut share = budget.share();
-        share.grow(6).unwrap();
-        // It has become larger than what arrived.
-        let part = share.split(9).unwrap();
-        assert_eq!(budget.used.load(Ordering::Relaxed), 9);
-        assert!(share.split(2).is_err());
-        drop((share, part));
-        assert_eq!(budget.used.load(Ordering::Relaxed), 0);
+    /// A body of which this much comes, and no more.
+    fn unfinished(bytes: usize) -> Body {
+        let begun = stream::iter([Ok::<_, std::io::Error>(vec![b'x'; bytes])]);
+        Body::from_stream(begun.chain(stream::pending()))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_stands_still_is_given_up() {
+        let budget = budget(1000);
+        let start = tokio::time::Instant::now();
+        let error = read(unfinished(100), 1000, &budget).await.unwrap_err();
+        assert_eq!(start.elapsed(), PATIENCE);
+        assert_eq!(
+            error,
+            ApiError::SlowBody("nothing of the body came for 5s (--body-timeout)".into())
+        );
+        assert_eq!(budget.used(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn unfinished_bodies_give_way_to_others() {
+        let budget = budget(3000);
+        let stuck: Vec<_> = (0..3)
+            .map(|_| {
+                let budget = Arc::clone(&budget);
+                tokio::spawn(async move { read(unfinished(1000), 2000, &budget).await })
+            })
+            .collect();
+        // Longer than a body may stand still where others want its room.
+        tokio::time::sleep(PATIENCE / 2).await;
+        assert_eq!(budget.used(), 3000);
+        assert!(read(Body::from("small"), 1000, &budget).await.is_ok());
+        assert_eq!(budget.used(), 2000, "one was enough");
+        tokio::time::sleep(PATIENCE).await;
+        for stuck in stuck {
+            assert!(matches!(stuck.await.unwrap(), Err(ApiError::SlowBody(_))));
+        }
+        assert_eq!(budget.used(), 0);
     }
 
     #[tokio::test]
     async fn all_bodies_share_a_budget() {
-        let budget = BodyBudget::new(6);
+        let budget = budget(6);
         let mut share = budget.share();
         read_body(&mut Body::from("abcd"), 100, &mut share)
             .await

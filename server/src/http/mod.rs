@@ -5,6 +5,7 @@
 //! connections.
 
 mod activity;
+mod budget;
 mod cors;
 mod encoding;
 mod error;
@@ -14,6 +15,7 @@ mod json;
 mod limits;
 mod oip;
 mod openapi;
+mod outgoing;
 mod page;
 mod pool;
 mod probes;
@@ -46,22 +48,31 @@ pub struct HttpConfig {
     pub max_body: u64,
     /// The most bytes that a compressed body may decompress to (`--max-decompressed`).
     pub max_decompressed: u64,
-    /// The most bytes of bodies that all requests together may hold (`--max-buffered`); past it, they are answered 429.
+    /// The most bytes of bodies and of answers that are not sent yet (`--max-buffered`); past it, requests are answered 429.
     pub max_buffered: u64,
+    /// How long a body may make no progress (`--body-timeout`).
+    pub body_timeout: Duration,
     /// How long an answer may take: the default of the client's own `timeout`, and its maximum.
     pub timeout: Duration,
-    /// How long a client may take to send a request's header, and a connection may stay idle.
+    /// How long a client may take to send a request's header (`--header-timeout`).
     pub header_timeout: Duration,
+    /// How long a connection may stay idle between two requests (`--keep-alive-timeout`).
+    pub keep_alive_timeout: Duration,
+    /// How long a client may take nothing of its answer (`--write-timeout`).
+    pub write_timeout: Duration,
+    /// How long after its last byte the end of a client's stream belongs to a request, which then is answered; later it
+    /// means that the client has gone.
+    pub half_close: Duration,
     /// How long idle connections stay open in a drain: who sends a request by then reads that the server is going away,
     /// where a connection closed at once would look like a failure.
     pub drain_linger: Duration,
-    /// The most connections at a time; others wait to be accepted.
+    /// The most connections at a time (`--max-connections`).
     pub max_connections: usize,
     /// How long results of requests with a `unique_id` of the client's are kept.
     pub result_ttl: Duration,
     /// The most such requests that are running or remembered; the oldest results go first.
     pub max_results: usize,
-    /// The most bytes, as JSON, that their results may take.
+    /// The most bytes of memory that their results may take.
     pub max_result_bytes: usize,
     /// `/health` believes an answer of the engine for this long before it runs a probe.
     pub health_window: Duration,
@@ -82,8 +93,12 @@ impl Default for HttpConfig {
             max_body,
             max_decompressed: 4 * max_body,
             max_buffered: 1 << 30,
+            body_timeout: Duration::from_secs(30),
             timeout: Duration::from_secs(60),
             header_timeout: Duration::from_secs(30),
+            keep_alive_timeout: Duration::from_secs(75),
+            write_timeout: Duration::from_secs(30),
+            half_close: Duration::from_millis(100),
             drain_linger: Duration::from_millis(500),
             max_connections: 4096,
             result_ttl: Duration::from_secs(600),

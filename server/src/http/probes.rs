@@ -26,6 +26,16 @@ pub(super) fn routes() -> OpenApiRouter<AppState> {
         .routes(metrics_at("/recipes/{name}/prometheus_metrics"))
 }
 
+/// Whether a path is asked by machines that look after the server. They are answered where nobody else is: when as many
+/// connections are open as may be.
+pub(super) fn is_probe(path: &str) -> bool {
+    const PREFIXES: [&str; 2] = ["/v2/health/", "/grpc.health.v1.Health/"];
+    const SUFFIXES: [&str; 3] = ["/livez", "/readyz", "/health"];
+    PREFIXES.iter().any(|prefix| path.starts_with(prefix))
+        || SUFFIXES.iter().any(|suffix| path.ends_with(suffix))
+        || path.ends_with("metrics")
+}
+
 /// Whether the server runs
 #[utoipa::path(get, path = "", tag = "operators", responses(
     (status = 200, description = "It does", body = String, content_type = "text/plain; charset=utf-8")

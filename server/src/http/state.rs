@@ -10,9 +10,9 @@ use tokio::sync::watch;
 use super::{
     HttpConfig,
     activity::{Activity, Arrival},
+    budget::Budget,
     error::ApiError,
     fastdeploy::Jobs,
-    limits::BodyBudget,
 };
 use crate::{
     engine::{Engine, Served, State},
@@ -30,7 +30,7 @@ struct Shared {
     registry: Arc<Registry>,
     config: HttpConfig,
     recipes: Vec<Arc<ServedRecipe>>,
-    bodies: Arc<BodyBudget>,
+    budget: Arc<Budget>,
     jobs: Jobs,
     started: Instant,
     leaving: watch::Sender<bool>,
@@ -55,7 +55,7 @@ impl AppState {
         };
         Self(Arc::new(Shared {
             recipes: engine.recipes().iter().map(serve).collect(),
-            bodies: BodyBudget::new(config.max_buffered),
+            budget: Budget::new(config.max_buffered, config.body_timeout),
             jobs: Jobs::new(&config),
             started,
             leaving: watch::Sender::new(false),
@@ -69,7 +69,7 @@ impl AppState {
         &self.0.config
     }
 
-    pub(super) fn registry(&self) -> &Registry {
+    pub(super) fn registry(&self) -> &Arc<Registry> {
         &self.0.registry
     }
 
@@ -77,8 +77,8 @@ impl AppState {
         &self.0.recipes
     }
 
-    pub(super) fn bodies(&self) -> &Arc<BodyBudget> {
-        &self.0.bodies
+    pub(super) fn budget(&self) -> &Arc<Budget> {
+        &self.0.budget
     }
 
     pub(super) fn jobs(&self) -> &Jobs {

@@ -176,7 +176,12 @@ async fn expect_100_continue_is_honoured() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_leaves_takes_its_items_along() {
-    let server = start().await;
+    // However soon it does.
+    let config = HttpConfig {
+        half_close: Duration::ZERO,
+        ..HttpConfig::default()
+    };
+    let server = Server::start(Json, 64, config).await;
     server.controls.close();
     let infer = format!("{}/infer", server.url);
     let client = reqwest::Client::new();
@@ -208,34 +213,12 @@ async fn a_client_that_leaves_takes_its_items_along() {
     assert_eq!(server.controls.items(), 1);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn connections_past_the_limit_wait_their_turn() {
-    let server = Server::start(
-        Json,
-        64,
-        HttpConfig {
-            max_connections: 1,
-            ..HttpConfig::default()
-        },
-    )
-    .await;
-    let first = TcpStream::connect(server.address).await.unwrap();
-    let mut second = TcpStream::connect(server.address).await.unwrap();
-    second
-        .write_all(b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-        .await
-        .unwrap();
-    let early = tokio::time::timeout(Duration::from_millis(200), second.readable()).await;
-    assert!(early.is_err(), "served before the first was gone");
-    drop(first);
-    assert!(read_all(second).await.starts_with("HTTP/1.1 200"));
-}
-
 /// A server whose idle connections stay open for so long in a drain.
 async fn start_lingering(drain_linger: Duration) -> Server {
     let config = HttpConfig {
         drain_linger,
         header_timeout: NEVER,
+        keep_alive_timeout: NEVER,
         ..HttpConfig::default()
     };
     Server::start(Json, 64, config).await

@@ -5,10 +5,11 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     response::Response,
 };
-use galley_core::{InputError, Output};
-use serde::{Serialize, Serializer, ser::SerializeSeq};
+use galley_core::InputError;
+use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::stored::{Prediction, Stored};
 use crate::{
     engine::Answers,
     http::{error::ApiError, zstd},
@@ -48,8 +49,7 @@ pub(in crate::http) struct Answer<'a> {
     pub(super) unique_id: Option<&'a str>,
     /// One for each input, in order; {"error": "..."} for one that cannot be read
     #[schema(required, value_type = Option<Vec<serde_json::Value>>)]
-    #[serde(serialize_with = "predictions")]
-    pub(super) prediction: Option<&'a [Result<Output, InputError>]>,
+    pub(super) prediction: Option<Prediction<'a>>,
     /// Why there is no prediction
     #[schema(required)]
     pub(super) reason: Option<&'a str>,
@@ -61,30 +61,6 @@ pub(in crate::http) struct Answer<'a> {
 pub(super) struct Accepted<'a> {
     success: bool,
     unique_id: &'a str,
-}
-
-#[derive(Serialize)]
-struct ItemError {
-    error: String,
-}
-
-fn predictions<S: Serializer>(
-    answers: &Option<&[Result<Output, InputError>]>,
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
-    let Some(answers) = answers else {
-        return serializer.serialize_none();
-    };
-    let mut list = serializer.serialize_seq(Some(answers.len()))?;
-    for answer in *answers {
-        match answer {
-            Ok(output) => list.serialize_element(output)?,
-            Err(error) => list.serialize_element(&ItemError {
-                error: error.to_string(),
-            })?,
-        }
-    }
-    list.end()
 }
 
 /// Whether answers count as a success: items may fail, but not every one.
@@ -108,18 +84,32 @@ pub(super) fn verdict(answers: &Answers) -> Result<Outcome, ApiError> {
 impl Encoding {
     /// The answer to a request that was answered, whatever came of its items.
     pub(super) fn answers(self, unique_id: &str, answers: &Answers) -> (Response, Outcome) {
-        match verdict(answers) {
+        self.prediction(unique_id, Prediction::Answers(answers), verdict(answers))
+    }
+
+    /// The same from what is remembered of it.
+    pub(super) fn stored(self, unique_id: &str, stored: &Stored) -> (Response, Outcome) {
+        self.prediction(unique_id, stored.prediction(), stored.verdict.clone())
+    }
+
+    fn prediction(
+        self,
+        unique_id: &str,
+        prediction: Prediction<'_>,
+        verdict: Result<Outcome, ApiError>,
+    ) -> (Response, Outcome) {
+        match verdict {
             Ok(outcome) => {
                 let answer = Answer {
                     success: Some(true),
                     unique_id: Some(unique_id),
-                    prediction: Some(answers),
+                    prediction: Some(prediction),
                     reason: None,
                 };
                 (self.write(StatusCode::OK, &answer), outcome)
             }
             Err(error) => (
-                self.failure(Some(unique_id), Some(answers), &error),
+                self.failure(Some(unique_id), Some(prediction), &error),
                 error.outcome(),
             ),
         }
@@ -155,7 +145,7 @@ impl Encoding {
     fn failure(
         self,
         unique_id: Option<&str>,
-        prediction: Option<&Answers>,
+        prediction: Option<Prediction<'_>>,
         error: &ApiError,
     ) -> Response {
         let reason = error.to_string();
@@ -167,7 +157,7 @@ impl Encoding {
         let answer = Answer {
             success: Some(false),
             unique_id,
-            prediction: prediction.map(Vec::as_slice),
+            prediction,
             reason: Some(&reason),
         };
         let mut response = self.write(error.status(), &answer);
@@ -217,28 +207,4 @@ impl Encoding {
         }
         Ok(("application/octet-stream", zstd::compress(&bytes)?))
     }
-}
-
-/// How many bytes answers take as JSON.
-pub(super) fn json_size(answers: &Answers) -> usize {
-    struct Count(usize);
-    impl std::io::Write for Count {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0 += bytes.len();
-            Ok(bytes.len())
-        }
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
-    let mut count = Count(0);
-    let answer = Answer {
-        success: None,
-        unique_id: None,
-        prediction: Some(answers),
-        reason: None,
-    };
-    // Nothing but memory is written to.
-    let _ = serde_json::to_writer(&mut count, &answer);
-    count.0
 }

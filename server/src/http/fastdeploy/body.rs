@@ -4,6 +4,7 @@ use axum::http::{HeaderMap, header};
 use bytes::{Bytes, BytesMut};
 use futures::{FutureExt, stream};
 use galley_core::{Input, InputError, InputKind};
+use serde::{Deserialize, de::IgnoredAny};
 
 use super::{
     answer::Format,
@@ -13,7 +14,7 @@ use super::{
     sink::{Bounds, Sink},
 };
 use crate::http::{
-    HttpConfig, encoding::Encoding, error::ApiError, json, limits::Share, pool, signature,
+    HttpConfig, budget::Share, encoding::Encoding, error::ApiError, json, pool, signature,
 };
 
 /// Bodies up to this size are read where they arrive, which takes less time than handing them to another thread.
@@ -103,6 +104,9 @@ impl Arrived {
         self.unpack(self.max_decompressed)?;
         let form = form(self.declared, &self.body, self.bounds.kind)?;
         let items = decode(form, &self.body, self.bounds)?;
+        // Many small values take more room than the body that they were.
+        self.share
+            .grow(items.memory().saturating_sub(self.body.len()))?;
         let digest = self.with_digest.then(|| items.digest());
         Ok(Read {
             items,
@@ -205,7 +209,14 @@ fn decode(form: Form, body: &Bytes, bounds: Bounds) -> Result<Items, ApiError> {
             let mut msgpack = rmp_serde::Deserializer::from_read_ref(&**body);
             msgpack.set_max_depth(MAX_DEPTH);
             let refusal = |error| ApiError::malformed(format!("msgpack: {error}"));
-            reader::read(&mut msgpack, refusal, bounds)
+            let items = reader::read(&mut msgpack, refusal, bounds)?;
+            // Only where nothing is left there is no marker of another value.
+            match IgnoredAny::deserialize(&mut msgpack) {
+                Err(rmp_serde::decode::Error::InvalidMarkerRead(_)) => Ok(items),
+                _ => Err(ApiError::malformed(
+                    "msgpack: expected one value, got more after it",
+                )),
+            }
         }
         Form::Multipart(boundary) => multipart(body, boundary, bounds),
         Form::File if body.is_empty() => {

@@ -20,6 +20,7 @@ use super::{
     query::Query,
     recipe_in,
     store::Key,
+    stored::Stored,
 };
 use crate::{
     engine::{Answers, InferError},
@@ -57,7 +58,7 @@ enum Replied {
 enum Reply {
     Answers(Answers),
     /// Those of a job, which others may get too.
-    Shared(Arc<Answers>),
+    Shared(Arc<Stored>),
     /// A job has begun; its result will be asked for.
     Accepted,
 }
@@ -67,7 +68,7 @@ pub(super) struct InferRefusals;
 
 impl Refusals for InferRefusals {
     type Body = Answer<'static>;
-    const STATUSES: &'static [u16] = &[400, 404, 409, 413, 415, 429, 500, 503, 504];
+    const STATUSES: &'static [u16] = &[400, 404, 408, 409, 413, 415, 429, 500, 503, 504];
     const ENCODED: &'static [&'static str] = ENCODED;
 }
 
@@ -146,7 +147,7 @@ pub(super) async fn infer(Extract(state): Extract<AppState>, request: Request) -
     };
     let (response, outcome) = match reply {
         Ok(Reply::Answers(answers)) => encoding.answers(&unique_id, &answers),
-        Ok(Reply::Shared(answers)) => encoding.answers(&unique_id, &answers),
+        Ok(Reply::Shared(stored)) => encoding.stored(&unique_id, &stored),
         Ok(Reply::Accepted) => (encoding.accepted(&unique_id), Outcome::Ok),
         Err(error) => (encoding.error(Some(&unique_id), &error), error.outcome()),
     };
@@ -173,7 +174,7 @@ impl Pending<'_> {
             self.recipe.served.has_room(self.deadline)?;
         }
         let read = async {
-            let mut share = self.state.bodies().share();
+            let mut share = self.state.budget().share();
             let config = self.state.config();
             let bytes = read_body(body, config.max_body, &mut share).await?;
             let takes = (

@@ -30,6 +30,16 @@ impl Items {
         }
     }
 
+    /// The bytes that the inputs take, about.
+    pub(super) fn memory(&self) -> usize {
+        let of_input = |input: &Input| match input {
+            Input::File(bytes) => bytes.len(),
+            Input::Json(value) => memory_of(value),
+            Input::Pixels(pixels) => size_of_val(&pixels.values[..]),
+        };
+        self.inputs.iter().map(of_input).sum()
+    }
+
     /// The same for the same inputs, however they were encoded.
     pub(super) fn digest(&self) -> Digest {
         let mut hash = Sha256::new();
@@ -58,6 +68,20 @@ impl Items {
     }
 }
 
+/// What a value takes with all that is in it.
+fn memory_of(value: &Value) -> usize {
+    let inside = match value {
+        Value::Null | Value::Bool(_) | Value::Number(_) => 0,
+        Value::String(text) => text.len(),
+        Value::Array(values) => values.iter().map(memory_of).sum(),
+        Value::Object(fields) => fields
+            .iter()
+            .map(|(key, value)| size_of::<String>() + key.len() + memory_of(value))
+            .sum(),
+    };
+    size_of::<Value>() + inside
+}
+
 /// Puts the refused items back among the answers to the others.
 pub(super) fn merge(answers: Answers, refused: Vec<(usize, InputError)>) -> Answers {
     if refused.is_empty() {
@@ -78,6 +102,24 @@ pub(super) fn merge(answers: Answers, refused: Vec<(usize, InputError)>) -> Answ
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn small_values_take_more_than_their_text() {
+        let of = |text: &str| {
+            let value = serde_json::from_str(text).unwrap();
+            let inputs = vec![Input::Json(value)];
+            let items = Items {
+                inputs,
+                ..Items::default()
+            };
+            items.memory()
+        };
+        let numbers = format!("[{}0]", "1,".repeat(999));
+        assert!(of(&numbers) >= 1000 * size_of::<Value>());
+        let text = format!("\"{}\"", "x".repeat(1000));
+        assert!((1000..1100).contains(&of(&text)));
+        assert!(of(r#"{"key": [[], "value"]}"#) > of(r#"[[], "value"]"#));
+    }
 
     #[test]
     fn refused_items_return_to_their_places() {

@@ -14,10 +14,10 @@ use opentelemetry::trace::FutureExt;
 use tokio_util::task::TaskTracker;
 
 use super::{
-    answer::verdict,
     body::Read,
     infer::answer_items,
     store::{Begun, Job, Key, Limits, Store},
+    stored::Stored,
 };
 use crate::http::{
     HttpConfig,
@@ -87,17 +87,20 @@ impl Jobs {
                 running.refuse(error.clone());
                 return Err(error);
             }
-            Poll::Ready(Ok(answers)) => running.finish(Ok(Arc::new(answers))),
+            Poll::Ready(Ok(answers)) => running.finish(Stored::new(&answers).map(Arc::new)),
             Poll::Pending => {
                 let call = call.take();
                 self.tasks.spawn(async move {
-                    let finished = answers.await.map(Arc::new);
+                    let finished = answers.await.and_then(|answers| Stored::new(&answers));
                     drop(share);
                     if let Some(call) = call {
-                        let outcome = finished.as_deref().map_err(Clone::clone).and_then(verdict);
+                        let outcome = match &finished {
+                            Ok(stored) => stored.verdict.clone(),
+                            Err(error) => Err(error.clone()),
+                        };
                         call.end(outcome.unwrap_or_else(|error| error.outcome()));
                     }
-                    running.finish(finished);
+                    running.finish(finished.map(Arc::new));
                 });
             }
         }

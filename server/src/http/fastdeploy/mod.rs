@@ -16,6 +16,7 @@ mod reader;
 mod result;
 mod sink;
 mod store;
+mod stored;
 mod value;
 
 use std::{borrow::Cow, sync::Arc};

@@ -43,7 +43,7 @@ pub(super) struct ResultRefusals;
 
 impl Refusals for ResultRefusals {
     type Body = Answer<'static>;
-    const STATUSES: &'static [u16] = &[400, 404, 413, 415, 429, 500, 503, 504];
+    const STATUSES: &'static [u16] = &[400, 404, 408, 413, 415, 429, 500, 503, 504];
     const ENCODED: &'static [&'static str] = ENCODED;
 }
 
@@ -95,7 +95,7 @@ pub(super) async fn result(Extract(state): Extract<AppState>, request: Request) 
         Err(error) => return encoding.error(None, &error),
     };
     match look_up(&state, &query, &uri, &id) {
-        Ok(Some(Ok(answers))) => encoding.answers(&id, &answers).0,
+        Ok(Some(Ok(stored))) => encoding.stored(&id, &stored).0,
         Ok(None) => encoding.processing(&id),
         Ok(Some(Err(error))) | Err(error) => encoding.error(Some(&id), &error),
     }
@@ -129,7 +129,7 @@ async fn wanted(state: &AppState, query: &Query, request: Request) -> Result<Str
         return Err(expected());
     }
     let encoding = Encoding::of_body(request.headers())?;
-    let mut share = state.bodies().share();
+    let mut share = state.budget().share();
     let limit = state.config().max_body.min(MAX_BODY);
     let mut body = request.into_body();
     let bytes = timeout(
@@ -147,7 +147,11 @@ async fn wanted(state: &AppState, query: &Query, request: Request) -> Result<Str
     }
     let wanted: Option<Wanted> = match query.input_type.unwrap_or_default() {
         Format::Json => json::read(&bytes).ok(),
-        Format::Msgpack => rmp_serde::from_slice(&bytes).ok(),
+        Format::Msgpack => {
+            let mut rest = &bytes[..];
+            let wanted = rmp_serde::from_read(&mut rest).ok();
+            wanted.filter(|_| rest.is_empty())
+        }
     };
     query::id(wanted.ok_or_else(expected)?.unique_id.into())?.ok_or_else(expected)
 }

@@ -1,4 +1,4 @@
-//! Where jobs are remembered: by id, for a time, within bounds on their number and size.
+//! Where jobs are remembered: by id, for a time, within bounds on their number and on the memory of their results.
 
 use std::{
     collections::{HashMap, VecDeque, hash_map},
@@ -8,14 +8,11 @@ use std::{
 
 use tokio::sync::watch;
 
-use super::{answer::json_size, items::Digest};
-use crate::{
-    engine::{Answers, InferError},
-    http::error::ApiError,
-};
+use super::{items::Digest, stored::Stored};
+use crate::{engine::InferError, http::error::ApiError};
 
 /// How a job ended.
-pub(super) type Finished = Result<Arc<Answers>, ApiError>;
+pub(super) type Finished = Result<Arc<Stored>, ApiError>;
 /// Where a job's end is to be read; `None` while it runs.
 type Receiver = watch::Receiver<Option<Finished>>;
 
@@ -229,7 +226,7 @@ impl Running {
     }
 
     fn publish(&self, finished: Finished) {
-        let bytes = finished.as_deref().map_or(0, json_size);
+        let bytes = finished.as_deref().map_or(0, Stored::size);
         self.sender.send_replace(Some(finished));
         self.store
             .lock()
@@ -279,7 +276,8 @@ mod tests {
     }
 
     fn answers(text: &str) -> Finished {
-        Ok(Arc::new(vec![Ok(Output::Json(text.into()))]))
+        let answers = vec![Ok(Output::Json(text.into()))];
+        Ok(Arc::new(Stored::new(&answers).unwrap()))
     }
 
     fn knows(store: &Arc<Store>, id: &str) -> bool {
@@ -288,7 +286,7 @@ mod tests {
 
     #[test]
     fn an_id_is_one_job_until_it_fails_and_another_body_is_refused() {
-        let store = store(60_000, 10, 1000);
+        let store = store(60_000, 10, 2000);
         let first = begin(&store, "a");
         assert!(
             matches!(store.begin(key("a"), [0; 32]), Ok(Begun::Known(job)) if job.finished().is_none())
@@ -325,7 +323,7 @@ mod tests {
 
     #[test]
     fn results_are_bounded_in_bytes_and_time() {
-        let store = store(60_000, 100, 1000);
+        let store = store(60_000, 100, 2000);
         for id in ["a", "b", "c"] {
             begin(&store, id).finish(answers(&"x".repeat(400)));
         }

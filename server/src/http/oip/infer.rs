@@ -27,10 +27,11 @@ use crate::{
     engine::InferError,
     http::{
         AppState,
+        budget::Share,
         encoding::Encoding,
         error::ApiError,
         json::read as read_json,
-        limits::{Share, give_up, read_body},
+        limits::{give_up, read_body},
         openapi::{Described, Refusals},
         pool, signature,
         state::{Call, ServedRecipe},
@@ -48,7 +49,7 @@ pub(super) struct InferRefusals;
 
 impl Refusals for InferRefusals {
     type Body = ErrorBody;
-    const STATUSES: &'static [u16] = &[400, 404, 413, 415, 429, 500, 503, 504];
+    const STATUSES: &'static [u16] = &[400, 404, 408, 413, 415, 429, 500, 503, 504];
 }
 
 /// Answers a batch of inputs as tensors
@@ -107,7 +108,7 @@ async fn respond(
     let config = state.config();
     recipe.served.has_room(start + config.timeout)?;
     let interface = Arc::new(Interface::of(&recipe.served));
-    let mut share = state.bodies().share();
+    let mut share = state.budget().share();
     let latest = start + config.timeout;
     let read = async {
         let bytes = read_body(body, config.max_body, &mut share).await?;

@@ -103,7 +103,7 @@ struct IndexRefusals;
 
 impl Refusals for IndexRefusals {
     type Body = ErrorBody;
-    const STATUSES: &'static [u16] = &[400, 413, 415, 429];
+    const STATUSES: &'static [u16] = &[400, 408, 413, 415, 429];
 }
 
 impl IntoResponse for Refusal {
@@ -280,7 +280,7 @@ async fn index(
 ) -> Result<Json<Vec<ModelIndex>>, Refusal> {
     let encoding = Encoding::of_body(request.headers());
     let mut body = request.into_body();
-    let mut share = state.bodies().share();
+    let mut share = state.budget().share();
     let bytes = match read_body(&mut body, MAX_INDEX_BODY, &mut share).await {
         Ok(bytes) => bytes,
         Err(error) => {

@@ -11,13 +11,14 @@ use axum::{
     middleware::Next,
     response::Response,
 };
-use futures::StreamExt;
+use bytes::Bytes;
+use futures::{StreamExt, stream::unfold};
 use tonic::Status;
 
 use super::{STREAM, known_call, refuse, status, timeout, unknown_call};
 use crate::{
     engine::InferError,
-    http::{AppState, error::ApiError, limits::Share},
+    http::{AppState, budget::Share, error::ApiError},
 };
 
 /// What a call with one request is given beyond its time: the engine knows best how a request that it has ends.
@@ -35,8 +36,16 @@ impl Meter {
         self.lock().split(message + HEADER)
     }
 
-    fn grow(&self, bytes: usize) -> Result<(), ApiError> {
-        self.lock().grow(bytes)
+    /// Counts what has come of the body, if that was not its end.
+    fn count(&self, data: Option<Result<Bytes, axum::Error>>) -> Result<Option<Bytes>, Status> {
+        let data = data.transpose();
+        let data = data.map_err(|error| Status::unknown(error.to_string()))?;
+        let counted = match &data {
+            Some(data) => self.lock().grow(data.len()),
+            None => self.lock().arrived(),
+        };
+        counted.map_err(|error| status::of(&error))?;
+        Ok(data)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Share> {
@@ -58,15 +67,23 @@ pub(super) async fn meter(
         Some(call) => call == STREAM,
         None => return refuse(unknown_call(request.uri().path())),
     };
-    let meter = Meter(Arc::new(Mutex::new(state.bodies().share())));
+    let mut share = state.budget().share();
+    share.arrives();
+    let gives_way = Box::pin(share.gives_way());
+    let meter = Meter(Arc::new(Mutex::new(share)));
     request.extensions_mut().insert(meter.clone());
     let request = request.map(|body| {
-        let data = body.into_data_stream();
-        Body::from_stream(data.map(move |data| {
-            let data = data.map_err(|error| Status::unknown(error.to_string()))?;
-            meter.grow(data.len()).map_err(|error| status::of(&error))?;
-            Ok::<_, Status>(data)
-        }))
+        let arriving = (body.into_data_stream(), gives_way, meter);
+        Body::from_stream(unfold(
+            arriving,
+            async |(mut data, mut gives_way, meter)| {
+                let metered = tokio::select! {
+                    data = data.next() => meter.count(data).transpose()?,
+                    slow = &mut gives_way => Err(status::of(&slow)),
+                };
+                Some((metered, (data, gives_way, meter)))
+            },
+        ))
     });
     let answer = next.run(request);
     if is_stream {

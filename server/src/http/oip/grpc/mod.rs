@@ -153,6 +153,11 @@ fn unknown_call(path: &str) -> Status {
     }
 }
 
+/// The answer to a call that goes no further.
+pub(in crate::http) fn refused(error: &crate::http::error::ApiError) -> Response {
+    status::of(error).into_http::<Body>().into_response()
+}
+
 async fn unknown_service() -> Response {
     refuse(Status::unimplemented(format!(
         "no such service; there is {NAME}, and health and reflection"

@@ -39,7 +39,7 @@ pub(super) fn code(error: &ApiError) -> Code {
             Code::ResourceExhausted
         }
         ApiError::Unhealthy(_) | ApiError::Infer(InferError::Unavailable(_)) => Code::Unavailable,
-        ApiError::Infer(InferError::Deadline) => Code::DeadlineExceeded,
+        ApiError::SlowBody(_) | ApiError::Infer(InferError::Deadline) => Code::DeadlineExceeded,
         ApiError::Infer(InferError::Failed(_)) => Code::Internal,
     }
 }
