@@ -271,7 +271,7 @@ mod tests {
         share
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn bodies_that_stand_still_give_way_and_no_others() {
         let budget = budget(100 << 10);
         let mut first = arriving(&budget, 40 << 10);
@@ -299,7 +299,7 @@ mod tests {
     }
 
     /// A byte now and then keeps no room, however many came at first.
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn dripping_is_no_progress() {
         let budget = budget((1 << 20) + 100);
         let mut dripping = arriving(&budget, 1 << 20);
@@ -313,12 +313,12 @@ mod tests {
     }
 
     /// At its pace a body stays, though nothing else fits.
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_body_at_its_pace_stays() {
-        let budget = budget(1 << 20);
+        let budget = budget(4 * PACE);
         let mut coming = arriving(&budget, 1);
-        for _ in 0..15 {
-            tokio::time::sleep(GRACE).await;
+        for _ in 0..3 {
+            tokio::time::sleep(GRACE / 2).await;
             coming.grow(PACE as usize).unwrap();
         }
         let mut share = budget.share();

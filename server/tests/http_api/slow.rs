@@ -2,11 +2,20 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use galley::http::HttpConfig;
 use galley_core::InputKind::Json;
+use http_body_util::Full;
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use prost::Message;
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 
 use crate::{
+    grpc::{
+        self,
+        client::{ModelInferRequest, model_infer_request::InferInputTensor},
+    },
     support::{NEVER, Server, until, within},
     wire::{answer, get, metrics, narrow, post, read_all, send},
 };
@@ -163,6 +172,52 @@ async fn a_drain_does_not_wait_for_clients_that_do_not_read() {
         .expect("it ends")
         .unwrap()
         .unwrap();
+}
+
+/// Over HTTP/2 a client may read its socket and yet take nothing of an answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_whose_answer_is_not_taken_ends_its_connection() {
+    let config = HttpConfig {
+        write_timeout: SHORT,
+        ..patient()
+    };
+    let server = grpc::Server::start(Json, 64, config).await;
+    let text = vec![b'x'; 1 << 20];
+    let input = InferInputTensor {
+        name: "text".into(),
+        datatype: "BYTES".into(),
+        shape: vec![1],
+        ..InferInputTensor::default()
+    };
+    let request = ModelInferRequest {
+        model_name: "fake".into(),
+        inputs: vec![input],
+        raw_input_contents: vec![[&(text.len() as u32).to_le_bytes()[..], &text].concat()],
+        ..ModelInferRequest::default()
+    };
+    let message = request.encode_to_vec();
+    let message = [&[0][..], &(message.len() as u32).to_be_bytes(), &message].concat();
+    let stream = TcpStream::connect(server.address).await.unwrap();
+    let (mut client, connection) = http2::Builder::new(TokioExecutor::new())
+        .initial_stream_window_size(1000)
+        .handshake(TokioIo::new(stream))
+        .await
+        .unwrap();
+    let connection = tokio::spawn(connection);
+    let path = format!(
+        "http://{}/inference.GRPCInferenceService/ModelInfer",
+        server.address
+    );
+    let call = hyper::Request::post(path)
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .body(Full::new(Bytes::from(message)))
+        .unwrap();
+    let answer = within(client.send_request(call)).await.unwrap().unwrap();
+    assert_eq!(answer.status(), 200);
+    assert!(!answer.headers().contains_key("grpc-status"), "refused");
+    let _ = within(connection).await.expect("the server ends it");
+    drop(answer);
 }
 
 /// No more answers are made for a client than it has room for.

@@ -152,7 +152,8 @@ impl Connection {
     async fn answer(self, request: Request<Incoming>) -> Response<Outgoing<Answering>> {
         let turn = &self.seat.turn;
         let (parts, body) = request.into_parts();
-        let raw = turn.begin(!body.is_end_stream());
+        turn.begin(!body.is_end_stream());
+        let raw = turn.take_header();
         turn.readable_by_client().await;
         let body = Body::new(Arriving {
             body,

@@ -7,7 +7,6 @@
 //! always that.
 
 use std::{
-    io,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -40,8 +39,9 @@ pub(super) struct Lookout {
     limits: Limits,
     alarm: Pin<Box<Sleep>>,
     pause: Pin<Box<Sleep>>,
-    /// The request that came with the end of its client's stream, by the moment that it had come.
-    half_closed: Option<Instant>,
+    /// The request that is looked at, by the moment that it had come.
+    request: Option<Instant>,
+    half: Half,
 }
 
 impl Lookout {
@@ -52,7 +52,8 @@ impl Lookout {
             alarm: Box::pin(sleep(limits.header)),
             pause: Box::pin(sleep(PAUSE)),
             limits,
-            half_closed: None,
+            request: None,
+            half: Half::Open,
         }
     }
 
@@ -77,22 +78,35 @@ impl Lookout {
     }
 
     fn poll_gone(&mut self, arrived: Instant, context: &mut Context<'_>) -> Poll<End> {
-        loop {
-            let client = match self.look(context) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(client) => client,
+        let window = self.limits.half_close;
+        if self.request != Some(arrived) {
+            self.request = Some(arrived);
+            self.half = match window.is_zero() {
+                true => Half::Past,
+                false => Half::Open,
             };
+        }
+        loop {
+            let client = self.look(context);
             match client {
                 Client::Gone => return Poll::Ready(End::Gone),
-                Client::Ended if self.half_closed == Some(arrived) => {}
-                Client::Ended if arrived.elapsed() <= self.limits.half_close => {
-                    self.half_closed = Some(arrived);
+                Client::Ended if self.half == Half::Past => return Poll::Ready(End::Gone),
+                Client::Ended => self.half = Half::Closed,
+                // Only what is seen counts: on a busy machine it may be late.
+                Client::There | Client::Silent
+                    if self.half == Half::Open && arrived.elapsed() >= window =>
+                {
+                    self.half = Half::Past;
                 }
-                Client::Ended => return Poll::Ready(End::Gone),
-                Client::There => {}
+                Client::There | Client::Silent => {}
             }
-            if self.pause.is_elapsed() {
-                self.pause.as_mut().reset(Instant::now() + PAUSE);
+            let next = match (client, self.half) {
+                (_, Half::Open) => arrived + window,
+                (Client::Silent, _) => return Poll::Pending,
+                _ => Instant::now() + PAUSE,
+            };
+            if self.pause.is_elapsed() || self.pause.deadline() > next {
+                self.pause.as_mut().reset(next);
             }
             if self.pause.as_mut().poll(context).is_pending() {
                 return Poll::Pending;
@@ -100,28 +114,42 @@ impl Lookout {
         }
     }
 
-    /// How the client is, as soon as there is anything to see.
-    fn look(&self, context: &mut Context<'_>) -> Poll<Client> {
+    /// How the client is. If it is silent, the task is woken when it is not any more.
+    fn look(&self, context: &mut Context<'_>) -> Client {
         let socket = self.socket.lock();
         match socket.poll_read_ready(context) {
-            Poll::Pending => return Poll::Pending,
-            Poll::Ready(Err(_)) => return Poll::Ready(Client::Gone),
+            Poll::Pending => return Client::Silent,
+            Poll::Ready(Err(_)) => return Client::Gone,
             Poll::Ready(Ok(())) => {}
         }
         let seen = socket.ready(Interest::READABLE | Interest::WRITABLE | Interest::ERROR);
-        Poll::Ready(match seen.now_or_never() {
+        match seen.now_or_never() {
             Some(Ok(seen)) if seen.is_error() || seen.is_write_closed() => Client::Gone,
             Some(Ok(seen)) if seen.is_read_closed() => Client::Ended,
-            Some(Err(error)) if error.kind() != io::ErrorKind::WouldBlock => Client::Gone,
-            _ => Client::There,
-        })
+            Some(Err(_)) => Client::Gone,
+            Some(Ok(_)) | None => Client::There,
+        }
     }
 }
 
 /// What a socket shows of its client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Client {
+    /// It has sent nothing more.
+    Silent,
+    /// It has sent something that is not read.
     There,
     /// It sends nothing more.
     Ended,
     Gone,
+}
+
+/// Whether a request came with half a close.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Half {
+    /// It may come still.
+    Open,
+    Closed,
+    /// The end of the client's stream would be its leaving.
+    Past,
 }

@@ -84,16 +84,19 @@ impl Turn {
         }
     }
 
-    /// A header has been read. Returns it as it came with what came after it, if it is known: not where it came with the
-    /// request before.
-    pub(super) fn begin(&self, has_body: bool) -> Vec<u8> {
+    /// A header has been read.
+    pub(super) fn begin(&self, has_body: bool) {
         let mut state = self.lock();
         let now = Instant::now();
         state.next = Next::Answer;
         state.since = now;
         state.arrived = (!has_body).then_some(now);
         state.answered = false;
-        std::mem::take(&mut state.header)
+    }
+
+    /// The last header as it came with what came after it, if it is known: not where it came with the request before.
+    pub(super) fn take_header(&self) -> Vec<u8> {
+        std::mem::take(&mut self.lock().header)
     }
 
     pub(super) fn awaits_body(&self) {

@@ -72,6 +72,7 @@ mod tests {
             (ApiError::NotFound(text()), Code::NotFound),
             (ApiError::NotSupported("x"), Code::Unimplemented),
             (ApiError::Busy(text()), Code::ResourceExhausted),
+            (ApiError::SlowBody(text()), Code::DeadlineExceeded),
             (full.clone().into(), Code::ResourceExhausted),
             (InferError::Unavailable(text()).into(), Code::Unavailable),
             (InferError::Deadline.into(), Code::DeadlineExceeded),
