@@ -6,7 +6,7 @@ use std::{
 };
 
 use galley::{
-    cli::{Cli, Command, ServeArgs},
+    cli::{Command, ServeArgs},
     config::{ModelConfig, ServeConfig},
     health::{self, HealthConfig},
     log::Log,
