@@ -142,7 +142,7 @@ function setImage(chosen) {
   byId("drop-text").replaceChildren(
     ...(image
       ? [el("strong", {}, image.name), ` ${bytes(image.size)}. Choose, drop or paste another.`]
-      : [el("strong", {}, "Choose an image"), ", drop one here, or paste it. JPEG, PNG or WebP."]),
+      : [el("strong", {}, "Choose an image"), ", drop one here, or paste it. JPEG, PNG, WebP, GIF, BMP or TIFF."]),
   );
   if (image) {
     preview.src = URL.createObjectURL(image);

@@ -135,6 +135,15 @@ pub struct ModelArgs {
     /// The most pixels that an image may have once decoded
     #[arg(long, env = "GALLEY_MAX_PIXELS", default_value_t = 64 << 20, help_heading = "Limits")]
     pub max_pixels: u64,
+    /// The most bytes that decoding images may take, all together; what does not fit waits [default: a quarter of the
+    /// container's memory limit, or of the machine's memory]
+    #[arg(
+        long,
+        env = "GALLEY_MAX_DECODE_MEMORY",
+        value_name = "SIZE",
+        help_heading = "Limits"
+    )]
+    pub max_decode_memory: Option<ByteSize>,
     /// The most bytes that a text may have
     #[arg(
         long,

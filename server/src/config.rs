@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context, anyhow, bail, ensure};
 use axum::http::HeaderValue;
 use candle_core::{DType, Device, utils::cuda_is_available};
-use galley_core::{DeviceName, Entry, InputLimits, LoadOptions, usual_dtype};
+use galley_core::{DeviceName, Entry, InputLimits, LoadOptions, MemoryBudget, usual_dtype};
 use url::{Origin, Url};
 
 use crate::{
@@ -16,6 +16,7 @@ use crate::{
     cli::{AccessArgs, AutoSize, DtypeArg, ModelArgs, ServeArgs},
     engine::EngineConfig,
     http::HttpConfig,
+    memory,
     traces::Traces,
 };
 
@@ -56,6 +57,7 @@ pub struct ModelConfig {
     weights: galley_core::WeightSource,
     options: BTreeMap<String, BTreeMap<String, String>>,
     limits: InputLimits,
+    decode_memory: MemoryBudget,
 }
 
 impl ServeConfig {
@@ -182,6 +184,10 @@ impl ModelConfig {
                 max_pixels: args.max_pixels,
                 max_text_bytes: usize::try_from(args.max_text.as_u64()).unwrap_or(usize::MAX),
             },
+            decode_memory: MemoryBudget::new(
+                args.max_decode_memory
+                    .map_or_else(memory::for_decoding, |size| size.as_u64()),
+            ),
         })
     }
 
@@ -193,6 +199,7 @@ impl ModelConfig {
             weights: self.weights.clone(),
             options: self.options.get(recipe).cloned().unwrap_or_default(),
             limits: self.limits,
+            decode_memory: self.decode_memory.clone(),
         }
     }
 

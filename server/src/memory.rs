@@ -1,4 +1,8 @@
-//! How much memory this process takes, as the operating system sees it.
+//! How much memory this process takes, as the operating system sees it, and how much it may.
+
+mod limit;
+
+pub(crate) use limit::for_decoding;
 
 /// The bytes of this process that are in memory; none where there is no `/proc` to ask.
 pub(crate) fn resident_bytes() -> Option<u64> {

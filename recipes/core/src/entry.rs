@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt, path::PathBuf, str::FromStr};
 
 use candle_core::{DType, Device};
 
-use crate::{AnyRecipe, InputKind, InputLimits, LoadError};
+use crate::{AnyRecipe, InputKind, InputLimits, LoadError, MemoryBudget};
 
 /// A recipe in the catalog.
 #[derive(Clone, Copy, Debug)]
@@ -141,6 +141,8 @@ pub struct LoadOptions {
     pub options: BTreeMap<String, String>,
     /// Bounds on one input.
     pub limits: InputLimits,
+    /// What images are decoded in, all recipes' together.
+    pub decode_memory: MemoryBudget,
 }
 
 impl Default for LoadOptions {
@@ -151,6 +153,7 @@ impl Default for LoadOptions {
             weights: WeightSource::Auto,
             options: BTreeMap::new(),
             limits: InputLimits::default(),
+            decode_memory: MemoryBudget::unlimited(),
         }
     }
 }

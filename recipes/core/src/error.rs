@@ -27,6 +27,9 @@ pub enum InputError {
         /// The option that sets the limit: `--max-pixels`.
         option: &'static str,
     },
+    /// Nobody waits for its answer any more.
+    #[error("not wanted any more")]
+    NotWanted,
 }
 
 /// Why a batch could not be run.

@@ -19,6 +19,7 @@ mod entry;
 mod error;
 pub mod hub;
 mod input;
+mod memory;
 mod output;
 mod recipe;
 mod signature;
@@ -30,6 +31,7 @@ pub use device::{DeviceName, usual_dtype};
 pub use entry::{BundledWeights, Entry, HubWeights, LoadOptions, Source, WeightSource};
 pub use error::{ForwardError, InputError, LoadError, RunError, without_backtrace};
 pub use input::{Input, InputKind, InputLimits, Pixels};
+pub use memory::{MemoryBudget, NoMemory, Reservation};
 pub use output::{Entity, ImageClass, Output, TextLabel};
 pub use recipe::{
     AnyRecipe, ErasedRecipe, Prepared, RawOutput, RawTensors, Recipe, RecipeInfo, run_batch,

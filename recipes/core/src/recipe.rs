@@ -60,6 +60,19 @@ pub trait Recipe: Send + Sync + 'static {
     /// The input is of the wrong kind, unreadable or too large; the message is for the caller.
     fn prepare(&self, input: Input) -> Result<Self::Prepared, InputError>;
 
+    /// The same for as long as it is `wanted`. A recipe whose inputs take long to read asks often, and gives up; others
+    /// need not.
+    ///
+    /// # Errors
+    /// As [`Recipe::prepare`], or [`InputError::NotWanted`].
+    fn prepare_while(
+        &self,
+        input: Input,
+        _wanted: &dyn Fn() -> bool,
+    ) -> Result<Self::Prepared, InputError> {
+        self.prepare(input)
+    }
+
     /// What the item will cost in `forward`, in [`RecipeInfo::cost_unit`]s; at least 1.
     fn cost(&self, _prepared: &Self::Prepared) -> u32 {
         1
@@ -123,6 +136,15 @@ pub trait ErasedRecipe: Send + Sync + 'static {
     /// # Errors
     /// As [`Recipe::prepare`].
     fn prepare(&self, input: Input) -> Result<Prepared, InputError>;
+    /// See [`Recipe::prepare_while`].
+    ///
+    /// # Errors
+    /// As [`Recipe::prepare_while`].
+    fn prepare_while(
+        &self,
+        input: Input,
+        wanted: &dyn Fn() -> bool,
+    ) -> Result<Prepared, InputError>;
     /// See [`Recipe::forward`].
     ///
     /// # Errors
@@ -161,6 +183,14 @@ impl<R: Recipe> ErasedRecipe for R {
 
     fn prepare(&self, input: Input) -> Result<Prepared, InputError> {
         Recipe::prepare(self, input).map(|item| erase(self, item))
+    }
+
+    fn prepare_while(
+        &self,
+        input: Input,
+        wanted: &dyn Fn() -> bool,
+    ) -> Result<Prepared, InputError> {
+        Recipe::prepare_while(self, input, wanted).map(|item| erase(self, item))
     }
 
     fn forward(&self, batch: &[&Prepared]) -> Result<Vec<RawOutput>, ForwardError> {

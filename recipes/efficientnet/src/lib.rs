@@ -1,15 +1,14 @@
 //! EfficientNet recipes: an image file in, its five likeliest classes out.
 //!
 //! Four networks, one implementation: a `spec` says what a network looks like and how images are prepared for it,
-//! `names` what its weight files call their tensors, and `network` fills any of them with weights for `galley-nn` to run. `decode` and `resize` do what Pillow does, as the networks were trained on its output.
+//! `names` what its weight files call their tensors, and `network` fills any of them with weights for `galley-nn` to run.
+//! `galley-image` reads the files.
 
 mod config;
-mod decode;
 mod labels;
 mod names;
 mod network;
 mod recipe;
-mod resize;
 mod spec;
 
 use std::sync::Arc;

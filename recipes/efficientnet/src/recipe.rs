@@ -3,16 +3,15 @@
 use bytes::Bytes;
 use candle_core::{DType, Device, Tensor};
 use galley_core::{
-    AnswerForm, Entry, ForwardError, Input, InputError, InputLimits, LoadOptions, Output, Pixels,
+    AnswerForm, Entry, ForwardError, Input, InputError, LoadOptions, MemoryBudget, Output, Pixels,
     RawTensors, Recipe, RecipeInfo, Signature, synthetic,
 };
+use galley_image::{Bounds, View};
 use galley_nn::image::Network;
 use serde_json::{Value, json};
 
 use crate::{
-    decode,
     labels::{self, Label},
-    resize::View,
     spec::Spec,
 };
 
@@ -27,7 +26,8 @@ pub(crate) struct EfficientNet {
     network: Network,
     labels: Vec<Label>,
     view: View,
-    limits: InputLimits,
+    max_pixels: u64,
+    decode_memory: MemoryBudget,
 }
 
 /// A square of pixels: red, green, blue, line by line.
@@ -84,7 +84,8 @@ impl EfficientNet {
             network,
             labels,
             view: spec.view,
-            limits: options.limits,
+            max_pixels: options.limits.max_pixels,
+            decode_memory: options.decode_memory.clone(),
         }
     }
 
@@ -129,9 +130,18 @@ impl Recipe for EfficientNet {
     }
 
     fn prepare(&self, input: Input) -> Result<Square, InputError> {
+        self.prepare_while(input, &|| true)
+    }
+
+    fn prepare_while(&self, input: Input, wanted: &dyn Fn() -> bool) -> Result<Square, InputError> {
         let rgb = match &input {
             Input::File(file) => {
-                let image = decode::decode(file, &self.limits)?;
+                let bounds = Bounds {
+                    max_pixels: self.max_pixels,
+                    memory: &self.decode_memory,
+                    wanted,
+                };
+                let image = galley_image::decode(file, &bounds)?;
                 Rgb::Decoded(self.view.of(&image))
             }
             Input::Pixels(pixels) => Rgb::Normalised(interleave(pixels, self.view.crop)?),
@@ -250,7 +260,12 @@ mod tests {
             panic!("an image recipe takes pixels");
         };
         assert_eq!(side, width);
-        let image = decode::decode(EXAMPLE, &InputLimits::default()).unwrap();
+        let bounds = Bounds {
+            max_pixels: 1 << 20,
+            memory: &MemoryBudget::unlimited(),
+            wanted: &|| true,
+        };
+        let image = galley_image::decode(EXAMPLE, &bounds).unwrap();
         let rgb = crate::spec::LITE0.view.of(&image);
         // Its own scale, as the weights' `config.json` states it.
         let spec_of_lite0 = |byte: u8| (f32::from(byte) - 127.0) / 128.0;

@@ -4,12 +4,10 @@
 //! differ in width and depth; TensorFlow's and torchvision's editions of the same size in padding, BatchNorm's epsilon
 //! and the names of the tensors; Lite0 has no squeeze-excite, and ReLU6 for SiLU.
 
+use galley_image::View;
 use galley_nn::image::{Activation, Colours, Padding};
 
-use crate::{
-    names::{LITE, Naming, TIMM, TORCHVISION},
-    resize::View,
-};
+use crate::names::{LITE, Naming, TIMM, TORCHVISION};
 
 /// One network with its preprocessing.
 #[derive(Clone, Copy, Debug)]

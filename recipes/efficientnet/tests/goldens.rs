@@ -442,6 +442,49 @@ fn the_examples_are_espresso() {
     }
 }
 
+/// Files of kinds that decoders get wrong, with what the reference says to Pillow's pixels of them.
+#[test]
+fn odd_files_are_answered_as_their_pixels_are() {
+    let recipe = load("efficientnet_lite0", WeightSource::Auto);
+    let answer = |name: &str| {
+        let file = std::fs::read(data("cases").join(name)).unwrap();
+        let input = Input::File(file.into());
+        run_batch(recipe.as_ref(), vec![input]).unwrap().remove(0)
+    };
+    let same_pixels = [("espresso", 0.28), ("consomme", 0.13)];
+    let turned = [("reel", 0.17), ("consomme", 0.09)];
+    let jug = [("espresso", 0.32), ("whiskey jug", 0.10)];
+    let eggnog = [("espresso", 0.26), ("eggnog", 0.11)];
+    for (name, expected) in [
+        ("control_one_scan.jpg", same_pixels),
+        ("one_scan_per_component.jpg", same_pixels),
+        ("y_then_cbcr.jpg", same_pixels),
+        ("exif_orientation_long.jpg", turned),
+        ("eleven_bytes_before_APP2.jpg", jug),
+        ("exif_flag_no_exif.webp", eggnog),
+        ("alpha_flag_no_alph.webp", eggnog),
+        ("mjpeg_frame.jpg", [("espresso", 0.33), ("consomme", 0.12)]),
+        ("no_eoi_then_trailer.jpg", jug),
+    ] {
+        let json = serde_json::to_value(answer(name).unwrap()).unwrap();
+        for (place, (class, score)) in expected.into_iter().enumerate() {
+            assert_eq!(json[place]["class"], class, "{name}");
+            let got = json[place]["score"].as_f64().unwrap();
+            assert!(
+                (got - score).abs() < 0.03,
+                "{name}: {class} {got}, not {score}"
+            );
+        }
+    }
+    for name in [
+        "scan_cut_at_05_percent_then_eoi.jpg",
+        "scan_cut_at_30_percent_then_eoi.jpg",
+    ] {
+        let refused = answer(name).unwrap_err();
+        assert!(matches!(refused, InputError::Unreadable(_)), "{name}");
+    }
+}
+
 #[test]
 fn batched_equals_single_and_a_bad_item_fails_alone() {
     let recipe = load("efficientnet_lite0", WeightSource::Auto);

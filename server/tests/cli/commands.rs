@@ -49,6 +49,29 @@ fn a_file_that_is_no_image_fails_alone_and_the_command_with_it() {
     );
 }
 
+#[test]
+fn an_image_that_takes_more_than_all_memory_for_decoding_is_refused() {
+    let coffee = repository("recipes/efficientnet/examples/coffee.jpg");
+    let args = ["predict", "efficientnet_lite0", coffee.to_str().unwrap()];
+    let with = |size: &str| {
+        run(
+            galley(&[&args[..], &["--max-decode-memory", size]].concat()),
+            "",
+        )
+    };
+    let refused = with("100KiB");
+    assert_eq!(refused.code, Some(1));
+    let error = refused.json_lines()[0]["error"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    assert!(
+        error.ends_with("exceeds the limit of 102400 bytes (--max-decode-memory)"),
+        "{error}"
+    );
+    assert_eq!(with("8MiB").json_lines()[0][0]["class"], "espresso");
+}
+
 /// The network's own input in, its logits out, against PyTorch.
 #[test]
 fn raw_tensors_give_raw_outputs() {

@@ -122,7 +122,7 @@ test("errors are shown as the server gives them", () =>
     assert.equal(await problem.innerText(), "Choose an image first.");
 
     await page.getByLabel(/Choose an image/).setInputFiles(repository("README.md"));
-    await problem.filter({ hasText: "400: expected a JPEG, PNG or WebP image" }).waitFor();
+    await problem.filter({ hasText: "400: expected a JPEG, PNG, WebP, GIF, BMP or TIFF image" }).waitFor();
     await page.getByText("The answer as JSON").click();
     assert.equal(JSON.parse(await page.locator("#answer-json").innerText()).success, false);
 

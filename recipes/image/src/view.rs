@@ -4,7 +4,7 @@
 //! move by 0.2. Pillow resizes in two passes, columns first, each rounding to 8 bits from fixed-point weights of
 //! 22 bits (`src/libImaging/Resample.c`). Here only those rows and columns are computed that the crop keeps.
 
-use crate::decode::Rgb;
+use crate::Rgb;
 
 /// Fraction bits of a weight: what is left of 32 bits beside 8 of the pixel and 2 of overshoot.
 const FRACTION: u32 = 32 - 8 - 2;
@@ -13,16 +13,16 @@ const SUPPORT: f64 = 2.0;
 
 /// What the network sees of an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct View {
+pub struct View {
     /// The shorter side after resizing.
-    pub(crate) resize: usize,
+    pub resize: usize,
     /// The side of the square cut from its middle; at most `resize`.
-    pub(crate) crop: usize,
+    pub crop: usize,
 }
 
 impl View {
     /// The view of an image: `crop * crop` pixels of red, green and blue.
-    pub(crate) fn of(self, image: &Rgb) -> Vec<u8> {
+    pub fn of(self, image: &Rgb) -> Vec<u8> {
         let short = image.width.min(image.height);
         // As torchvision: the longer side is rounded down.
         let scaled = |side: usize| (self.resize as u128 * side as u128 / short as u128) as usize;
@@ -158,11 +158,7 @@ mod tests {
     #[test]
     fn an_image_of_the_right_size_stays_as_it_is() {
         let pixels: Vec<u8> = (0..5 * 4 * 3).map(|i| (i * 37 % 256) as u8).collect();
-        let image = Rgb {
-            width: 5,
-            height: 4,
-            pixels: pixels.clone(),
-        };
+        let image = Rgb::of_pixels(5, 4, pixels.clone());
         let view = View { resize: 4, crop: 4 };
         let expected: Vec<u8> = pixels
             .chunks(15)
@@ -174,11 +170,7 @@ mod tests {
     #[test]
     fn one_colour_stays_that_colour_at_any_size() {
         for (width, height) in [(1, 1), (3, 2), (37, 500), (1, 900), (640, 427), (1000, 999)] {
-            let image = Rgb {
-                width,
-                height,
-                pixels: [200, 0, 255].repeat(width * height),
-            };
+            let image = Rgb::of_pixels(width, height, [200, 0, 255].repeat(width * height));
             let view = View {
                 resize: 40,
                 crop: 32,

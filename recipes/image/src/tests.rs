@@ -2,12 +2,18 @@
 
 use std::path::{Path, PathBuf};
 
+use galley_core::{InputError, MemoryBudget};
 use image::{ExtendedColorType, ImageEncoder, codecs::jpeg::JpegEncoder, codecs::png::PngEncoder};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use super::*;
-use crate::spec::LITE0;
+
+/// What EfficientNet-Lite0 sees.
+const VIEW: View = View {
+    resize: 256,
+    crop: 224,
+};
 
 #[derive(Deserialize)]
 struct Golden {
@@ -22,18 +28,19 @@ struct Golden {
     view_sha256: Option<String>,
 }
 
-fn here() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
+/// The recipe whose reference these pixels are.
+fn recipe() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../efficientnet")
 }
 
 fn goldens() -> Vec<Golden> {
-    serde_json::from_slice(include_bytes!("../../tests/data/lite0.json")).unwrap()
+    serde_json::from_slice(&file("", "lite0.json")).unwrap()
 }
 
 fn path(folder: &str, image: &str) -> PathBuf {
     match folder {
-        "photos" => here().join("../../loadgen/data/photos").join(image),
-        _ => here().join("tests/data").join(folder).join(image),
+        "photos" => recipe().join("../../loadgen/data/photos").join(image),
+        _ => recipe().join("tests/data").join(folder).join(image),
     }
 }
 
@@ -42,8 +49,17 @@ fn file(folder: &str, image: &str) -> Vec<u8> {
     std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
+fn decode_within(file: &[u8], max_pixels: u64, memory: u64) -> Result<Rgb, InputError> {
+    let bounds = Bounds {
+        max_pixels,
+        memory: &MemoryBudget::new(memory),
+        wanted: &|| true,
+    };
+    decode(file, &bounds)
+}
+
 fn decode_all(file: &[u8]) -> Result<Rgb, InputError> {
-    decode(file, &InputLimits::default())
+    decode_within(file, 64 << 20, u64::MAX)
 }
 
 fn sha256(bytes: &[u8]) -> String {
@@ -83,7 +99,7 @@ fn png_views_equal_pillows_to_the_bit() {
     for golden in goldens() {
         if let Some(expected) = golden.view_sha256 {
             let image = decode_all(&file(&golden.folder, &golden.image)).unwrap();
-            assert_eq!(sha256(&LITE0.view.of(&image)), expected, "{}", golden.image);
+            assert_eq!(sha256(&VIEW.of(&image)), expected, "{}", golden.image);
             checked += 1;
         }
     }
@@ -102,7 +118,7 @@ fn jpeg_views_are_within_a_few_grey_levels_of_pillows() {
             "flower_thin_37x500_jpg.png",
         ),
     ] {
-        let view = LITE0.view.of(&decode_all(&file(folder, image)).unwrap());
+        let view = VIEW.of(&decode_all(&file(folder, image)).unwrap());
         let expected = decode_all(&file("inputs", input)).unwrap().pixels;
         let differences = view.iter().zip(&expected).map(|(a, b)| a.abs_diff(*b));
         let mean = differences.clone().map(f64::from).sum::<f64>() / view.len() as f64;
@@ -124,16 +140,12 @@ fn a_bomb_is_refused_by_its_header() {
         error.to_string(),
         "image of 1600000000 pixels exceeds the limit of 67108864 pixels (--max-pixels)"
     );
-    let limits = InputLimits {
-        max_pixels: 1000,
-        ..InputLimits::default()
-    };
     for (folder, image) in [
         ("photos", "rocket.jpg"),
         ("photos", "coffee.png"),
         ("variants", "coffee_small.webp"),
     ] {
-        let refused = decode(&file(folder, image), &limits);
+        let refused = decode_within(&file(folder, image), 1000, u64::MAX);
         assert!(
             matches!(refused, Err(InputError::TooLarge { .. })),
             "{image}"
@@ -152,7 +164,7 @@ fn damaged_files_are_refused() {
         ("text", b"this is no image at all, whatever its name says"),
         ("20 bytes", &rocket[..20]),
         ("a third", &rocket[..rocket.len() / 3]),
-        ("all but the last bytes", &rocket[..rocket.len() - 2]),
+        ("all but the last bytes", &rocket[..rocket.len() - 3]),
         ("one bit flipped", &flipped),
     ];
     for (what, bytes) in bad {
@@ -182,7 +194,7 @@ fn png(width: u32, height: u32, color: ExtendedColorType, samples: &[u8]) -> Vec
 }
 
 #[test]
-fn alpha_is_dropped_and_sixteen_bits_are_divided() {
+fn alpha_is_dropped_and_of_sixteen_bits_the_upper_half_taken() {
     let rgba = [10, 20, 30, 0, 250, 0, 7, 128];
     let image = decode_all(&png(2, 1, ExtendedColorType::Rgba8, &rgba)).unwrap();
     assert_eq!(image.pixels, [10, 20, 30, 250, 0, 7]);
@@ -191,7 +203,8 @@ fn alpha_is_dropped_and_sixteen_bits_are_divided() {
         .flat_map(|value| value.to_ne_bytes())
         .collect();
     let image = decode_all(&png(2, 1, ExtendedColorType::Rgb16, &wide)).unwrap();
-    assert_eq!(image.pixels, [0, 1, 254, 255, 0, 2]);
+    assert_eq!(image.pixels, [1, 1, 255, 255, 0, 2]);
+    // Grey alone is divided.
     let image = decode_all(&png(6, 1, ExtendedColorType::L16, &wide)).unwrap();
     assert_eq!(image.pixels[..9], [0, 0, 0, 1, 1, 1, 254, 254, 254]);
 }
@@ -216,11 +229,71 @@ fn malformed_files_never_panic() {
             let _ = decode_all(&changed);
         }
     }
-    for end in 0..jpeg.len() {
+    // The end marker itself may be missing.
+    for end in 0..jpeg.len() - 2 {
         assert!(
             decode_all(&jpeg[..end]).is_err(),
             "a JPEG cut off at {end} of {}",
             jpeg.len()
         );
+    }
+    assert_eq!(
+        decode_all(&jpeg[..jpeg.len() - 2]).unwrap().pixels,
+        decode_all(&jpeg).unwrap().pixels
+    );
+}
+
+/// What decoding takes is reserved at once, and refused where it could never be had.
+#[test]
+fn memory_is_taken_out_of_the_budget() {
+    for (folder, image) in [
+        ("photos", "rocket.jpg"),
+        ("photos", "coffee.png"),
+        ("variants", "camera_16bit.png"),
+        ("variants", "coffee_progressive.jpg"),
+        ("variants", "chelsea_exif6.jpg"),
+        ("variants", "coffee_small.webp"),
+    ] {
+        let file = file(folder, image);
+        let budget = MemoryBudget::new(64 << 20);
+        let bounds = Bounds {
+            max_pixels: 64 << 20,
+            memory: &budget,
+            wanted: &|| true,
+        };
+        let decoded = decode(&file, &bounds).unwrap();
+        let held = budget.reserved();
+        assert!(held >= decoded.pixels.len() as u64, "{image}: {held}");
+        drop(decoded);
+        assert_eq!(budget.reserved(), 0, "{image}");
+        assert!(decode_within(&file, 64 << 20, held).is_ok(), "{image}");
+        let error = decode_within(&file, 64 << 20, held - 1).unwrap_err();
+        let InputError::TooLarge { what, option, .. } = error else {
+            panic!("{image}: {error}");
+        };
+        assert_eq!(option, "--max-decode-memory");
+        assert_eq!(what, format!("image that takes {held} bytes to decode"));
+    }
+}
+
+#[test]
+fn one_that_is_not_wanted_any_more_is_given_up() {
+    for (folder, image) in [
+        ("photos", "rocket.jpg"),
+        ("photos", "coffee.png"),
+        ("variants", "coffee_progressive.jpg"),
+    ] {
+        let asked = std::cell::Cell::new(0);
+        let bounds = Bounds {
+            max_pixels: 64 << 20,
+            memory: &MemoryBudget::unlimited(),
+            wanted: &|| {
+                asked.set(asked.get() + 1);
+                asked.get() <= 5
+            },
+        };
+        let refused = decode(&file(folder, image), &bounds).unwrap_err();
+        assert_eq!(refused, InputError::NotWanted, "{image}");
+        assert!(asked.get() < 10, "{image}: asked {} times", asked.get());
     }
 }

@@ -1,0 +1,175 @@
+//! Huffman tables, in the form that a decoder looks codes up in.
+
+use super::{Damage, bits::Bits};
+
+/// Codes up to so many bits are found in one step; nearly all are.
+const LOOK: u32 = 10;
+
+/// A code's symbol by the next bits, and for the short codes of coefficients the value that follows as well.
+pub(super) struct Huffman {
+    /// By the next [`LOOK`] bits: length and symbol of the code that they begin with, or 0 for a longer one.
+    codes: Box<[u16; 1 << LOOK]>,
+    /// By the same bits, where code and value fit in them: value, run of zeros and bits used; 0 where not.
+    values: Box<[u32; 1 << LOOK]>,
+    /// The end of the codes of each length, exclusive and left-aligned in 16 bits.
+    ends: [u32; 17],
+    /// What leads from a code of each length to its symbol's place.
+    offsets: [i32; 17],
+    symbols: [u8; 256],
+}
+
+/// A coefficient that is not 0, and the zeros before it.
+pub(super) struct Step {
+    pub(super) zeros: usize,
+    pub(super) value: i32,
+    bits: u32,
+}
+
+impl Huffman {
+    /// From the numbers of codes of 1 to 16 bits, and their symbols.
+    pub(super) fn new(counts: &[u8; 16], listed: &[u8]) -> Result<Self, Damage> {
+        let mut table = Self {
+            codes: Box::new([0; 1 << LOOK]),
+            values: Box::new([0; 1 << LOOK]),
+            ends: [0; 17],
+            offsets: [0; 17],
+            symbols: [0; 256],
+        };
+        let total: usize = counts.iter().map(|&count| usize::from(count)).sum();
+        match table.symbols.get_mut(..total) {
+            Some(symbols) if listed.len() == total => symbols.copy_from_slice(listed),
+            _ => return Err(Damage("a Huffman table has a wrong number of symbols")),
+        }
+        let (mut code, mut place) = (0u32, 0usize);
+        for length in 1..=16u32 {
+            table.offsets[length as usize] = place as i32 - code as i32;
+            for _ in 0..counts[length as usize - 1] {
+                if code >= 1 << length {
+                    return Err(Damage("a Huffman table has more codes than there are"));
+                }
+                if length <= LOOK {
+                    let first = (code << (LOOK - length)) as usize;
+                    let entry = (length << 8) as u16 | u16::from(table.symbols[place]);
+                    table.codes[first..first + (1 << (LOOK - length))].fill(entry);
+                }
+                code += 1;
+                place += 1;
+            }
+            table.ends[length as usize] = code << (16 - length);
+            code <<= 1;
+        }
+        table.find_values();
+        Ok(table)
+    }
+
+    fn find_values(&mut self) {
+        for bits in 0..1u32 << LOOK {
+            let (length, symbol) = split(self.codes[bits as usize]);
+            let (zeros, size) = (symbol >> 4, symbol & 15);
+            if length == 0 || size == 0 || length + size > LOOK {
+                continue;
+            }
+            let raw = (bits >> (LOOK - length - size)) & ((1 << size) - 1);
+            let value = extend(raw, size) as i16 as u16;
+            self.values[bits as usize] = u32::from(value) << 16 | zeros << 8 | (length + size);
+        }
+    }
+
+    /// The next symbol. At least 16 bits must be at hand.
+    #[inline(always)]
+    pub(super) fn symbol(&self, bits: &mut Bits) -> Result<u32, Damage> {
+        let (length, symbol) = split(self.codes[bits.peek(LOOK) as usize]);
+        if length > 0 {
+            bits.skip(length);
+            return Ok(symbol);
+        }
+        let (length, symbol) = self.long_code(bits.peek(16))?;
+        bits.skip(length);
+        Ok(symbol)
+    }
+
+    /// The length and symbol of a code that the next 16 bits begin with.
+    #[cold]
+    #[inline(never)]
+    fn long_code(&self, next: u32) -> Result<(u32, u32), Damage> {
+        let length = (LOOK + 1..=16)
+            .find(|&length| next < self.ends[length as usize])
+            .ok_or(Damage("a code is in no Huffman table"))?;
+        let code = (next >> (16 - length)) as i32;
+        let place = code + self.offsets[length as usize];
+        Ok((length, u32::from(self.symbols[place as usize & 255])))
+    }
+
+    /// The next coefficient, if its code is a short one. At least 16 bits must be at hand.
+    #[inline(always)]
+    pub(super) fn step(&self, bits: &Bits) -> Option<Step> {
+        let entry = self.values[bits.peek(LOOK) as usize];
+        (entry != 0).then_some(Step {
+            zeros: (entry >> 8 & 15) as usize,
+            value: entry as i32 >> 16,
+            bits: entry & 255,
+        })
+    }
+}
+
+impl Step {
+    #[inline(always)]
+    pub(super) fn take(&self, bits: &mut Bits) {
+        bits.skip(self.bits);
+    }
+}
+
+#[inline(always)]
+fn split(entry: u16) -> (u32, u32) {
+    (u32::from(entry >> 8), u32::from(entry & 255))
+}
+
+/// `size` bits as the signed number that they stand for (T.81, figure F.12).
+#[inline(always)]
+pub(super) fn extend(raw: u32, size: u32) -> i32 {
+    let negative = size > 0 && raw >> (size - 1) == 0;
+    raw as i32 - if negative { (1 << size) - 1 } else { 0 }
+}
+
+/// The tables that frames without any mean (T.81, annex K.3): for brightness and for colour.
+pub(super) fn usual(ac: bool, slot: usize) -> Option<Huffman> {
+    let (counts, symbols): (&[u8; 16], &[u8]) = match (ac, slot) {
+        (false, 0) => (&DC_COUNTS[0], &DC_SYMBOLS),
+        (false, 1) => (&DC_COUNTS[1], &DC_SYMBOLS),
+        (true, 0) => (&AC_COUNTS[0], &AC_SYMBOLS[0]),
+        (true, 1) => (&AC_COUNTS[1], &AC_SYMBOLS[1]),
+        _ => return None,
+    };
+    Huffman::new(counts, symbols).ok()
+}
+
+const DC_COUNTS: [[u8; 16]; 2] = [
+    [0, 1, 5, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0],
+    [0, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0],
+];
+const DC_SYMBOLS: [u8; 12] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11];
+const AC_COUNTS: [[u8; 16]; 2] = [
+    [0, 2, 1, 3, 3, 2, 4, 3, 5, 5, 4, 4, 0, 0, 1, 125],
+    [0, 2, 1, 2, 4, 4, 3, 4, 7, 5, 4, 4, 0, 1, 2, 119],
+];
+#[rustfmt::skip]
+const AC_SYMBOLS: [[u8; 162]; 2] = [
+    [
+        1, 2, 3, 0, 4, 17, 5, 18, 33, 49, 65, 6, 19, 81, 97, 7, 34, 113, 20, 50, 129, 145, 161, 8,
+        35, 66, 177, 193, 21, 82, 209, 240, 36, 51, 98, 114, 130, 9, 10, 22, 23, 24, 25, 26, 37, 38, 39, 40,
+        41, 42, 52, 53, 54, 55, 56, 57, 58, 67, 68, 69, 70, 71, 72, 73, 74, 83, 84, 85, 86, 87, 88, 89,
+        90, 99, 100, 101, 102, 103, 104, 105, 106, 115, 116, 117, 118, 119, 120, 121, 122, 131, 132, 133, 134, 135, 136, 137,
+        138, 146, 147, 148, 149, 150, 151, 152, 153, 154, 162, 163, 164, 165, 166, 167, 168, 169, 170, 178, 179, 180, 181, 182,
+        183, 184, 185, 186, 194, 195, 196, 197, 198, 199, 200, 201, 202, 210, 211, 212, 213, 214, 215, 216, 217, 218, 225, 226,
+        227, 228, 229, 230, 231, 232, 233, 234, 241, 242, 243, 244, 245, 246, 247, 248, 249, 250,
+    ],
+    [
+        0, 1, 2, 3, 17, 4, 5, 33, 49, 6, 18, 65, 81, 7, 97, 113, 19, 34, 50, 129, 8, 20, 66, 145,
+        161, 177, 193, 9, 35, 51, 82, 240, 21, 98, 114, 209, 10, 22, 36, 52, 225, 37, 241, 23, 24, 25, 26, 38,
+        39, 40, 41, 42, 53, 54, 55, 56, 57, 58, 67, 68, 69, 70, 71, 72, 73, 74, 83, 84, 85, 86, 87, 88,
+        89, 90, 99, 100, 101, 102, 103, 104, 105, 106, 115, 116, 117, 118, 119, 120, 121, 122, 130, 131, 132, 133, 134, 135,
+        136, 137, 138, 146, 147, 148, 149, 150, 151, 152, 153, 154, 162, 163, 164, 165, 166, 167, 168, 169, 170, 178, 179, 180,
+        181, 182, 183, 184, 185, 186, 194, 195, 196, 197, 198, 199, 200, 201, 202, 210, 211, 212, 213, 214, 215, 216, 217, 218,
+        226, 227, 228, 229, 230, 231, 232, 233, 234, 242, 243, 244, 245, 246, 247, 248, 249, 250,
+    ],
+];
