@@ -44,7 +44,11 @@ impl Colours {
     }
 }
 
-/// Converts a line in pieces of a known length, colour by colour, so that a compiler makes vectors of them.
+/// Converts a line in pieces of a known length, colour by colour.
+#[allow(
+    clippy::needless_range_loop,
+    reason = "compilers make vectors of plain loops over arrays"
+)]
 #[inline(always)]
 fn in_pieces(
     components: [&[u8]; 4],

@@ -1,6 +1,13 @@
 //! The inverse cosine transform of a block, in the integers of libjpeg's `islow` (Loeffler, Ligtenberg and Moschytz, 1989):
 //! decoders agree to the bit only where they round alike.
 
+#![allow(
+    clippy::needless_range_loop,
+    reason = "compilers make vectors of plain loops over arrays"
+)]
+
+use super::Damage;
+
 /// Fraction bits of the constants.
 const FRACTION: u32 = 13;
 /// Bits by which values are larger between the two passes.
@@ -9,15 +16,27 @@ const BETWEEN: u32 = 2;
 /// Line by line, dequantised.
 pub(super) type Block = [i32; 64];
 
+/// A coefficient of eight-bit samples is ten times smaller. Decoders that compute in 16 bits show larger ones differently.
+const MOST: u32 = 1 << 14;
+
 /// Writes a block's samples into lines of `stride` bytes. `last` is the zigzag index of its last coefficient that is not 0.
 #[inline(always)]
-pub(super) fn write(block: &mut Block, last: usize, lines: &mut [u8], stride: usize) {
+pub(super) fn write(
+    block: &mut Block,
+    last: usize,
+    lines: &mut [u8],
+    stride: usize,
+) -> Result<(), Damage> {
+    let magnitudes = block.iter().map(|&value| (value ^ (value >> 31)) as u32);
+    if magnitudes.fold(0, |all, one| all | one) >= MOST {
+        return Err(Damage("a coefficient is larger than any of 8 bits"));
+    }
     if last == 0 {
         let sample = sample(block[0].wrapping_add(4) >> 3);
         for y in 0..8 {
             lines[y * stride..][..8].fill(sample);
         }
-        return;
+        return Ok(());
     }
     // The first ten lie in the upper left quarter.
     if last < 10 {
@@ -29,6 +48,7 @@ pub(super) fn write(block: &mut Block, last: usize, lines: &mut [u8], stride: us
     for (y, samples) in samples.as_chunks::<8>().0.iter().enumerate() {
         lines[y * stride..][..8].copy_from_slice(samples);
     }
+    Ok(())
 }
 
 #[inline(always)]
@@ -40,6 +60,8 @@ fn sample(value: i32) -> u8 {
 #[inline(always)]
 fn transform<const USED: usize>(block: &mut Block) {
     pass::<USED, { FRACTION - BETWEEN }>(block);
+    // As those do whose steps are of 16 bits.
+    *block = block.map(|value| value.clamp(i32::from(i16::MIN), i32::from(i16::MAX)));
     *block = transposed(block);
     pass::<USED, { FRACTION + BETWEEN + 3 }>(block);
 }

@@ -8,7 +8,7 @@ use super::{
     frame::{Component, Frame, Part, Scan},
     huffman::Huffman,
     idct,
-    picture::Picture,
+    picture::{Picture, Plane},
     scan::Blocks,
     sequential::{ZIGZAG, difference},
     tables::Tables,
@@ -42,7 +42,7 @@ impl Coefficients {
 
     /// Samples of a row of MCUs, `v` rows of blocks.
     #[inline(always)]
-    fn write(&self, plane: &mut super::picture::Plane, row: usize, v: usize) {
+    fn write(&self, plane: &mut Plane, row: usize, v: usize) -> Result<(), Damage> {
         let quantisation = self.quantisation.as_ref().unwrap_or(&[1; 64]);
         let stride = plane.stride;
         for y in row * v..(row + 1) * v {
@@ -50,15 +50,16 @@ impl Coefficients {
                 let values = &self.values[y * self.columns + x];
                 let mut block = [0; 64];
                 let mut last = 0;
-                for k in 0..64 {
-                    block[usize::from(ZIGZAG[k])] = i32::from(values[k]) * quantisation[k];
-                    if values[k] != 0 {
+                for (k, (&value, step)) in values.iter().zip(quantisation).enumerate() {
+                    block[usize::from(ZIGZAG[k])] = i32::from(value) * step;
+                    if value != 0 {
                         last = k;
                     }
                 }
-                idct::write(&mut block, last, plane.block([x, y]), stride);
+                idct::write(&mut block, last, plane.block([x, y]), stride)?;
             }
         }
+        Ok(())
     }
 }
 
@@ -78,7 +79,7 @@ impl WithSimd for Showing<'_, '_> {
         for row in 0..self.frame.mcus()[1] {
             let components = self.frame.components.iter().zip(self.all);
             for ((component, coefficients), plane) in components.zip(&mut planes) {
-                coefficients.write(plane, row, component.v);
+                coefficients.write(plane, row, component.v)?;
             }
             self.picture.row_is_there(&planes, row)?;
         }

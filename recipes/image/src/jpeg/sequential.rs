@@ -74,8 +74,7 @@ impl Blocks for Sequential<'_, '_, '_> {
         let last = reader.block(bits, &mut block)?;
         let plane = &mut self.planes[reader.component];
         let stride = plane.stride;
-        idct::write(&mut block, last, plane.block(at), stride);
-        Ok(())
+        idct::write(&mut block, last, plane.block(at), stride)
     }
 
     fn restart(&mut self) {

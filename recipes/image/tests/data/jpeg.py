@@ -55,7 +55,7 @@ def magnitude(value):
 class Jpeg:
     """Components are planes at the picture's size, or fewer samples each by their factors (h, v)."""
 
-    def __init__(self, planes, factors, ids=None, quality=8, restart=0, usual=None):
+    def __init__(self, planes, factors, ids=None, quality=14, restart=0, usual=None):
         self.height, self.width = planes[0].shape
         self.factors = factors
         self.ids = ids or list(range(1, len(planes) + 1))

@@ -1,0 +1,45 @@
+//! What the fuzzer and changed files have found, each as a file made here.
+
+use galley_core::{InputError, MemoryBudget};
+use galley_image::{Bounds, decode};
+
+fn refused(file: &[u8]) -> String {
+    let bounds = Bounds {
+        max_pixels: 1 << 20,
+        memory: &MemoryBudget::new(64 << 20),
+        wanted: &|| true,
+    };
+    match decode(file, &bounds) {
+        Err(InputError::Unreadable(message)) => message,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A directory of SHORTs and LONGs: tag, number of values, value or offset.
+fn tiff(entries: &[(u16, u16, u32, u32)]) -> Vec<u8> {
+    let mut file = b"II*\0\x08\0\0\0".to_vec();
+    file.extend((entries.len() as u16).to_le_bytes());
+    for (tag, kind, count, value) in entries {
+        file.extend(tag.to_le_bytes());
+        file.extend(kind.to_le_bytes());
+        file.extend(count.to_le_bytes());
+        file.extend(value.to_le_bytes());
+    }
+    file.extend([0; 4]);
+    file
+}
+
+/// Memory for four billion values was asked for at once, which ends the process.
+#[test]
+fn a_tag_of_more_values_than_the_file_has_bytes() {
+    let file = tiff(&[
+        (256, 4, 1, 1),
+        (257, 4, 1, 1),
+        (258, 3, 1, 8),
+        (262, 3, 1, 1),
+        (273, 4, 1, 8),
+        (279, 4, 1, 1),
+        (338, 3, 0xFF00_0000, 8),
+    ]);
+    assert!(refused(&file).contains("limit"), "{}", refused(&file));
+}
