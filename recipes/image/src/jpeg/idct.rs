@@ -27,8 +27,7 @@ pub(super) fn write(
     lines: &mut [u8],
     stride: usize,
 ) -> Result<(), Damage> {
-    let magnitudes = block.iter().map(|&value| (value ^ (value >> 31)) as u32);
-    if magnitudes.fold(0, |all, one| all | one) >= MOST {
+    if largest(block) >= MOST {
         return Err(Damage("a coefficient is larger than any of 8 bits"));
     }
     if last == 0 {
@@ -44,11 +43,27 @@ pub(super) fn write(
     } else {
         transform::<8>(block);
     }
-    let samples = transposed(&block.map(sample));
+    let mut samples = [0; 64];
+    for i in 0..64 {
+        samples[i] = sample(block[i]);
+    }
+    let samples = transposed(&samples);
     for (y, samples) in samples.as_chunks::<8>().0.iter().enumerate() {
         lines[y * stride..][..8].copy_from_slice(samples);
     }
     Ok(())
+}
+
+/// At least the largest magnitude, and less than twice as much.
+#[inline(always)]
+fn largest(block: &Block) -> u32 {
+    let mut all = [0; 8];
+    for line in block.as_chunks::<8>().0 {
+        for x in 0..8 {
+            all[x] |= (line[x] ^ (line[x] >> 31)) as u32;
+        }
+    }
+    all.iter().fold(0, |all, one| all | one)
 }
 
 #[inline(always)]
@@ -61,7 +76,9 @@ fn sample(value: i32) -> u8 {
 fn transform<const USED: usize>(block: &mut Block) {
     pass::<USED, { FRACTION - BETWEEN }>(block);
     // As those do whose steps are of 16 bits.
-    *block = block.map(|value| value.clamp(i32::from(i16::MIN), i32::from(i16::MAX)));
+    for value in block.iter_mut() {
+        *value = (*value).clamp(i32::from(i16::MIN), i32::from(i16::MAX));
+    }
     *block = transposed(block);
     pass::<USED, { FRACTION + BETWEEN + 3 }>(block);
 }
