@@ -1,5 +1,6 @@
 //! TIFF: the first image, strip by strip or tile by tile.
 
+mod directory;
 mod samples;
 
 use std::io::Cursor;
@@ -13,18 +14,21 @@ use tiff::{
 use self::samples::Samples;
 use crate::{Rgb, bounds::Bounds, orientation::Orientation, unreadable};
 
-/// The most that a tag's values may take: so many strips are more than anybody writes.
-const VALUES: usize = 2 << 20;
+/// The most values of a tag: so many strips are more than anybody writes.
+const VALUES: u64 = 1 << 17;
+/// What that many take in the decoder.
+const VALUES_SIZE: usize = 32 * VALUES as usize;
 /// What directories and decompressors take at most.
-const OVERHEAD: usize = 4 * VALUES;
+const OVERHEAD: usize = 3 * VALUES_SIZE;
 
 type Reader<'a> = Decoder<Cursor<&'a [u8]>>;
 
 fn open(file: &[u8]) -> Result<Reader<'_>, InputError> {
+    directory::check(file)?;
     let mut limits = Limits::default();
-    limits.ifd_value_size = VALUES;
+    limits.ifd_value_size = VALUES_SIZE;
     // Values count as what is decoded; strips go into buffers of ours.
-    limits.decoding_buffer_size = VALUES;
+    limits.decoding_buffer_size = VALUES_SIZE;
     limits.intermediate_buffer_size = usize::MAX;
     let decoder = Decoder::new(Cursor::new(file)).map_err(unreadable)?;
     Ok(decoder.with_limits(limits))
@@ -47,7 +51,7 @@ pub(crate) fn decode(file: &[u8], bounds: &Bounds, swapped: bool) -> Result<Rgb,
     let size = [width as usize, height as usize];
     bounds.check_size(size)?;
     let samples = Samples::of(&mut named)?;
-    let plain = samples::without_meaning(file)?;
+    let plain = directory::with_meaning(file, samples::GREY)?;
     let mut decoder = open(&plain)?;
     let chunk = decoder.chunk_dimensions();
     let chunk = [chunk.0 as usize, chunk.1 as usize];

@@ -10,7 +10,7 @@ use super::Reader;
 use crate::{jpeg::colour::cmyk, unreadable};
 
 /// The number that stands for "grey, black is 0".
-const GREY: u16 = 1;
+pub(super) const GREY: u16 = 1;
 
 #[derive(Debug, PartialEq, Eq)]
 enum Meaning {
@@ -209,45 +209,4 @@ fn palette(map: &[u16], bits: usize) -> Result<Vec<[u8; 3]>, InputError> {
     Ok((0..count)
         .map(|i| colour(i).map(|value| (value >> 8) as u8))
         .collect())
-}
-
-/// A copy of a file that says of its samples that they are grey.
-pub(super) fn without_meaning(file: &[u8]) -> Result<Vec<u8>, InputError> {
-    let at = place_of_meaning(file).ok_or_else(|| unreadable("the directory is cut short"))?;
-    let grey = match file.starts_with(b"II") {
-        true => GREY.to_le_bytes(),
-        false => GREY.to_be_bytes(),
-    };
-    let mut copy = file.to_vec();
-    let number = copy.get_mut(at..at + 2);
-    number
-        .ok_or_else(|| unreadable("the directory is cut short"))?
-        .copy_from_slice(&grey);
-    Ok(copy)
-}
-
-/// Where the first directory has the photometric interpretation.
-fn place_of_meaning(file: &[u8]) -> Option<usize> {
-    const PHOTOMETRIC: u64 = 262;
-    let is_little = file.starts_with(b"II");
-    let number = |at: usize, size: usize| -> Option<u64> {
-        let bytes = file.get(at..at.checked_add(size)?)?.iter();
-        let append = |sum: u64, &byte: &u8| sum << 8 | u64::from(byte);
-        Some(match is_little {
-            true => bytes.rev().fold(0, append),
-            false => bytes.fold(0, append),
-        })
-    };
-    // BigTIFF has the same in wider fields.
-    let (first, count_size, entry_size, value) = match number(2, 2)? {
-        42 => (number(4, 4)?, 2, 12, 8),
-        _ => (number(8, 8)?, 8, 20, 12),
-    };
-    let first = usize::try_from(first).ok()?;
-    let entries = first.checked_add(count_size)?;
-    let count = usize::try_from(number(first, count_size)?).ok()?;
-    (0..count.min(file.len() / entry_size))
-        .map(|i| entries.saturating_add(i * entry_size))
-        .find(|&entry| number(entry, 2) == Some(PHOTOMETRIC))
-        .and_then(|entry| entry.checked_add(value))
 }
