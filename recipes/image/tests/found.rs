@@ -1,4 +1,5 @@
 //! What the fuzzer and changed files have found, each as a file made here.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use galley_core::{InputError, MemoryBudget};
 use galley_image::{Bounds, decode};

@@ -1,5 +1,6 @@
 //! Small files of every kind, and what Pillow makes of them (`data/matrix.py`): the same pixels, or a refusal where the
 //! file is damaged.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use galley_core::{InputError, MemoryBudget};
 use galley_image::{Bounds, Rgb, decode};

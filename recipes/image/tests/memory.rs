@@ -1,4 +1,5 @@
 //! What decoding takes at its peak is what it has reserved. By itself, as the allocator counts for the whole process.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{cell::Cell, io::Write};
 

@@ -97,7 +97,7 @@ impl Frame {
         }
         let [across, down] = frame.mcus();
         for part in &mut frame.components {
-            if frame.h_max % part.h != 0 || frame.v_max % part.v != 0 {
+            if !frame.h_max.is_multiple_of(part.h) || !frame.v_max.is_multiple_of(part.v) {
                 return Err("its components are sampled at a fraction of each other".into());
             }
             part.width = (width * part.h).div_ceil(frame.h_max);

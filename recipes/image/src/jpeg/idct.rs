@@ -16,8 +16,9 @@ const BETWEEN: u32 = 2;
 /// Line by line, dequantised.
 pub(super) type Block = [i32; 64];
 
-/// A coefficient of eight-bit samples is ten times smaller. Decoders that compute in 16 bits show larger ones differently.
-const MOST: u32 = 1 << 14;
+/// A coefficient of eight-bit samples is a quarter of this at most. Decoders that compute in 16 bits show larger ones
+/// differently.
+const MOST: u32 = 1 << 12;
 
 /// Writes a block's samples into lines of `stride` bytes. `last` is the zigzag index of its last coefficient that is not 0.
 #[inline(always)]

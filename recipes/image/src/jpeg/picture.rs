@@ -39,7 +39,7 @@ impl Plane {
     /// A line of samples.
     #[inline(always)]
     pub(super) fn line(&self, y: usize) -> &[u8] {
-        let line = (y / 8 & self.mask) * 8 + y % 8;
+        let line = ((y / 8) & self.mask) * 8 + y % 8;
         &self.samples[line * self.stride..][..self.stride]
     }
 }

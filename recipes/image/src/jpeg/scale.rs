@@ -51,7 +51,7 @@ impl Scale {
         let samples = |y: usize| &plane.line(y)[..self.width];
         // The other line that a line between two is made of.
         let beside = || {
-            if y % 2 == 0 {
+            if y.is_multiple_of(2) {
                 (y / 2).saturating_sub(1)
             } else {
                 (y / 2 + 1).min(self.height - 1)

@@ -187,7 +187,7 @@ impl Place {
             if bits.is_overrun() {
                 return Ok(());
             }
-            if self.mcu % self.across == 0 {
+            if self.mcu.is_multiple_of(self.across) {
                 blocks.end_row(row)?;
             }
         }
