@@ -48,29 +48,11 @@ pub(super) fn write(
     for i in 0..64 {
         samples[i] = sample(block[i]);
     }
-    for (y, line) in columns(&samples).into_iter().enumerate() {
-        lines[y * stride..][..8].copy_from_slice(&line.to_le_bytes());
+    let samples = transposed(&samples);
+    for (y, line) in samples.as_chunks::<8>().0.iter().enumerate() {
+        lines[y * stride..][..8].copy_from_slice(line);
     }
     Ok(())
-}
-
-/// The columns of a square of bytes, each in a word. Halves, quarters and eighths of it change places across its diagonal.
-#[inline(always)]
-fn columns(square: &[u8; 64]) -> [u64; 8] {
-    let (lines, _) = square.as_chunks::<8>();
-    let mut lines: [u64; 8] = std::array::from_fn(|y| u64::from_le_bytes(lines[y]));
-    for step in [4, 2, 1] {
-        let bits = 8 * step;
-        // As many ones as zeros, in turn.
-        let low = u64::MAX / ((1 << bits) + 1);
-        for upper in (0..8).filter(|y| y & step == 0) {
-            let lower = upper + step;
-            let change = (lines[upper] >> bits ^ lines[lower]) & low;
-            lines[upper] ^= change << bits;
-            lines[lower] ^= change;
-        }
-    }
-    lines
 }
 
 /// At least the largest magnitude, and less than twice as much.
@@ -104,7 +86,7 @@ fn transform<const USED: usize>(block: &mut Block) {
 
 /// Lines as columns. Each of three steps takes values from both halves in turn, which processors do with whole vectors.
 #[inline(always)]
-fn transposed(block: &Block) -> Block {
+fn transposed<T: Copy>(block: &[T; 64]) -> [T; 64] {
     let mut block = *block;
     for _ in 0..3 {
         let from = block;
