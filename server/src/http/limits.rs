@@ -170,6 +170,9 @@ mod tests {
             tokio::spawn(async move { read(unfinished(1000), 2000, &budget).await })
         });
         let stuck: Vec<_> = stuck.collect();
+        while budget.used() < 3000 {
+            tokio::task::yield_now().await;
+        }
         // Until they have stood still for long enough.
         while read(Body::from("small"), 1000, &budget).await.is_err() {
             tokio::time::sleep(PATIENCE).await;

@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::{
     support::{NEVER, Server, until},
-    wire::{answer, get, narrow, post, read_all, send},
+    wire::{answer, get, metrics, narrow, post, read_all, send},
 };
 
 async fn start(max_connections: usize) -> Server {
@@ -71,6 +71,9 @@ async fn whoever_keeps_the_server_waiting_makes_room() {
     deaf.write_all(&post("/infer", &format!("[\"{}\"]", "x".repeat(8 << 20))))
         .await
         .unwrap();
+    // Its answer is there, and not read.
+    let answered = r#"protocol="fastdeploy",outcome="ok"} 1"#;
+    until(async || metrics(&server).await.contains(answered)).await;
     let mut newcomers = Vec::new();
     for _ in 0..4 {
         let mut newcomer = send(&server, one()).await;

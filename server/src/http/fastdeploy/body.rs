@@ -4,7 +4,7 @@ use axum::http::{HeaderMap, header};
 use bytes::{Bytes, BytesMut};
 use futures::{FutureExt, stream};
 use galley_core::{Input, InputError, InputKind};
-use serde::{Deserialize, de::IgnoredAny};
+use serde::de::Visitor;
 
 use super::{
     answer::Format,
@@ -211,7 +211,7 @@ fn decode(form: Form, body: &Bytes, bounds: Bounds) -> Result<Items, ApiError> {
             let refusal = |error| ApiError::malformed(format!("msgpack: {error}"));
             let items = reader::read(&mut msgpack, refusal, bounds)?;
             // Only where nothing is left there is no marker of another value.
-            match IgnoredAny::deserialize(&mut msgpack) {
+            match serde::Deserializer::deserialize_any(&mut msgpack, Nothing) {
                 Err(rmp_serde::decode::Error::InvalidMarkerRead(_)) => Ok(items),
                 _ => Err(ApiError::malformed(
                     "msgpack: expected one value, got more after it",
@@ -226,6 +226,17 @@ fn decode(form: Form, body: &Bytes, bounds: Bounds) -> Result<Items, ApiError> {
             inputs: vec![Input::File(body.clone())],
             refused: Vec::new(),
         }),
+    }
+}
+
+/// Takes no value at all.
+struct Nothing;
+
+impl Visitor<'_> for Nothing {
+    type Value = ();
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("nothing")
     }
 }
 

@@ -16,7 +16,7 @@ use std::{
 
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -160,17 +160,21 @@ impl Seats {
 
     async fn sit(&self, seat: &Seat) -> bool {
         let mut freed = std::pin::pin!(Arc::clone(&self.inside).acquire_owned());
+        // One is enough, though it may take its time.
+        let mut is_promised = false;
         loop {
-            tokio::select! {
-                biased;
-                permit = &mut freed => return permit.is_ok_and(|permit| { seat.sit(permit); true }),
-                () = std::future::ready(()) => {}
+            let pause = match is_promised {
+                true => Duration::MAX,
+                false => PAUSE,
+            };
+            if let Ok(freed) = timeout(pause, &mut freed).await {
+                // The semaphore is never closed.
+                return freed.is_ok_and(|permit| {
+                    seat.sit(permit);
+                    true
+                });
             }
-            self.turn_out(GRACE, |seat| !seat.is_outside());
-            tokio::select! {
-                permit = &mut freed => return permit.is_ok_and(|permit| { seat.sit(permit); true }),
-                () = sleep(PAUSE) => {}
-            }
+            is_promised = self.turn_out(GRACE, |seat| !seat.is_outside());
         }
     }
 
@@ -182,8 +186,8 @@ impl Seats {
         wants
     }
 
-    /// Has the connection go that has waited for longest, if that is as long, among some of them.
-    fn turn_out(&self, waits: Duration, among: impl Fn(&Seat) -> bool) {
+    /// Has the connection go that has waited for longest, if that is as long, among some of them; `false` if there is none.
+    fn turn_out(&self, waits: Duration, among: impl Fn(&Seat) -> bool) -> bool {
         let now = Instant::now();
         let taken = self.taken();
         let longest = taken
@@ -191,9 +195,11 @@ impl Seats {
             .filter(|seat| among(seat) && !seat.leave.is_cancelled())
             .filter_map(|seat| Some((seat.turn.waits_since()?, seat)))
             .min_by_key(|(since, _)| *since);
-        if let Some((_, seat)) = longest.filter(|(since, _)| now.duration_since(*since) >= waits) {
+        let longest = longest.filter(|(since, _)| now.duration_since(*since) >= waits);
+        if let Some((_, seat)) = longest {
             seat.leave.cancel();
         }
+        longest.is_some()
     }
 
     fn note_full(&self) {
