@@ -12,6 +12,7 @@ mod learnt;
 mod measuring;
 mod pending;
 mod preparer;
+mod request;
 mod right_fit;
 mod served;
 mod state;

@@ -15,11 +15,12 @@ use tokio::sync::{oneshot, watch};
 
 use super::{
     InferError, State,
-    admission::{Admission, Permit},
+    admission::Admission,
     last_answer::LastAnswer,
     learnt::Learnt,
     pending::{Job, Loss, Pending, Slot},
     preparer::Raw,
+    request::Request,
     statistics::{Recorder, Statistics},
 };
 use crate::{
@@ -252,7 +253,7 @@ impl Served {
         self.learnt_more();
     }
 
-    fn prepare(&self, raw: Raw) -> Option<Job> {
+    pub(super) fn prepare(&self, raw: Raw) -> Option<Job> {
         let Raw {
             pending,
             place,
@@ -265,7 +266,9 @@ impl Served {
         }
         let start = Instant::now();
         // A decoder that panics on a hostile file must not take its thread, and with it the process, along.
-        let prepared = catch_unwind(AssertUnwindSafe(|| self.recipe.prepare(input)));
+        let wanted = || !pending.is_abandoned() && Instant::now() < deadline;
+        let prepare = || self.recipe.prepare_while(input, &wanted);
+        let prepared = catch_unwind(AssertUnwindSafe(prepare));
         let prepare = start.elapsed();
         self.metrics.prepare_duration.record(prepare);
         match prepared {
@@ -277,6 +280,10 @@ impl Served {
                 permit,
                 deadline,
             }),
+            Ok(Err(InputError::NotWanted)) => {
+                pending.lose(Loss::Expired);
+                None
+            }
             Ok(Err(refusal)) => {
                 pending.fill(place, Slot::Refused(refusal));
                 None
@@ -290,7 +297,7 @@ impl Served {
     }
 
     /// Queues items of one request.
-    fn push(&self, jobs: Vec<Job>) {
+    pub(super) fn push(&self, jobs: Vec<Job>) {
         let Some(first) = jobs.first() else {
             return;
         };
@@ -353,55 +360,6 @@ fn of_loss(loss: Loss) -> InferError {
         Loss::Expired => InferError::Deadline,
         Loss::Closed => InferError::Unavailable("the server is shutting down".into()),
         Loss::Failed(reason) => InferError::Failed(reason),
-    }
-}
-
-/// A request on its way through the stages. When it is dropped before its end, its items leave the queues.
-struct Request<'a> {
-    served: &'a Arc<Served>,
-    pending: Arc<Pending>,
-    deadline: Instant,
-}
-
-impl Request<'_> {
-    /// Small inputs are prepared here and now, as handing them to another thread would take longer; others take turns for
-    /// the CPU pool.
-    fn enqueue(&self, inputs: Vec<Input>, permits: Vec<Permit>, inline: bool) {
-        let raw = inputs.into_iter().zip(permits).enumerate();
-        let raw = raw.map(|(place, (input, permit))| Raw {
-            pending: Arc::clone(&self.pending),
-            place,
-            input,
-            permit,
-            deadline: self.deadline,
-        });
-        if inline {
-            let jobs = raw.filter_map(|raw| self.served.prepare(raw)).collect();
-            return self.served.push(jobs);
-        }
-        let since = Instant::now();
-        let queued = raw.map(|item| Queued {
-            cost: u32::try_from(item.input.size()).unwrap_or(u32::MAX).max(1),
-            since,
-            item,
-        });
-        let request = (self.pending.id(), self.deadline);
-        let (raw, queue) = (&self.served.raw, self.served.queue);
-        if raw.push(queue, request, queued.collect()).is_err() {
-            self.pending.lose(Loss::Closed);
-        }
-    }
-}
-
-impl Drop for Request<'_> {
-    fn drop(&mut self) {
-        if !self.pending.is_complete() {
-            self.pending.abandon();
-            let (queue, request) = (self.served.queue, self.pending.id());
-            drop(self.served.raw.take_request(queue, request));
-            drop(self.served.ready.take_request(queue, request));
-            self.served.made_room();
-        }
     }
 }
 

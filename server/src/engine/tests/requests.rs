@@ -204,3 +204,16 @@ async fn a_request_given_up_has_failed_in_the_statistics() {
     let statistics = served.statistics();
     assert_eq!((statistics.success.count, statistics.fail.count), (0, 1));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn inputs_that_nobody_waits_for_any_more_are_not_prepared_to_the_end() {
+    let recipe = Doubler::new(0);
+    let (_engine, served) = start(&recipe, fixed(4)).await;
+    // As many as there are threads, and more.
+    let endless = vec![Input::text("endless"); 2 * rayon::current_num_threads()];
+    let deadline = Instant::now() + Duration::from_millis(20);
+    let late = served.infer(endless, deadline).await;
+    assert_eq!(late, Err(InferError::Deadline));
+    assert_eq!(served.infer(numbers(0..3), soon()).await, Ok(doubled(0..3)));
+    until_waiting(&served, 0).await;
+}
