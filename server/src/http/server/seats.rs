@@ -160,13 +160,8 @@ impl Seats {
 
     async fn sit(&self, seat: &Seat) -> bool {
         let mut freed = std::pin::pin!(Arc::clone(&self.inside).acquire_owned());
-        // One is enough, though it may take its time.
-        let mut is_promised = false;
+        let mut pause = Duration::ZERO;
         loop {
-            let pause = match is_promised {
-                true => Duration::MAX,
-                false => PAUSE,
-            };
             if let Ok(freed) = timeout(pause, &mut freed).await {
                 // The semaphore is never closed.
                 return freed.is_ok_and(|permit| {
@@ -174,7 +169,11 @@ impl Seats {
                     true
                 });
             }
-            is_promised = self.turn_out(GRACE, |seat| !seat.is_outside());
+            pause = match self.turn_out(GRACE, |seat| !seat.is_outside()) {
+                // One is enough, though it may take its time.
+                true => Duration::MAX,
+                false => PAUSE,
+            };
         }
     }
 
