@@ -16,7 +16,7 @@ use std::{
 use galley_core::{AnyRecipe, ErasedRecipe, ForwardError, Prepared, RawOutput};
 
 use super::{
-    EngineConfig, StateSender,
+    EngineConfig, State, StateSender,
     halving::run_halving,
     measuring::{Measuring, SharedSearch, lock},
     pending::{Job, Loss},
@@ -57,6 +57,9 @@ impl DeviceThread {
             false => Vec::new(),
         };
         for measuring in &mut measuring {
+            if self.state.now() == State::Draining {
+                break;
+            }
             if let Err(error) = self.warm_up(measuring) {
                 self.fail(&error);
                 break;
@@ -102,7 +105,9 @@ impl DeviceThread {
             }
             (None, None) => {}
             (None, Some(search)) => {
-                measuring.search(self.config.warmup_budget)?;
+                measuring.search(self.config.warmup_budget, || {
+                    self.state.now() != State::Draining
+                })?;
                 measured = lock(&search).measured();
             }
         }

@@ -64,10 +64,14 @@ impl Measuring {
         Ok(start.elapsed())
     }
 
-    /// Measures until the search has ended or `budget` is spent, but something in any case.
-    pub(super) fn search(&mut self, budget: Duration) -> Result<(), ForwardError> {
+    /// Measures until the search has ended, `budget` is spent or nobody wants to know any more, but something in any case.
+    pub(super) fn search(
+        &mut self,
+        budget: Duration,
+        wanted: impl Fn() -> bool,
+    ) -> Result<(), ForwardError> {
         let start = Instant::now();
-        while self.step()? && start.elapsed() < budget {}
+        while self.step()? && start.elapsed() < budget && wanted() {}
         self.settle();
         Ok(())
     }

@@ -217,3 +217,26 @@ async fn inputs_that_nobody_waits_for_any_more_are_not_prepared_to_the_end() {
     assert_eq!(served.infer(numbers(0..3), soon()).await, Ok(doubled(0..3)));
     until_waiting(&served, 0).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_to_end_measures_no_more() {
+    let recipe = Doubler::new(usize::MAX);
+    recipe.gate.close();
+    let device = Device {
+        name: "cpu".into(),
+        kind: "cpu".into(),
+        recipes: vec![Arc::clone(&recipe) as AnyRecipe],
+        batches_in_flight: NonZeroUsize::MIN,
+    };
+    let config = EngineConfig {
+        warmup_budget: Duration::from_secs(3600),
+        ..EngineConfig::default()
+    };
+    let engine = Engine::start(vec![device], &config, &Registry::new().unwrap()).unwrap();
+    recipe.gate.until_busy().await;
+    engine.drain();
+    recipe.gate.open();
+    engine.shut_down().await;
+    // The first pass, and at most one batch size's first measurement.
+    assert!(recipe.batches.lock().unwrap().len() <= 4);
+}
