@@ -2,6 +2,7 @@
 
 use galley::http::HttpConfig;
 use galley_core::InputKind::Json;
+use tokio::io::AsyncWriteExt;
 
 use crate::{
     support::Server,
@@ -63,6 +64,27 @@ async fn what_could_be_read_in_two_ways_is_refused_and_the_connection_closed() {
         let request = format!("POST /infer HTTP/1.1\r\nHost: x\r\n{lines}\r\n\r\n{chunks}");
         let answer = answer(&mut send(&server, request).await).await;
         assert!(answer.starts_with("HTTP/1.1 200"), "{lines}: {answer}");
+    }
+}
+
+/// What hyper takes away of a header cannot be seen where that came together with the request before.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_in_chunks_follows_an_answer_and_not_a_request() {
+    let server = Server::start(Json, 64, HttpConfig::default()).await;
+    let head = "POST /infer HTTP/1.1\r\nHost: x\r\n";
+    let plain = format!("{head}Content-Length: 5\r\n\r\n[\"a\"]");
+    let chunked = format!("{head}Transfer-Encoding: chunked\r\n\r\n5\r\n[\"a\"]\r\n0\r\n\r\n");
+    let both = chunked.replacen("chunked", "chunked\r\nContent-Length: 5", 1);
+    for second in [&chunked, &both] {
+        let mut stream = send(&server, format!("{plain}{second}")).await;
+        let answers = read_all(&mut stream).await;
+        assert!(answers.starts_with("HTTP/1.1 200"), "{answers}");
+        assert_eq!(answers.matches("HTTP/1.1 400").count(), 1, "{answers}");
+    }
+    let mut stream = send(&server, chunked.clone()).await;
+    for _ in 0..20 {
+        assert!(answer(&mut stream).await.starts_with("HTTP/1.1 200"));
+        stream.write_all(chunked.as_bytes()).await.unwrap();
     }
 }
 

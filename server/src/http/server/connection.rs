@@ -159,7 +159,7 @@ impl Connection {
             body,
             turn: Arc::clone(turn),
         });
-        let refusal = match framing::check(&parts.headers, &raw) {
+        let refusal = match framing::check(&parts.method, &parts.headers, &raw) {
             Err(error) => Some(error),
             Ok(()) if self.may_be_answered(parts.uri.path()).await => None,
             Ok(()) => Some(no_seat()),

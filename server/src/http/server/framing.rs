@@ -1,12 +1,13 @@
 //! What of HTTP/1 is taken more strictly than hyper takes it: a request that a proxy in between may have read as another one is
 //! refused.
 
-use axum::http::{HeaderMap, HeaderValue, header};
+use axum::http::{HeaderMap, HeaderValue, Method, header};
 
 use crate::http::error::ApiError;
 
-/// Checks a request by its headers, and by its header as it came, where that is known.
-pub(super) fn check(headers: &HeaderMap, raw: &[u8]) -> Result<(), ApiError> {
+/// Checks a request by its headers, and by its header as it came. That is known in whole unless the request is pipelined: there a
+/// body in chunks, the one thing that the headers do not tell all of, is refused.
+pub(super) fn check(method: &Method, headers: &HeaderMap, raw: &[u8]) -> Result<(), ApiError> {
     if headers.get_all(header::HOST).iter().nth(1).is_some() {
         return Err(ApiError::malformed("expected one Host header, got several"));
     }
@@ -21,6 +22,14 @@ pub(super) fn check(headers: &HeaderMap, raw: &[u8]) -> Result<(), ApiError> {
     if !is_chunked(coding) || codings.next().is_some() {
         return Err(ApiError::malformed(
             "Transfer-Encoding: expected chunked and nothing else",
+        ));
+    }
+    let line = raw
+        .trim_ascii_start()
+        .strip_prefix(method.as_str().as_bytes());
+    if !line.is_some_and(|rest| rest.starts_with(b" ")) {
+        return Err(ApiError::malformed(
+            "Transfer-Encoding: a request with it cannot follow another before that is answered",
         ));
     }
     // hyper has taken it away already.
@@ -54,7 +63,26 @@ mod tests {
                 headers.append(name, value.trim().parse().unwrap());
             }
         }
-        check(&headers, raw.as_bytes())
+        check(&Method::POST, &headers, raw.as_bytes())
+    }
+
+    #[test]
+    fn a_header_that_is_not_known_in_whole_has_no_chunks() {
+        let mut headers = HeaderMap::new();
+        assert!(check(&Method::POST, &headers, b"").is_ok());
+        headers.append(
+            header::TRANSFER_ENCODING,
+            HeaderValue::from_static("chunked"),
+        );
+        for (raw, is_fine) in [
+            ("\r\nPOST / HTTP/1.1\r\n\r\n", true),
+            ("", false),
+            ("T / HTTP/1.1\r\n\r\n", false),
+            ("POSTS / HTTP/1.1\r\n\r\n", false),
+        ] {
+            let checked = check(&Method::POST, &headers, raw.as_bytes());
+            assert_eq!(checked.is_ok(), is_fine, "{raw}");
+        }
     }
 
     #[test]
