@@ -41,7 +41,7 @@ impl Pace {
         self.expected = seconds;
     }
 
-    /// Items have been answered; `saturated` says whether more wait now than can be in hand.
+    /// Items have been answered, or none and others were given up; `saturated` says whether more wait now than can be in hand.
     pub fn answered(&mut self, items: usize, now: Instant, saturated: bool) {
         if let Some((last, was_saturated)) = self.last {
             let passed = now.saturating_duration_since(last);
@@ -130,6 +130,19 @@ mod tests {
         let (pace, now) = (expecting(100.0), Instant::now());
         assert_eq!(pace.admit(5, Ahead::default(), MS, now), Ok(()));
         assert!(pace.admit(5, ahead(1, 1), MS, now).is_err());
+    }
+
+    #[test]
+    fn where_none_is_answered_the_rate_falls() {
+        let mut pace = expecting(0.01);
+        let mut now = Instant::now();
+        pace.answered(4, now, true);
+        for _ in 0..100 {
+            now += 10 * MS;
+            pace.answered(0, now, true);
+        }
+        assert!(pace.seconds_per_item(now) > 0.2);
+        assert!(pace.admit(1, ahead(9, 9), 1000 * MS, now).is_err());
     }
 
     #[test]

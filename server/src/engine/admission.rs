@@ -109,7 +109,12 @@ impl Admission {
         self.depth.decrement(items as f64);
     }
 
-    /// A batch has been answered. `in_hand` is as many items as the engine could have in hand at once.
+    /// What an item takes where many are there, in seconds.
+    pub(super) fn seconds_per_item(&self) -> f64 {
+        self.pace().seconds_per_item(Instant::now())
+    }
+
+    /// A batch has been answered, or items were given up and none answered. `in_hand` is as many items as the engine could have in hand at once.
     pub(super) fn answered(&self, items: usize, in_hand: usize) {
         let saturated = self.waiting() >= in_hand;
         self.pace().answered(items, Instant::now(), saturated);

@@ -162,7 +162,9 @@ impl DeviceThread {
             for (id, queued) in due.lost {
                 queued.item.pending.lose(Loss::Expired);
                 drop(queued.item);
-                self.recipes[id.0].1.made_room();
+                let served = &self.recipes[id.0].1;
+                served.made_room();
+                served.gave_up();
             }
             if let Some(run) = due.run {
                 let (recipe, served) = &self.recipes[run.queue.0];

@@ -140,6 +140,11 @@ impl Learnt {
         };
     }
 
+    /// How long an item is prepared, in seconds.
+    pub(super) fn prepare_seconds(&self) -> f64 {
+        self.lock().prepare
+    }
+
     /// What an item takes where many are there, in seconds: on the devices and the threads that prepare, as if one waited
     /// for the other. On a CPU, which does both, it is so.
     pub(super) fn seconds_per_item(&self) -> f64 {
@@ -195,6 +200,7 @@ mod tests {
         assert!(close(learnt.seconds_per_item(), 0.01));
         learnt.prepared(0.04);
         learnt.prepared(0.08);
+        assert!(close(learnt.prepare_seconds(), 0.044));
         assert!(close(learnt.seconds_per_item(), 0.01 + 0.044 / 4.0));
     }
 

@@ -45,8 +45,10 @@ impl Preparer {
                 Next::Idle => continue,
                 Next::Closed => break,
             };
-            for (_, queued) in due.lost {
+            for (id, queued) in due.lost {
                 queued.item.pending.lose(Loss::Expired);
+                drop(queued.item);
+                self.recipes[id.0].gave_up();
             }
             let Some(run) = due.run else {
                 continue;

@@ -209,8 +209,30 @@ impl Served {
     pub(super) fn learnt_more(&self) {
         if let Some(speed) = self.learnt.speed() {
             self.ready.set_speed(self.queue, speed);
+            self.raw.set_speed(self.queue, self.rest(speed));
         }
         self.admission.expect(self.learnt.seconds_per_item());
+    }
+
+    /// What an input that is prepared next still takes until it is answered: preparing one that a device has no time left for
+    /// would take that time from others.
+    fn rest(&self, forward: Speed) -> Speed {
+        let before = self.ready.len(self.queue) as f64 * self.admission.seconds_per_item();
+        // Inputs differ, so one that is alone is tried.
+        let prepare = match self.raw.len(self.queue) > 1 {
+            true => self.learnt.prepare_seconds(),
+            false => 0.0,
+        };
+        let forward = forward.predict(self.learnt.typical()).as_secs_f64();
+        Speed {
+            fixed: before + prepare + forward,
+            per_cost: 0.0,
+        }
+    }
+
+    /// Items were given up, as their time was over or too short.
+    pub(super) fn gave_up(&self) {
+        self.admission.answered(0, self.learnt.in_hand());
     }
 
     /// The inputs that a task is to prepare next; none while the devices have enough to choose from.

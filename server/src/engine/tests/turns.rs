@@ -1,6 +1,7 @@
 //! Who goes next, what is given up, and how a batch size is found.
 
 use super::*;
+use crate::batching::Speed;
 
 /// Two recipes on one device.
 async fn start_two(first: &Arc<Doubler>, second: &Arc<Doubler>) -> (Arc<Engine>, [Arc<Served>; 2]) {
@@ -87,6 +88,29 @@ async fn a_request_that_cannot_be_answered_in_time_is_refused_at_once() {
     assert_eq!(running.await.unwrap(), Ok(doubled(20..21)));
     // With nothing before it, it is tried.
     assert_eq!(served.infer(numbers(0..1), soon()).await, Ok(doubled(0..1)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_device_has_no_time_left_for_is_not_prepared() {
+    let recipe = Doubler::new(0);
+    let (_engine, served) = start(&recipe, fixed(4)).await;
+    recipe.gate.close();
+    // More than is prepared ahead of a device, which turns out to be slow.
+    let bulk = ask(&served, numbers(100..1000), soon());
+    recipe.gate.until_busy().await;
+    while !served.held.load(Ordering::SeqCst) {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let slow = Speed {
+        fixed: 3600.0,
+        per_cost: 0.0,
+    };
+    served.learnt.set(0, 4, slow);
+    served.learnt_more();
+    served.raw.wake();
+    // The device is still busy with the first batch.
+    assert_eq!(bulk.await.unwrap(), Err(InferError::Deadline));
+    recipe.gate.open();
 }
 
 #[tokio::test(flavor = "multi_thread")]
