@@ -19,6 +19,7 @@ pub mod bench;
 mod cuda;
 mod host;
 pub mod image;
+pub mod jpeg;
 pub mod lstm;
 mod matmul;
 pub mod pool;
