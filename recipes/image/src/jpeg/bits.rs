@@ -24,18 +24,17 @@ impl<'a> Bits<'a> {
         }
     }
 
-    /// Has at least 32 bits at hand.
+    /// Has at least 56 bits at hand. There is nothing in it that a processor could guess wrongly, and what it reads does not
+    /// depend on the bits taken since the last time.
     #[inline(always)]
     pub(super) fn fill(&mut self) {
-        if self.count < 32 {
-            let rest = self.data.get(self.at..).unwrap_or_default();
-            let word = rest
-                .first_chunk()
-                .map_or(0, |word| u64::from_be_bytes(*word));
-            self.next |= word >> self.count;
-            self.at += (63 - self.count as usize) >> 3;
-            self.count |= 56;
-        }
+        let rest = self.data.get(self.at..).unwrap_or_default();
+        let word = rest
+            .first_chunk()
+            .map_or(0, |word| u64::from_be_bytes(*word));
+        self.next |= word >> self.count;
+        self.at += (63 - self.count as usize) >> 3;
+        self.count |= 56;
     }
 
     /// The next bits, 1 to 16 of them.
@@ -59,6 +58,18 @@ impl<'a> Bits<'a> {
         value
     }
 
+    /// A number as T.81's figure F.12 has it, after so many bits and all but `63 - size` long: `all` bits are taken. Of the first
+    /// two, what is above the lowest six bits does not count.
+    #[inline(always)]
+    pub(super) fn signed(&mut self, after: u32, left: u32, all: u32) -> i16 {
+        let value = self.next.wrapping_shl(after);
+        // It begins with 0 if it is negative, and is then its magnitude's complement.
+        let sign = !(value as i64) >> 63;
+        let magnitude = ((value as i64 ^ sign) as u64 >> 1).wrapping_shr(left) as i64;
+        self.skip(all);
+        ((magnitude ^ sign) - sign) as i16
+    }
+
     /// Whether more bits were taken than there are.
     #[inline(always)]
     pub(super) fn is_overrun(&self) -> bool {
@@ -68,5 +79,26 @@ impl<'a> Bits<'a> {
     /// Whole bytes that nobody took.
     pub(super) fn left(&self) -> usize {
         (self.data.len() - PADDING).saturating_sub((self.at * 8 - self.count as usize).div_ceil(8))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::huffman::extend, *};
+
+    #[test]
+    fn a_signed_number_is_what_its_bits_stand_for() {
+        for size in 0..=11 {
+            for raw in 0..1u32 << size {
+                // Between ones, which do not belong to it.
+                let word = u64::from(raw) << (40 - size) | !(!0 >> 24) | !(!0 << (40 - size));
+                let data = [word.to_be_bytes(), [0; PADDING]].concat();
+                let mut bits = Bits::new(&data);
+                bits.fill();
+                let value = bits.signed(24, 63 - size, 24 + size);
+                assert_eq!(i32::from(value), extend(raw, size), "{raw} of {size} bits");
+                assert_eq!(bits.take(1), 1);
+            }
+        }
     }
 }

@@ -1,5 +1,7 @@
 //! The colours of components, and what libjpeg and Pillow make of them.
 
+use galley_nn::jpeg::Kernels;
+
 use super::{frame::Frame, tables::Tables};
 
 /// What the components are.
@@ -31,64 +33,29 @@ impl Colours {
 
     /// A line of components -> its pixels.
     #[inline(always)]
-    pub(super) fn convert(self, [a, b, c, d]: [&[u8]; 4], pixels: &mut [u8]) {
+    pub(super) fn convert(self, kernels: Kernels, [a, b, c, d]: [&[u8]; 4], pixels: &mut [u8]) {
         match self {
-            Self::Grey => in_pieces([a, a, a, a], pixels, |grey, _, _, _| [grey; 3]),
-            Self::Rgb => in_pieces([a, b, c, c], pixels, |r, g, b, _| [r, g, b]),
-            Self::Ycc => in_pieces([a, b, c, c], pixels, |y, cb, cr, _| ycc(y, cb, cr)),
-            Self::Cmyk => in_pieces([a, b, c, d], pixels, |c, m, y, k| cmyk([!c, !m, !y], !k)),
-            Self::Ycck => in_pieces([a, b, c, d], pixels, |y, cb, cr, k| {
-                cmyk(ycc(y, cb, cr), !k)
-            }),
-        }
-    }
-}
-
-/// Converts a line in pieces of a known length, colour by colour.
-#[allow(
-    clippy::needless_range_loop,
-    reason = "compilers make vectors of plain loops over arrays"
-)]
-#[inline(always)]
-fn in_pieces(
-    components: [&[u8]; 4],
-    pixels: &mut [u8],
-    convert: impl Fn(u8, u8, u8, u8) -> [u8; 3],
-) {
-    const PIECE: usize = 32;
-    let [a, b, c, d] = components.map(|line| line.as_chunks::<PIECE>());
-    let (whole, rest) = pixels.as_chunks_mut::<{ 3 * PIECE }>();
-    for ((((to, a), b), c), d) in whole.iter_mut().zip(a.0).zip(b.0).zip(c.0).zip(d.0) {
-        let mut colours = [[0; PIECE]; 3];
-        for i in 0..PIECE {
-            let rgb = convert(a[i], b[i], c[i], d[i]);
-            for (colour, value) in colours.iter_mut().zip(rgb) {
-                colour[i] = value;
+            Self::Grey => kernels.rgb([a, a, a], pixels),
+            Self::Rgb => kernels.rgb([a, b, c], pixels),
+            Self::Ycc => kernels.ycc([a, b, c], pixels),
+            Self::Cmyk => {
+                kernels.rgb([a, b, c], pixels);
+                mix(pixels, d, |ink| !ink);
+            }
+            Self::Ycck => {
+                kernels.ycc([a, b, c], pixels);
+                mix(pixels, d, |ink| ink);
             }
         }
-        for i in 0..PIECE {
-            to[3 * i] = colours[0][i];
-            to[3 * i + 1] = colours[1][i];
-            to[3 * i + 2] = colours[2][i];
-        }
-    }
-    let rest = rest.as_chunks_mut::<3>().0.iter_mut();
-    for ((((to, &a), &b), &c), &d) in rest.zip(a.1).zip(b.1).zip(c.1).zip(d.1) {
-        *to = convert(a, b, c, d);
     }
 }
 
-/// JFIF's conversion, in libjpeg's 16 bits of fraction.
+/// Three inks, and a line of inverted black -> pixels, in their place.
 #[inline(always)]
-fn ycc(y: u8, cb: u8, cr: u8) -> [u8; 3] {
-    const HALF: i32 = 1 << 15;
-    let (y, cb, cr) = (i32::from(y), i32::from(cb) - 128, i32::from(cr) - 128);
-    let clip = |value: i32| value.clamp(0, 255) as u8;
-    [
-        clip(y + ((91881 * cr + HALF) >> 16)),
-        clip(y + ((-22554 * cb - 46802 * cr + HALF) >> 16)),
-        clip(y + ((116_130 * cb + HALF) >> 16)),
-    ]
+fn mix(pixels: &mut [u8], black: &[u8], ink: impl Fn(u8) -> u8) {
+    for (pixel, black) in pixels.as_chunks_mut::<3>().0.iter_mut().zip(black) {
+        *pixel = cmyk(pixel.map(&ink), !black);
+    }
 }
 
 /// Pillow's conversion, without a profile.

@@ -5,12 +5,12 @@ use super::{Damage, bits::Bits};
 /// Codes up to so many bits are found in one step; nearly all are.
 const LOOK: u32 = 10;
 
-/// A code's symbol by the next bits, and for the short codes of coefficients the value that follows as well.
+/// A code's symbol by the next bits, and what it says of a coefficient as well.
 pub(super) struct Huffman {
     /// By the next [`LOOK`] bits: length and symbol of the code that they begin with, or 0 for a longer one.
     codes: Box<[u16; 1 << LOOK]>,
-    /// By the same bits, where code and value fit in them: value, run of zeros and bits used; 0 where not.
-    values: Box<[u32; 1 << LOOK]>,
+    /// By the same bits: the [`Step`] of the code, or 0 where it is a longer one or none of a coefficient.
+    steps: Box<[u32; 1 << LOOK]>,
     /// The end of the codes of each length, exclusive and left-aligned in 16 bits.
     ends: [u32; 17],
     /// What leads from a code of each length to its symbol's place.
@@ -18,11 +18,20 @@ pub(super) struct Huffman {
     symbols: [u8; 256],
 }
 
-/// A coefficient that is not 0, and the zeros before it.
-pub(super) struct Step {
-    pub(super) zeros: usize,
-    pub(super) value: i32,
-    bits: u32,
+/// What a code says of a coefficient, in bytes from the lowest, so that each is a shift away: bits of code and value, bits of
+/// the code, 63 less those of the value, and the zeros before it.
+type Step = u32;
+
+/// The zeros of a code that ends a block: more than there can be.
+pub(super) const END: usize = 128;
+
+/// The step of a code of so many bits. No value of eight-bit samples has more than ten.
+fn step(length: u32, symbol: u32) -> Option<Step> {
+    let (zeros, size) = match (symbol >> 4, symbol & 15) {
+        (zeros, 0) if zeros < 15 => (END as u32, 0),
+        run => run,
+    };
+    (size <= 10).then_some(zeros << 24 | (63 - size) << 16 | length << 8 | (length + size))
 }
 
 impl Huffman {
@@ -30,7 +39,7 @@ impl Huffman {
     pub(super) fn new(counts: &[u8; 16], listed: &[u8]) -> Result<Self, Damage> {
         let mut table = Self {
             codes: Box::new([0; 1 << LOOK]),
-            values: Box::new([0; 1 << LOOK]),
+            steps: Box::new([0; 1 << LOOK]),
             ends: [0; 17],
             offsets: [0; 17],
             symbols: [0; 256],
@@ -50,7 +59,10 @@ impl Huffman {
                 if length <= LOOK {
                     let first = (code << (LOOK - length)) as usize;
                     let entry = (length << 8) as u16 | u16::from(table.symbols[place]);
-                    table.codes[first..first + (1 << (LOOK - length))].fill(entry);
+                    let all = first..first + (1 << (LOOK - length));
+                    let step = step(length, u32::from(table.symbols[place]));
+                    table.codes[all.clone()].fill(entry);
+                    table.steps[all].fill(step.unwrap_or(0));
                 }
                 code += 1;
                 place += 1;
@@ -58,21 +70,7 @@ impl Huffman {
             table.ends[length as usize] = code << (16 - length);
             code <<= 1;
         }
-        table.find_values();
         Ok(table)
-    }
-
-    fn find_values(&mut self) {
-        for bits in 0..1u32 << LOOK {
-            let (length, symbol) = split(self.codes[bits as usize]);
-            let (zeros, size) = (symbol >> 4, symbol & 15);
-            if length == 0 || size == 0 || length + size > LOOK {
-                continue;
-            }
-            let raw = (bits >> (LOOK - length - size)) & ((1 << size) - 1);
-            let value = extend(raw, size) as i16 as u16;
-            self.values[bits as usize] = u32::from(value) << 16 | zeros << 8 | (length + size);
-        }
     }
 
     /// The next symbol. At least 16 bits must be at hand.
@@ -100,22 +98,26 @@ impl Huffman {
         Ok((length, u32::from(self.symbols[place as usize & 255])))
     }
 
-    /// The next coefficient, if its code is a short one. At least 16 bits must be at hand.
+    /// The next coefficient: the zeros before it, and its value. That is 0 where there are but zeros, at the end of a block
+    /// more of them than it has coefficients. At least 26 bits must be at hand.
     #[inline(always)]
-    pub(super) fn step(&self, bits: &Bits) -> Option<Step> {
-        let entry = self.values[bits.peek(LOOK) as usize];
-        (entry != 0).then_some(Step {
-            zeros: (entry >> 8 & 15) as usize,
-            value: entry as i32 >> 16,
-            bits: entry & 255,
-        })
+    pub(super) fn coefficient(&self, bits: &mut Bits) -> Result<(usize, i16), Damage> {
+        let mut step = self.steps[bits.peek(LOOK) as usize];
+        if step == 0 {
+            step = self.long_step(bits.peek(16))?;
+        }
+        let value = bits.signed(step >> 8, step >> 16, step & 255);
+        Ok(((step >> 24) as usize, value))
     }
-}
 
-impl Step {
-    #[inline(always)]
-    pub(super) fn take(&self, bits: &mut Bits) {
-        bits.skip(self.bits);
+    #[cold]
+    #[inline(never)]
+    fn long_step(&self, next: u32) -> Result<Step, Damage> {
+        let (length, symbol) = match split(self.codes[(next >> (16 - LOOK)) as usize]) {
+            (0, _) => self.long_code(next)?,
+            short => short,
+        };
+        step(length, symbol).ok_or(Damage("a coefficient is larger than any of 8 bits"))
     }
 }
 

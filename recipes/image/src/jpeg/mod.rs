@@ -10,7 +10,6 @@ mod bits;
 pub(crate) mod colour;
 mod frame;
 mod huffman;
-mod idct;
 mod picture;
 mod progressive;
 mod scale;

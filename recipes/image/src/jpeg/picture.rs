@@ -1,5 +1,6 @@
 //! From samples to pixels, a row of MCUs at a time, so that a file of one scan takes little more memory than its picture.
 
+use galley_nn::jpeg::{Block, Kernels, Steps};
 use pulp::{Simd, WithSimd};
 
 use super::{
@@ -12,7 +13,7 @@ use super::{
 /// A component's samples.
 pub(super) struct Plane {
     samples: Vec<u8>,
-    pub(super) stride: usize,
+    stride: usize,
     /// Only so many rows of blocks are kept, less one; each takes the place of an earlier one.
     mask: usize,
 }
@@ -29,11 +30,27 @@ impl Plane {
         }
     }
 
-    /// Where a block's samples go: eight lines, of which the last ends with them.
+    /// Takes the samples of the block at a column and a row. `is_flat` says that it has no coefficient but the first.
     #[inline(always)]
-    pub(super) fn block(&mut self, [x, y]: [usize; 2]) -> &mut [u8] {
-        let start = (y & self.mask) * 8 * self.stride + x * 8;
-        &mut self.samples[start..start + 7 * self.stride + 8]
+    pub(super) fn write(
+        &mut self,
+        kernels: Kernels,
+        block: &Block,
+        is_flat: bool,
+        steps: &Steps,
+        [x, y]: [usize; 2],
+    ) -> Result<(), Damage> {
+        let (start, stride) = ((y & self.mask) * 8 * self.stride + x * 8, self.stride);
+        // Eight lines, of which the last ends with the samples.
+        let lines = &mut self.samples[start..start + 7 * stride + 8];
+        let is_written = match is_flat {
+            true => kernels.flat_block(block[0], steps, lines, stride),
+            false => kernels.block(block, steps, lines, stride),
+        };
+        match is_written {
+            true => Ok(()),
+            false => Err(Damage("a coefficient is larger than any of 8 bits")),
+        }
     }
 
     /// A line of samples.
@@ -65,6 +82,7 @@ pub(super) fn planes_size(frame: &Frame, whole: bool) -> u64 {
 /// A picture that is being made.
 pub(super) struct Picture<'a> {
     frame: &'a Frame,
+    kernels: Kernels,
     colours: Colours,
     scales: Vec<Scale>,
     /// A line of each component, at the picture's width.
@@ -79,6 +97,7 @@ impl<'a> Picture<'a> {
         let line = vec![0; frame.mcus()[0] * 8 * frame.h_max];
         Self {
             frame,
+            kernels: Kernels::default(),
             colours,
             scales: scales.map(|part| Scale::new(frame, part)).collect(),
             lines: vec![line; frame.components.len()],
@@ -123,7 +142,7 @@ impl<'a> Picture<'a> {
                 lines[c] = &self.scales[c].line(&planes[c], y, buffer)[..width];
             }
             let pixels = &mut self.pixels[y * width * 3..][..width * 3];
-            self.colours.convert(lines, pixels);
+            self.colours.convert(self.kernels, lines, pixels);
         }
     }
 

@@ -1,5 +1,6 @@
 //! Blocks that come in several scans, of some coefficients or some bits each (T.81, annex G).
 
+use galley_nn::jpeg::{Block, Kernels, PLACES, Steps};
 use pulp::{Simd, WithSimd};
 
 use super::{
@@ -7,31 +8,30 @@ use super::{
     bits::Bits,
     frame::{Component, Frame, Part, Scan},
     huffman::Huffman,
-    idct,
     picture::{Picture, Plane},
     scan::Blocks,
-    sequential::{ZIGZAG, difference},
+    sequential::difference,
     tables::Tables,
 };
 
 /// What is known of a component.
 pub(super) struct Coefficients {
-    /// 64 a block, in zigzag order, of whole MCUs.
-    values: Vec<[i16; 64]>,
+    /// Of whole MCUs.
+    blocks: Vec<Block>,
     columns: usize,
     /// For each coefficient the lowest bit that is known.
     known: [Option<u8>; 64],
     /// In force when the first of its scans began.
-    quantisation: Option<[i32; 64]>,
+    steps: Option<Steps>,
 }
 
 impl Coefficients {
     pub(super) fn new(component: &Component) -> Self {
         Self {
-            values: vec![[0; 64]; component.padded_blocks()],
+            blocks: vec![[0; 64]; component.padded_blocks()],
             columns: component.padded_columns,
             known: [None; 64],
-            quantisation: None,
+            steps: None,
         }
     }
 
@@ -42,21 +42,21 @@ impl Coefficients {
 
     /// Samples of a row of MCUs, `v` rows of blocks.
     #[inline(always)]
-    fn write(&self, plane: &mut Plane, row: usize, v: usize) -> Result<(), Damage> {
-        let quantisation = self.quantisation.as_ref().unwrap_or(&[1; 64]);
-        let stride = plane.stride;
+    fn write(
+        &self,
+        kernels: Kernels,
+        plane: &mut Plane,
+        row: usize,
+        v: usize,
+    ) -> Result<(), Damage> {
+        let Some(steps) = &self.steps else {
+            return Ok(());
+        };
         for y in row * v..(row + 1) * v {
             for x in 0..self.columns {
-                let values = &self.values[y * self.columns + x];
-                let mut block = [0; 64];
-                let mut last = 0;
-                for (k, (&value, step)) in values.iter().zip(quantisation).enumerate() {
-                    block[usize::from(ZIGZAG[k])] = i32::from(value) * step;
-                    if value != 0 {
-                        last = k;
-                    }
-                }
-                idct::write(&mut block, last, plane.block([x, y]), stride)?;
+                let block = &self.blocks[y * self.columns + x];
+                let is_flat = block[1..].iter().fold(0, |all, one| all | one) == 0;
+                plane.write(kernels, block, is_flat, steps, [x, y])?;
             }
         }
         Ok(())
@@ -75,11 +75,12 @@ impl WithSimd for Showing<'_, '_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) -> Self::Output {
+        let kernels = Kernels::default();
         let mut planes = self.picture.few_rows();
         for row in 0..self.frame.mcus()[1] {
             let components = self.frame.components.iter().zip(self.all);
             for ((component, coefficients), plane) in components.zip(&mut planes) {
-                coefficients.write(plane, row, component.v)?;
+                coefficients.write(kernels, plane, row, component.v)?;
             }
             self.picture.row_is_there(&planes, row)?;
         }
@@ -123,9 +124,9 @@ impl<'a> Progressive<'a> {
                 }
                 *known = Some(scan.low);
             }
-            if coefficients.quantisation.is_none() {
+            if coefficients.steps.is_none() {
                 let component = &frame.components[part.component];
-                coefficients.quantisation = Some(*tables.quantisation(component)?);
+                coefficients.steps = Some(tables.steps(component)?.clone());
             }
         }
         let table = |part: &Part| match (scan.first, refines) {
@@ -158,7 +159,7 @@ impl Blocks for Progressive<'_> {
     #[inline(always)]
     fn read(&mut self, bits: &mut Bits, part: usize, [x, y]: [usize; 2]) -> Result<(), Damage> {
         let coefficients = &mut self.all[self.components[part]];
-        let block = &mut coefficients.values[y * coefficients.columns + x];
+        let block = &mut coefficients.blocks[y * coefficients.columns + x];
         match (self.tables[part], self.first, self.refines) {
             (Some(table), 0, false) => {
                 self.dc_before[part] += difference(bits, table)?;
@@ -203,7 +204,7 @@ impl Progressive<'_> {
             return Ok(());
         }
         let coefficients = &mut self.all[self.components[part]];
-        let block = &mut coefficients.values[y * coefficients.columns + x];
+        let block = &mut coefficients.blocks[y * coefficients.columns + x];
         let mut k = self.first;
         while k <= self.last {
             bits.fill();
@@ -222,7 +223,7 @@ impl Progressive<'_> {
                 return Err(Damage("a coefficient is larger than any, or out of place"));
             }
             let value = super::huffman::extend(bits.take(size), size);
-            block[k] = (value << self.low) as i16;
+            block[place(k)] = (value << self.low) as i16;
             k += 1;
         }
         Ok(())
@@ -238,7 +239,7 @@ impl Progressive<'_> {
         [x, y]: [usize; 2],
     ) -> Result<(), Damage> {
         let coefficients = &mut self.all[self.components[part]];
-        let block = &mut coefficients.values[y * coefficients.columns + x];
+        let block = &mut coefficients.blocks[y * coefficients.columns + x];
         let bit = 1i16 << self.low;
         let mut k = self.first;
         while self.empty_blocks == 0 && k <= self.last {
@@ -257,8 +258,9 @@ impl Progressive<'_> {
             }
             // Past so many zeros, with a bit for each coefficient that is known to be another.
             while k <= self.last {
-                if block[k] != 0 {
-                    refine(&mut block[k], bits, bit);
+                let value = &mut block[place(k)];
+                if *value != 0 {
+                    refine(value, bits, bit);
                 } else if zeros == 0 {
                     break;
                 } else {
@@ -270,12 +272,13 @@ impl Progressive<'_> {
                 if k > self.last {
                     return Err(Damage("a block has more coefficients than its scan"));
                 }
-                block[k] = new;
+                block[place(k)] = new;
             }
             k += 1;
         }
         if self.empty_blocks > 0 {
-            for value in &mut block[k..=self.last] {
+            for k in k..=self.last {
+                let value = &mut block[place(k)];
                 if *value != 0 {
                     refine(value, bits, bit);
                 }
@@ -284,6 +287,12 @@ impl Progressive<'_> {
         }
         Ok(())
     }
+}
+
+/// Where a coefficient stands in its block.
+#[inline(always)]
+fn place(k: usize) -> usize {
+    usize::from(PLACES[k] & 63)
 }
 
 #[inline(always)]

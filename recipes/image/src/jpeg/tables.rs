@@ -1,5 +1,7 @@
 //! What the segments between a file's markers set: tables, restart intervals, the kind of colours.
 
+use galley_nn::jpeg::Steps;
+
 use super::{
     Damage,
     frame::Component,
@@ -10,8 +12,7 @@ use super::{
 pub(super) struct Tables {
     dc: [Option<Huffman>; 4],
     ac: [Option<Huffman>; 4],
-    /// In zigzag order.
-    quantisation: [Option<[i32; 64]>; 4],
+    steps: [Option<Steps>; 4],
     /// MCUs between two restart markers, or 0.
     pub(super) restart_interval: usize,
     /// Whether there is a JFIF segment.
@@ -25,7 +26,7 @@ impl Tables {
         Self {
             dc: std::array::from_fn(|slot| huffman::usual(false, slot)),
             ac: std::array::from_fn(|slot| huffman::usual(true, slot)),
-            quantisation: [None; 4],
+            steps: [const { None }; 4],
             restart_interval: 0,
             is_jfif: false,
             adobe: None,
@@ -85,17 +86,14 @@ impl Tables {
             let size = if wide { 128 } else { 64 };
             let (values, after) = after.split_at_checked(size).ok_or(wrong)?;
             rest = after;
-            let table = self
-                .quantisation
+            let steps = self
+                .steps
                 .get_mut(usize::from(kind & 15))
-                .ok_or(Damage("a quantisation table has an impossible number"))?
-                .insert([0; 64]);
-            for (i, to) in table.iter_mut().enumerate() {
-                *to = match wide {
-                    true => i32::from(u16::from_be_bytes([values[2 * i], values[2 * i + 1]])),
-                    false => i32::from(values[i]),
-                };
-            }
+                .ok_or(Damage("a quantisation table has an impossible number"))?;
+            *steps = Some(Steps::new(&std::array::from_fn(|k| match wide {
+                true => u16::from_be_bytes([values[2 * k], values[2 * k + 1]]),
+                false => u16::from(values[k]),
+            })));
         }
         Ok(())
     }
@@ -110,9 +108,8 @@ impl Tables {
         table.ok_or(Damage("a Huffman table is missing"))
     }
 
-    /// In zigzag order.
-    pub(super) fn quantisation(&self, component: &Component) -> Result<&[i32; 64], Damage> {
-        let table = self.quantisation[component.quantisation].as_ref();
-        table.ok_or(Damage("a quantisation table is missing"))
+    pub(super) fn steps(&self, component: &Component) -> Result<&Steps, Damage> {
+        let steps = self.steps[component.quantisation].as_ref();
+        steps.ok_or(Damage("a quantisation table is missing"))
     }
 }
