@@ -86,10 +86,9 @@ fn widen(line: &[u8], to: &mut [u8]) {
     to[2 * end + 1] = line[end];
     // The samples at the right of one and at the left of the next lie between both.
     let pairs = line[..end].iter().zip(&line[1..]);
-    for (to, (&left, &right)) in to[1..].chunks_exact_mut(2).zip(pairs) {
+    for (to, (&left, &right)) in to[1..].as_chunks_mut().0.iter_mut().zip(pairs) {
         let (left, right) = (u16::from(left), u16::from(right));
-        to[0] = ((3 * left + right + 2) >> 2) as u8;
-        to[1] = ((3 * right + left + 1) >> 2) as u8;
+        *to = pair((3 * left + right + 2) >> 2, (3 * right + left + 1) >> 2);
     }
 }
 
@@ -102,9 +101,15 @@ fn widen_between(near: &[u8], far: &[u8], to: &mut [u8]) {
     to[2 * end + 1] = ((4 * sum(near[end], far[end]) + 7) >> 4) as u8;
     let lefts = near[..end].iter().zip(&far[..end]);
     let rights = near[1..].iter().zip(&far[1..]);
-    for (to, (left, right)) in to[1..].chunks_exact_mut(2).zip(lefts.zip(rights)) {
+    let pairs = lefts.zip(rights);
+    for (to, (left, right)) in to[1..].as_chunks_mut().0.iter_mut().zip(pairs) {
         let (left, right) = (sum(*left.0, *left.1), sum(*right.0, *right.1));
-        to[0] = ((3 * left + right + 7) >> 4) as u8;
-        to[1] = ((3 * right + left + 8) >> 4) as u8;
+        *to = pair((3 * left + right + 7) >> 4, (3 * right + left + 8) >> 4);
     }
+}
+
+/// Two samples, as the halves of a number: so a compiler's vectors need not be taken apart.
+#[inline(always)]
+fn pair(left: u16, right: u16) -> [u8; 2] {
+    (left | right << 8).to_le_bytes()
 }
