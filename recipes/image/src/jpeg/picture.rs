@@ -87,6 +87,7 @@ pub(super) struct Picture<'a> {
     scales: Vec<Scale>,
     /// A line of each component, at the picture's width.
     lines: Vec<Vec<u8>>,
+    /// Line after line, as far as it has come: so that each is in the cache yet when it is written.
     pixels: Vec<u8>,
     wanted: &'a dyn Fn() -> bool,
 }
@@ -101,7 +102,7 @@ impl<'a> Picture<'a> {
             colours,
             scales: scales.map(|part| Scale::new(frame, part)).collect(),
             lines: vec![line; frame.components.len()],
-            pixels: vec![0; frame.width * frame.height * 3],
+            pixels: Vec::with_capacity(frame.width * frame.height * 3),
             wanted,
         }
     }
@@ -141,7 +142,8 @@ impl<'a> Picture<'a> {
             for (c, buffer) in self.lines.iter_mut().enumerate() {
                 lines[c] = &self.scales[c].line(&planes[c], y, buffer)[..width];
             }
-            let pixels = &mut self.pixels[y * width * 3..][..width * 3];
+            self.pixels.resize((y + 1) * width * 3, 0);
+            let pixels = &mut self.pixels[y * width * 3..];
             self.colours.convert(self.kernels, lines, pixels);
         }
     }
