@@ -40,11 +40,11 @@ impl Colours {
             Self::Ycc => kernels.ycc([a, b, c], pixels),
             Self::Cmyk => {
                 kernels.rgb([a, b, c], pixels);
-                mix(pixels, d, |ink| !ink);
+                mix(kernels, pixels, d, |ink| !ink);
             }
             Self::Ycck => {
                 kernels.ycc([a, b, c], pixels);
-                mix(pixels, d, |ink| ink);
+                mix(kernels, pixels, d, |ink| ink);
             }
         }
     }
@@ -52,19 +52,28 @@ impl Colours {
 
 /// Three inks, and a line of inverted black -> pixels, in their place.
 #[inline(always)]
-fn mix(pixels: &mut [u8], black: &[u8], ink: impl Fn(u8) -> u8) {
-    for (pixel, black) in pixels.as_chunks_mut::<3>().0.iter_mut().zip(black) {
-        *pixel = cmyk(pixel.map(&ink), !black);
+fn mix(kernels: Kernels, pixels: &mut [u8], light: &[u8], ink: impl Fn(u8) -> u8) {
+    const PIECE: usize = 64;
+    let mut for_each = [0; 3 * PIECE];
+    for (pixels, light) in pixels.chunks_mut(3 * PIECE).zip(light.chunks(PIECE)) {
+        let for_each = &mut for_each[..pixels.len()];
+        kernels.rgb([light; 3], for_each);
+        for (value, &mut light) in pixels.iter_mut().zip(for_each) {
+            *value = left(ink(*value), light);
+        }
     }
 }
 
 /// Pillow's conversion, without a profile.
 #[inline(always)]
 pub(crate) fn cmyk(cmy: [u8; 3], k: u8) -> [u8; 3] {
-    let light = i32::from(255 - k);
-    cmy.map(|ink| {
-        let product = i32::from(ink) * light + 128;
-        let dark = ((product >> 8) + product) >> 8;
-        (light - dark).clamp(0, 255) as u8
-    })
+    cmy.map(|ink| left(ink, !k))
+}
+
+/// What an ink leaves of so much light.
+#[inline(always)]
+fn left(ink: u8, light: u8) -> u8 {
+    let product = u16::from(ink) * u16::from(light) + 128;
+    let dark = ((product >> 8) + product) >> 8;
+    light.saturating_sub(dark as u8)
 }
