@@ -1,7 +1,7 @@
 //! Fused neural-network operators for candle: what its stock operators do slowly or not at all.
 //!
 //! Networks are built for a [`Backend`]: the CPU, or with the feature `cuda` an NVIDIA GPU. This is the one crate with
-//! `unsafe` code, CPU intrinsics and CUDA kernels, so that all others can do without.
+//! `unsafe` code, CPU intrinsics and CUDA kernels, so that all others can do without; [`jpeg`] is here for that alone.
 #![allow(
     unsafe_code,
     reason = "SIMD intrinsics live in this crate so that no other needs them"
