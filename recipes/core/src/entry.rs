@@ -36,6 +36,20 @@ pub struct BundledWeights {
     pub name: &'static str,
     /// Their licence, as an SPDX expression.
     pub licence: &'static str,
+    /// Their files, as they stand in the binary.
+    pub files: Embedded,
+}
+
+/// Files inside the binary.
+#[derive(Clone, Copy)]
+pub struct Embedded(pub &'static [&'static [u8]]);
+
+impl fmt::Debug for Embedded {
+    /// Their sizes: what is in them would fill screens.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sizes = self.0.iter().map(|file| file.len());
+        f.debug_list().entries(sizes).finish()
+    }
 }
 
 /// Weights on the Hugging Face hub.

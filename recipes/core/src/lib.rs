@@ -28,7 +28,7 @@ mod text_input;
 pub mod weights;
 
 pub use device::{DeviceName, usual_dtype};
-pub use entry::{BundledWeights, Entry, HubWeights, LoadOptions, Source, WeightSource};
+pub use entry::{BundledWeights, Embedded, Entry, HubWeights, LoadOptions, Source, WeightSource};
 pub use error::{ForwardError, InputError, LoadError, RunError, without_backtrace};
 pub use input::{Input, InputKind, InputLimits, Pixels};
 pub use memory::{MemoryBudget, NoMemory, Reservation};

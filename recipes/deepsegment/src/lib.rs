@@ -23,8 +23,8 @@ use std::{
 
 use candle_nn::VarBuilder;
 use galley_core::{
-    AnyRecipe, BundledWeights, Entry, InputKind, InputLimits, LoadError, LoadOptions, RecipeInfo,
-    Source, synthetic, weights,
+    AnyRecipe, BundledWeights, Embedded, Entry, InputKind, InputLimits, LoadError, LoadOptions,
+    RecipeInfo, Source, synthetic, weights,
 };
 use galley_nn::Backend;
 
@@ -46,6 +46,7 @@ pub const ENTRIES: &[Entry] = &[Entry {
     bundled: Some(BundledWeights {
         name: "deepsegment_en",
         licence: "Apache-2.0",
+        files: Embedded(&[MODEL, CONFIG, VOCAB, CHARS]),
     }),
     hub: None,
     synthetic_seed: Some(3001),

@@ -18,13 +18,20 @@ pub const ENTRIES: &[Entry] = &[Entry {
     bundled: Some(galley_core::BundledWeights {
         name: "none",
         licence: "none",
+        files: galley_core::Embedded(&[]),
     }),
     hub: None,
     synthetic_seed: Some(0),
-    options: &[(
-        "sleep",
-        "how long a batch takes, for instance 5ms (default: 0s)",
-    )],
+    options: &[
+        (
+            "sleep",
+            "how long a batch takes, for instance 5ms (default: 0s)",
+        ),
+        (
+            "abort",
+            "a text that the process ends of, to test what stands around it (default: none)",
+        ),
+    ],
     load,
 }];
 
@@ -44,12 +51,14 @@ fn load(entry: &Entry, options: &LoadOptions) -> Result<AnyRecipe, LoadError> {
         inline_bytes: usize::MAX,
         max_batch_size: None,
     };
-    Ok(std::sync::Arc::new(Echo { info, sleep }))
+    let abort = options.options.get("abort").cloned().map(Value::String);
+    Ok(std::sync::Arc::new(Echo { info, sleep, abort }))
 }
 
 struct Echo {
     info: RecipeInfo,
     sleep: Duration,
+    abort: Option<Value>,
 }
 
 impl Recipe for Echo {
@@ -66,6 +75,7 @@ impl Recipe for Echo {
 
     fn prepare(&self, input: Input) -> Result<Value, InputError> {
         match input {
+            Input::Json(value) if self.abort.as_ref() == Some(&value) => std::process::abort(),
             Input::Json(value) => Ok(value),
             Input::File(_) | Input::Pixels(_) => Err(InputError::WrongKind {
                 expected: "a JSON value",

@@ -11,13 +11,16 @@ pub(crate) struct Label {
     pub(crate) synset: Option<String>,
 }
 
+/// ImageNet's, as a file.
+pub(crate) const IMAGENET: &[u8] = include_bytes!("../weights/lite0/labels.json");
+
 /// ImageNet's.
 pub(crate) fn imagenet() -> Result<Vec<Label>, LoadError> {
     #[derive(Deserialize)]
     struct File {
         labels: Vec<Label>,
     }
-    let file: File = serde_json::from_slice(include_bytes!("../weights/lite0/labels.json"))
+    let file: File = serde_json::from_slice(IMAGENET)
         .map_err(|error| LoadError::invalid("the bundled labels", error))?;
     Ok(file.labels)
 }

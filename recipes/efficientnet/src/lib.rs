@@ -14,8 +14,8 @@ mod spec;
 use std::sync::Arc;
 
 use galley_core::{
-    AnyRecipe, BundledWeights, Entry, HubWeights, InputKind, LoadError, LoadOptions, Source,
-    synthetic, weights,
+    AnyRecipe, BundledWeights, Embedded, Entry, HubWeights, InputKind, LoadError, LoadOptions,
+    Source, synthetic, weights,
 };
 use galley_nn::{Backend, image::Network};
 
@@ -53,6 +53,7 @@ pub const ENTRIES: &[Entry] = &[
         bundled: Some(BundledWeights {
             name: "efficientnet-lite0",
             licence: "Apache-2.0",
+            files: Embedded(&[LITE0_WEIGHTS, labels::IMAGENET]),
         }),
         ..IMAGE_CLASSES
     },
@@ -71,7 +72,7 @@ const IMAGE_CLASSES: Entry = Entry {
     load,
 };
 
-static LITE0_WEIGHTS: &[u8] = include_bytes!("../weights/lite0/model.safetensors");
+const LITE0_WEIGHTS: &[u8] = include_bytes!("../weights/lite0/model.safetensors");
 
 fn spec(name: &str) -> Spec {
     match name {

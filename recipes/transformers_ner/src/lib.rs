@@ -12,7 +12,8 @@ mod recipe;
 use std::sync::Arc;
 
 use galley_core::{
-    AnyRecipe, BundledWeights, Entry, HubWeights, InputKind, LoadError, LoadOptions, Source,
+    AnyRecipe, BundledWeights, Embedded, Entry, HubWeights, InputKind, LoadError, LoadOptions,
+    Source,
 };
 use galley_text::{BERT_FILES, MAX_TOKENS_HELP, ModelFiles};
 
@@ -33,6 +34,7 @@ pub const ENTRIES: &[Entry] = &[Entry {
     bundled: Some(BundledWeights {
         name: "rampart",
         licence: "CC-BY-4.0",
+        files: Embedded(&[CONFIG, TOKENIZER, MODEL]),
     }),
     hub: Some(HubWeights {
         repo: "dslim/bert-base-NER",
@@ -51,6 +53,10 @@ pub const ENTRIES: &[Entry] = &[Entry {
     ],
     load,
 }];
+
+const CONFIG: &[u8] = include_bytes!("../weights/rampart/config.json");
+const TOKENIZER: &[u8] = include_bytes!("../weights/rampart/tokenizer.json");
+const MODEL: &[u8] = include_bytes!("../weights/rampart/model.gguf");
 
 /// The bundled model tags most pieces of a word B-, so that `simple` would break words into fragments (`900` and `##26`).
 /// The three strategies that keep words whole differ on 2 of the 1,668 words of this crate's golden texts, neither of
@@ -75,11 +81,7 @@ fn load(entry: &Entry, options: &LoadOptions) -> Result<AnyRecipe, LoadError> {
 }
 
 fn bundled() -> Result<ModelFiles, LoadError> {
-    ModelFiles::from_gguf(
-        include_bytes!("../weights/rampart/config.json"),
-        include_bytes!("../weights/rampart/tokenizer.json"),
-        include_bytes!("../weights/rampart/model.gguf"),
-    )
+    ModelFiles::from_gguf(CONFIG, TOKENIZER, MODEL)
 }
 
 fn synthetic(seed: u64) -> Result<ModelFiles, LoadError> {
