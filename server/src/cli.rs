@@ -6,7 +6,7 @@ use bytesize::ByteSize;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use galley_core::WeightSource;
 
-use crate::{host::Host, pull::PullArgs, recipes_table::RecipesArgs};
+use crate::{host::Host, pull::PullArgs, recipes_table::RecipesArgs, stream::StreamArgs};
 
 /// Serve models over HTTP, batching the requests of many callers, and measure what serving costs.
 ///
@@ -74,6 +74,17 @@ pub enum Command {
   cat lines.txt | galley predict deepsegment_en -
   galley predict efficientnet_b0 --weights synthetic:1000 --raw pixels.safetensors")]
     Predict(PredictArgs),
+    /// Answer what a list names, each once, into a table
+    ///
+    /// Every message gets one row in the table galley_answers: its answer, or why there is none. What has a row is not done
+    /// again, so a run that was interrupted, however that was, goes on where it was. Ctrl-C or SIGTERM finishes what is in hand.
+    /// Exit status 1: something was given up.
+    #[command(after_help = "Examples:
+  ls *.jpg | galley stream efficientnet_lite0 --from - --to answers.db
+  galley stream efficientnet_lite0 --from uris.txt --to answers.db --allow s3://my-images/
+  galley stream deepsegment_en --from texts.txt --to answers.db --metrics-port 9090
+  sqlite3 answers.db 'select uri, status, answer from galley_answers'")]
+    Stream(Box<StreamArgs>),
     /// List the recipes, their weights and what is present
     Recipes(RecipesArgs),
     /// Download a recipe's weights from the Hugging Face hub
@@ -168,29 +179,9 @@ pub enum DtypeArg {
     Bf16,
 }
 
-/// `galley serve`.
+/// How batches are made.
 #[derive(Args, Clone, Debug)]
-pub struct ServeArgs {
-    /// The recipes to serve, separated by commas [default: those with bundled weights]
-    #[arg(
-        long,
-        env = "GALLEY_RECIPES",
-        value_delimiter = ',',
-        value_name = "NAMES"
-    )]
-    pub recipes: Vec<String>,
-    /// The address to listen on, or a name (localhost) that has one: of several the first of IPv4
-    #[arg(long, env = "GALLEY_HOST", default_value = "127.0.0.1")]
-    pub host: Host,
-    /// The port to listen on; 0 takes a free one
-    #[arg(long, env = "GALLEY_PORT", default_value_t = 8080)]
-    pub port: u16,
-    /// The port to listen on for gRPC (Open Inference Protocol), at the same address; 0 takes a free one [default: no gRPC]
-    #[arg(long, env = "GALLEY_GRPC_PORT", value_name = "PORT")]
-    pub grpc_port: Option<u16>,
-    /// Which model runs, and on what.
-    #[command(flatten)]
-    pub model: ModelArgs,
+pub struct BatchingArgs {
     /// The most items of a batch; auto measures where throughput stops growing, at start-up and, if that was too short, in
     /// idle moments
     #[arg(
@@ -226,6 +217,34 @@ pub struct ServeArgs {
         help_heading = "Batching"
     )]
     pub max_queue_size: NonZeroUsize,
+}
+
+/// `galley serve`.
+#[derive(Args, Clone, Debug)]
+pub struct ServeArgs {
+    /// The recipes to serve, separated by commas [default: those with bundled weights]
+    #[arg(
+        long,
+        env = "GALLEY_RECIPES",
+        value_delimiter = ',',
+        value_name = "NAMES"
+    )]
+    pub recipes: Vec<String>,
+    /// The address to listen on, or a name (localhost) that has one: of several the first of IPv4
+    #[arg(long, env = "GALLEY_HOST", default_value = "127.0.0.1")]
+    pub host: Host,
+    /// The port to listen on; 0 takes a free one
+    #[arg(long, env = "GALLEY_PORT", default_value_t = 8080)]
+    pub port: u16,
+    /// The port to listen on for gRPC (Open Inference Protocol), at the same address; 0 takes a free one [default: no gRPC]
+    #[arg(long, env = "GALLEY_GRPC_PORT", value_name = "PORT")]
+    pub grpc_port: Option<u16>,
+    /// Which model runs, and on what.
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// How batches are made.
+    #[command(flatten)]
+    pub batching: BatchingArgs,
     /// How long an answer may take; a request may ask for less
     #[arg(
         long, env = "GALLEY_TIMEOUT", default_value = "60s", value_parser = humantime::parse_duration, value_name = "TIME",

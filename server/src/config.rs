@@ -13,7 +13,7 @@ use url::{Origin, Url};
 
 use crate::{
     access::{Access, Keyring, Tls},
-    cli::{AccessArgs, AutoSize, DtypeArg, ModelArgs, ServeArgs},
+    cli::{AccessArgs, AutoSize, BatchingArgs, DtypeArg, ModelArgs, ServeArgs},
     engine::EngineConfig,
     http::HttpConfig,
     memory,
@@ -125,22 +125,13 @@ impl ServeConfig {
                 .collect::<anyhow::Result<_>>()?,
             ..defaults
         };
-        let engine = EngineConfig {
-            max_batch_size: match args.max_batch_size {
-                AutoSize::Auto => None,
-                AutoSize::Fixed(size) => Some(size.get()),
-            },
-            max_queue_delay: args.max_queue_delay,
-            max_queue_size: args.max_queue_size.get(),
-            ..EngineConfig::default()
-        };
         Ok(Self {
             address: SocketAddr::new(address, args.port),
             grpc_address: args.grpc_port.map(|port| SocketAddr::new(address, port)),
             model: ModelConfig::new(&args.model, &recipes)?,
             recipes,
-            engine,
-            batches_in_flight: args.batches_in_flight,
+            engine: engine(&args.batching),
+            batches_in_flight: args.batching.batches_in_flight,
             http,
             drain_timeout: args.drain_timeout,
             drain_delay: args.drain_delay,
@@ -213,6 +204,19 @@ impl ModelConfig {
             .thread_name(|n| format!("cpu {n}"))
             .build_global()
             .context("cannot start the CPU pool")
+    }
+}
+
+/// The engine's settings.
+pub(crate) fn engine(args: &BatchingArgs) -> EngineConfig {
+    EngineConfig {
+        max_batch_size: match args.max_batch_size {
+            AutoSize::Auto => None,
+            AutoSize::Fixed(size) => Some(size.get()),
+        },
+        max_queue_delay: args.max_queue_delay,
+        max_queue_size: args.max_queue_size.get(),
+        ..EngineConfig::default()
     }
 }
 

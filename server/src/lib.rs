@@ -3,6 +3,7 @@
 //! - [`http`] knows HTTP: routes, wire types, which error has which status. Nothing else does.
 //! - [`batching`] holds the queues and decides what a batch is made of.
 //! - [`engine`] owns the devices and runs batches.
+//! - [`stream`] takes messages from a source and puts their answers into a table.
 //! - [`access`] holds API keys and the TLS certificate.
 //! - [`metrics`] is every metric, in one place; [`traces`] sends spans of requests. With the feature `cuda`,
 //!   `nvidia` asks the driver how devices do.
@@ -31,4 +32,5 @@ pub mod serve;
 pub mod service_links;
 pub mod signals;
 mod stdout;
+pub mod stream;
 pub mod traces;

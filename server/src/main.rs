@@ -12,6 +12,7 @@ use galley::{
     log::Log,
     predict, pull, recipes_table, serve, service_links,
     signals::Signals,
+    stream::{self, StreamArgs, StreamConfig},
 };
 use galley_core::LoadError;
 
@@ -91,6 +92,13 @@ fn run(command: Command) -> Result<(), Failure> {
             config.start_threads()?;
             Ok(predict::run(&args, &config, &mut std::io::stdout().lock())?)
         }
+        Command::Stream(args) => {
+            log_panics_without_their_message();
+            let runtime = tokio::runtime::Runtime::new().map_err(anyhow::Error::from)?;
+            let result = runtime.block_on(stream(args));
+            runtime.shutdown_background();
+            result
+        }
         Command::Recipes(args) => Ok(recipes_table::run(&args)?),
         Command::Pull(args) => Ok(pull::run(&args)?),
         Command::Bench(args) => match galley_loadgen::run(&args.command, &bench_context()) {
@@ -114,7 +122,8 @@ async fn serve(args: Box<ServeArgs>) -> Result<(), Failure> {
     let loading = tokio::task::spawn_blocking(move || {
         let config = ServeConfig::new(&args).map_err(wrong)?;
         config.model.start_threads()?;
-        let devices = serve::load(&config).map_err(wrong)?;
+        let devices =
+            serve::load(&config.recipes, &config.model, config.batches_in_flight).map_err(wrong)?;
         Ok::<_, Failure>((config, devices))
     });
     let (config, devices) = tokio::select! {
@@ -125,6 +134,29 @@ async fn serve(args: Box<ServeArgs>) -> Result<(), Failure> {
         }
     };
     Ok(serve::run(config, devices, signals).await?)
+}
+
+/// Streams; a signal ends it at any time, from the first moment on.
+async fn stream(args: Box<StreamArgs>) -> Result<(), Failure> {
+    let mut signals = Signals::new()?;
+    let loading = async {
+        let config = StreamConfig::new(&args).map_err(wrong)?;
+        config.model.start_threads()?;
+        let table = stream::open(&config).await.map_err(wrong)?;
+        let own = config.clone();
+        let load = move || serve::load(&[own.entry], &own.model, own.batches_in_flight);
+        let devices = tokio::task::spawn_blocking(load).await;
+        let devices = devices.map_err(anyhow::Error::from)?.map_err(wrong)?;
+        Ok::<_, Failure>((config, table, devices))
+    };
+    let (config, table, devices) = tokio::select! {
+        loaded = loading => loaded?,
+        () = signals.end() => {
+            tracing::info!("ended while loading");
+            return Ok(());
+        }
+    };
+    Ok(stream::run(config, table, devices, signals).await?)
 }
 
 fn bench_context() -> galley_loadgen::Context {

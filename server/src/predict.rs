@@ -80,7 +80,7 @@ fn read(argument: &str, kind: InputKind) -> Box<dyn Iterator<Item = anyhow::Resu
             std::io::stdin()
                 .lock()
                 .lines()
-                .map(|line| Ok(json_or_text(line?))),
+                .map(|line| Ok(Input::Json(json_or_text(line?)))),
         ),
         (InputKind::File, "-") => Box::new(std::iter::once_with(|| {
             let mut bytes = Vec::new();
@@ -94,7 +94,7 @@ fn read(argument: &str, kind: InputKind) -> Box<dyn Iterator<Item = anyhow::Resu
             config::read(&path.into()).map(|bytes| Input::File(bytes.into())),
         )),
         (InputKind::Json, text) => Box::new(std::iter::once(match text.strip_prefix('@') {
-            None => Ok(json_or_text(text.to_owned())),
+            None => Ok(Input::Json(json_or_text(text.to_owned()))),
             Some(path) => config::read(&path.into()).and_then(|bytes| {
                 Ok(Input::text(
                     String::from_utf8(bytes).with_context(|| format!("{path} is not UTF-8"))?,
@@ -105,12 +105,12 @@ fn read(argument: &str, kind: InputKind) -> Box<dyn Iterator<Item = anyhow::Resu
 }
 
 /// An object or a list in JSON is taken as such, anything else as a text.
-fn json_or_text(text: String) -> Input {
+pub(crate) fn json_or_text(text: String) -> Value {
     let structured = text
         .starts_with(['{', '['])
         .then(|| serde_json::from_str::<Value>(&text).ok())
         .flatten();
-    structured.map_or_else(|| Input::text(text), Input::Json)
+    structured.unwrap_or(Value::String(text))
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::{io::Write, net::SocketAddr, num::NonZeroUsize, sync::Arc, time::Instant};
 
 use anyhow::{Context, bail};
-use galley_core::LoadError;
+use galley_core::{Entry, LoadError};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -19,14 +19,17 @@ use crate::{
 ///
 /// # Errors
 /// Weights are missing or wrong, or the device cannot run the recipe.
-pub fn load(config: &ServeConfig) -> Result<Vec<Device>, LoadError> {
-    let devices = config
-        .model
+pub fn load(
+    recipes: &[&'static Entry],
+    model: &ModelConfig,
+    batches_in_flight: Option<NonZeroUsize>,
+) -> Result<Vec<Device>, LoadError> {
+    let devices = model
         .devices
         .iter()
-        .map(|device| load_onto(config, &config.model, device))
+        .map(|device| load_onto(recipes, model, batches_in_flight, device))
         .collect::<Result<_, _>>()?;
-    if config.model.dtype_is_auto && config.model.devices.iter().any(candle_core::Device::is_cpu) {
+    if model.dtype_is_auto && model.devices.iter().any(candle_core::Device::is_cpu) {
         announce_bf16();
     }
     Ok(devices)
@@ -43,13 +46,14 @@ fn announce_bf16() {
 }
 
 fn load_onto(
-    config: &ServeConfig,
+    entries: &[&'static Entry],
     model: &ModelConfig,
+    batches_in_flight: Option<NonZeroUsize>,
     device: &candle_core::Device,
 ) -> Result<Device, LoadError> {
     let mut recipes = Vec::new();
     let mut name = String::new();
-    for entry in &config.recipes {
+    for entry in entries {
         let start = Instant::now();
         let options = model.load_options(entry.name, device);
         let recipe = galley_catalog::load(entry.name, &options)?;
@@ -63,9 +67,8 @@ fn load_onto(
     }
     // A CPU computes on the very cores that would get the next batch ready.
     let usual = if device.is_cpu() { 1 } else { 2 };
-    let batches_in_flight = config
-        .batches_in_flight
-        .unwrap_or(NonZeroUsize::MIN.saturating_add(usual - 1));
+    let batches_in_flight =
+        batches_in_flight.unwrap_or(NonZeroUsize::MIN.saturating_add(usual - 1));
     Ok(Device {
         name,
         kind: kind(device),
@@ -168,7 +171,7 @@ pub async fn run(
     Ok(())
 }
 
-async fn bind(address: SocketAddr) -> anyhow::Result<(TcpListener, SocketAddr)> {
+pub(crate) async fn bind(address: SocketAddr) -> anyhow::Result<(TcpListener, SocketAddr)> {
     let listener = TcpListener::bind(address)
         .await
         .with_context(|| format!("cannot listen on {address}"))?;

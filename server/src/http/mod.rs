@@ -36,7 +36,7 @@ use axum::{
     response::Response,
 };
 
-pub use server::{serve, serve_grpc};
+pub use server::{serve, serve_grpc, serve_probes};
 pub use state::AppState;
 
 use crate::{access::Access, traces::Traces};
@@ -116,6 +116,12 @@ impl Default for HttpConfig {
 /// Every call over gRPC, as [`serve_grpc`] answers them.
 pub fn grpc_router(state: AppState) -> Router {
     oip::grpc::router(state)
+}
+
+/// What operators and their machines ask for, alone.
+fn probes_router(state: AppState) -> Router {
+    let (router, _) = probes::routes().split_for_parts();
+    router.with_state(state)
 }
 
 /// Every route, behind what guards them.

@@ -3,12 +3,16 @@
 //! Names carry base units; labels are bounded: recipe names, protocols and outcomes, never a client's string. The
 //! recorder belongs to a server and not to the process, so that tests can run several servers side by side.
 
+mod stream;
+
 use std::time::Duration;
 
 use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder as _, Unit};
 use metrics_exporter_prometheus::{
     BuildError, Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
 };
+
+pub use stream::{Stage, StreamMetrics};
 
 /// Buckets of durations in seconds: 100 us to 60 s.
 const DURATION_BUCKETS: [f64; 18] = [
@@ -215,8 +219,7 @@ impl Registry {
             ),
         ];
         for (name, text) in counters {
-            self.recorder
-                .describe_counter(name.into(), Some(Unit::Count), text.into());
+            self.describe_counter(name, text);
         }
         let gauges = [
             (
@@ -233,7 +236,7 @@ impl Registry {
             ("galley_build_info", "The version that runs; always 1."),
         ];
         for (name, text) in gauges {
-            self.recorder.describe_gauge(name.into(), None, text.into());
+            self.describe_gauge(name, text);
         }
         let durations = [
             (
@@ -255,14 +258,23 @@ impl Registry {
             ),
         ];
         for (name, text) in durations {
-            self.recorder
-                .describe_histogram(name.into(), Some(Unit::Seconds), text.into());
+            self.describe_histogram(name, Unit::Seconds, text);
         }
-        self.recorder.describe_histogram(
-            "galley_batch_size".into(),
-            Some(Unit::Count),
-            "Items of a batch.".into(),
-        );
+        self.describe_histogram("galley_batch_size", Unit::Count, "Items of a batch.");
+    }
+
+    fn describe_counter(&self, name: &'static str, text: &'static str) {
+        self.recorder
+            .describe_counter(name.into(), Some(Unit::Count), text.into());
+    }
+
+    fn describe_gauge(&self, name: &'static str, text: &'static str) {
+        self.recorder.describe_gauge(name.into(), None, text.into());
+    }
+
+    fn describe_histogram(&self, name: &'static str, unit: Unit, text: &'static str) {
+        self.recorder
+            .describe_histogram(name.into(), Some(unit), text.into());
     }
 
     fn counter(&self, name: &'static str, labels: Vec<Label>) -> Counter {

@@ -29,7 +29,7 @@ use self::{
     seats::{Seated, Seats},
     wire::Socket,
 };
-use super::{AppState, HttpConfig, grpc_router, router};
+use super::{AppState, HttpConfig, grpc_router, probes_router, router};
 
 /// The largest header, and the unit in which bodies are read.
 const BUFFER: usize = 64 << 10;
@@ -82,6 +82,26 @@ pub async fn serve_grpc(
     server.accept_until(listener, shutdown).await;
     server.finish().await;
     Ok(())
+}
+
+/// Serves liveness, readiness and metrics, as [`serve`] does everything.
+///
+/// # Errors
+/// None, as failures to accept are tried again.
+pub async fn serve_probes(
+    listener: TcpListener,
+    state: AppState,
+    shutdown: impl Future<Output = ()>,
+) -> io::Result<()> {
+    let server = Server::new(Version::Http1, probes_router(state.clone()), state.clone());
+    let serve = async {
+        server.accept_until(listener, shutdown).await;
+        server.finish().await;
+    };
+    tokio::select! {
+        () = serve => Ok(()),
+        () = every_second(&state) => Ok(()),
+    }
 }
 
 /// How long clients may take.

@@ -1,0 +1,117 @@
+//! `galley stream` as typed.
+
+use std::{
+    num::{NonZeroU32, NonZeroUsize},
+    time::Duration,
+};
+
+use bytesize::ByteSize;
+use clap::Args;
+
+use crate::{
+    cli::{BatchingArgs, ModelArgs},
+    host::Host,
+};
+
+/// `galley stream`.
+#[derive(Args, Clone, Debug)]
+pub struct StreamArgs {
+    /// The recipe
+    #[arg(env = "GALLEY_RECIPE")]
+    pub recipe: String,
+    /// Where messages come from: a file, or - for stdin. Each line is one: for image recipes a path or URI (file, http, https,
+    /// s3, gs, az), for text recipes a text; or an object in JSON with uri or text, and perhaps an id
+    #[arg(long, env = "GALLEY_FROM", value_name = "SOURCE")]
+    pub from: String,
+    /// Where rows go: a file, which becomes an SQLite database
+    #[arg(long, env = "GALLEY_TO", value_name = "TABLE")]
+    pub to: String,
+    /// What may be fetched: a folder, https://HOST/PATH, s3://BUCKET/PATH, or https: for all public hosts; several separated by
+    /// commas. Nothing else is, but that a list may name any file. A host that is not public has to be named by its address
+    #[arg(
+        long,
+        env = "GALLEY_ALLOW",
+        value_delimiter = ',',
+        value_name = "PREFIX",
+        help_heading = "Fetching"
+    )]
+    pub allow: Vec<String>,
+    /// The most inputs that are fetched at a time
+    #[arg(
+        long,
+        env = "GALLEY_FETCHES",
+        default_value = "64",
+        value_name = "N",
+        help_heading = "Fetching"
+    )]
+    pub fetches: NonZeroUsize,
+    /// How long a server may take to answer, and again to send what it has
+    #[arg(
+        long, env = "GALLEY_FETCH_TIMEOUT", default_value = "30s", value_parser = humantime::parse_duration,
+        value_name = "TIME", help_heading = "Fetching"
+    )]
+    pub fetch_timeout: Duration,
+    /// How often a message is tried, and how many processes may die of it; then it is given up
+    #[arg(
+        long,
+        env = "GALLEY_ATTEMPTS",
+        default_value = "5",
+        value_name = "N",
+        help_heading = "Fetching"
+    )]
+    pub attempts: NonZeroU32,
+    /// How long after each attempt that failed the next one is made; the last one counts for all after it
+    #[arg(
+        long, env = "GALLEY_RETRY_DELAYS", default_value = "1s,5s,30s,2m", value_parser = humantime::parse_duration,
+        value_delimiter = ',', value_name = "TIMES", help_heading = "Fetching"
+    )]
+    pub retry_delays: Vec<Duration>,
+    /// Which model runs, and on what.
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// How batches are made.
+    #[command(flatten)]
+    pub batching: BatchingArgs,
+    /// The most bytes of an input
+    #[arg(
+        long,
+        env = "GALLEY_MAX_BODY",
+        default_value = "32MiB",
+        value_name = "SIZE",
+        help_heading = "Limits"
+    )]
+    pub max_body: ByteSize,
+    /// The most bytes of inputs in memory; what does not fit waits
+    #[arg(
+        long,
+        env = "GALLEY_MAX_BUFFERED",
+        default_value = "1GiB",
+        value_name = "SIZE",
+        help_heading = "Limits"
+    )]
+    pub max_buffered: ByteSize,
+    /// The most messages that are in hand; within it their number follows the rate at which rows are written
+    #[arg(
+        long,
+        env = "GALLEY_MAX_IN_HAND",
+        default_value = "16384",
+        value_name = "N",
+        help_heading = "Limits"
+    )]
+    pub max_in_hand: NonZeroUsize,
+    /// The port for /metrics, /livez and /readyz; 0 takes a free one, which the log names [default: none]
+    #[arg(long, env = "GALLEY_METRICS_PORT", value_name = "PORT")]
+    pub metrics_port: Option<u16>,
+    /// The address of that port
+    #[arg(long, env = "GALLEY_HOST", default_value = "127.0.0.1")]
+    pub host: Host,
+    /// What an hour of this machine costs, for the summary
+    #[arg(long, env = "GALLEY_PRICE_PER_HOUR", value_name = "PRICE")]
+    pub price_per_hour: Option<f64>,
+    /// How long finishing what is in hand may take after SIGTERM or Ctrl-C
+    #[arg(
+        long, env = "GALLEY_DRAIN_TIMEOUT", default_value = "60s", value_parser = humantime::parse_duration,
+        value_name = "TIME"
+    )]
+    pub drain_timeout: Duration,
+}

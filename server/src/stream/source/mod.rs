@@ -1,0 +1,48 @@
+//! Where messages come from.
+
+mod lines;
+pub mod list;
+
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+
+use super::message::Message;
+
+/// Why a source does not deliver, or was not told.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SourceError {
+    /// It cannot be reached now; worth trying again.
+    #[error("the source cannot be reached: {0}")]
+    Unavailable(String),
+    /// It will not work as it is: it cannot be read, or is not what it should be.
+    #[error("{0}")]
+    Broken(String),
+}
+
+/// What a source gives.
+#[derive(Debug)]
+pub enum Pulled {
+    /// Messages, at least one.
+    Messages(Vec<Message>),
+    /// There are no more, and what was given back has been delivered again.
+    Ended,
+}
+
+/// A source of messages: delivers each at least once, until it is acknowledged.
+pub trait Source: Send {
+    /// Waits for messages, and gives at most `room` of them (at least 1).
+    ///
+    /// The future may be dropped at any time: what it had taken comes with the next pull, or is given back.
+    fn pull(&mut self, room: usize) -> BoxFuture<'_, Result<Pulled, SourceError>>;
+
+    /// No more is pulled: what was taken and has not been delivered is given back.
+    fn close(&mut self) -> BoxFuture<'_, Result<(), SourceError>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    /// After how long a message that is neither acknowledged nor renewed is delivered again; none if never.
+    fn ack_wait(&self) -> Option<Duration> {
+        None
+    }
+}

@@ -1,0 +1,51 @@
+//! Where rows go. A table is opened for one recipe and revision ([`super::row::Scope`]), and creates what it lacks:
+//!
+//! ```sql
+//! CREATE TABLE galley_answers (
+//!   id TEXT NOT NULL, recipe TEXT NOT NULL, revision TEXT NOT NULL,
+//!   uri TEXT, etag TEXT, status TEXT NOT NULL, answer JSON, error TEXT,
+//!   bytes BIGINT, deliveries INT, worker TEXT,
+//!   published_at, fetched_at, answered_at, written_at TIMESTAMP,
+//!   fetch_ms REAL, infer_ms REAL,
+//!   PRIMARY KEY (id, recipe, revision));
+//! CREATE TABLE galley_begun (          -- what may have ended a process
+//!   id, recipe, revision, attempts INT NOT NULL,
+//!   PRIMARY KEY (id, recipe, revision));
+//! ```
+
+mod sqlite;
+
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+
+pub use self::sqlite::Sqlite;
+use super::row::{Row, Standing, Written};
+
+/// Why a table does not do what it was asked for.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TableError {
+    /// It cannot be reached or is locked now; whether what was asked for happened is not known, and it is to be asked again.
+    #[error("the table cannot be reached: {0}")]
+    Unavailable(String),
+    /// It will not work as it is: another schema, no right to write, no database.
+    #[error("{0}")]
+    Broken(String),
+}
+
+/// A table of answers. Whatever is asked of it may be asked again where it is not known whether it happened.
+pub trait Table: Send + Sync {
+    /// What is known of these ids, in their order.
+    fn look_up(&self, ids: Vec<String>) -> BoxFuture<'_, Result<Vec<Standing>, TableError>>;
+
+    /// Remembers that these are being begun, and says for each how often it has been, this time included. Writing its row
+    /// forgets it. Distinct ids.
+    fn begin(&self, ids: Vec<String>) -> BoxFuture<'_, Result<Vec<u32>, TableError>>;
+
+    /// These were begun, have no row, and did nobody harm: they are as if they had not been.
+    fn forget(&self, ids: Vec<String>) -> BoxFuture<'_, Result<(), TableError>>;
+
+    /// Writes rows in one transaction, and gives what came of each, in their order, once that is durable. Ids among them
+    /// are distinct. A row whose key is there is left out; the one that is there stays as it is.
+    fn write(&self, rows: Arc<[Row]>) -> BoxFuture<'_, Result<Vec<Written>, TableError>>;
+}
