@@ -86,7 +86,7 @@ pub async fn run(
     let source = source(&config, &table, &tally)?;
     let fetcher = Fetcher::new(config.guard, config.fetch, PublicOnly::of_system())?;
     let ack_wait = source.ack_wait();
-    let store = (table, Arc::clone(&tally));
+    let store = (Arc::clone(&table), Arc::clone(&tally));
     let worker = Worker::new(Arc::clone(served), fetcher, config.work, store, ack_wait);
     let keeping = tokio::spawn(keeper::run(Arc::clone(&worker), registry, ack_wait));
     let worked = worker.run(source, &mut signals, config.drain_timeout).await;
@@ -96,6 +96,7 @@ pub async fn run(
     let summary = tally.summary(worker.time(), config.price_per_hour);
     let _ = writeln!(std::io::stdout(), "{summary}");
     worked?;
+    table.close().await?;
     engine.shut_down().await;
     match tally.count(Outcome::GaveUp) {
         0 => Ok(()),

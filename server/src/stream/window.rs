@@ -113,6 +113,8 @@ mod tests {
         assert!((1900..=2100).contains(&window.size(32)), "{window:?}");
         let now = at_rate(&mut window, 100_000, now);
         assert_eq!(window.size(32), 10_000);
+        let now = at_rate(&mut window, 10, now);
+        let now = at_rate(&mut window, 10, now);
         at_rate(&mut window, 10, now);
         assert!((128..200).contains(&window.size(32)), "{window:?}");
     }

@@ -29,6 +29,12 @@ fn a_signal_finishes_what_is_in_hand_and_the_next_run_goes_on() {
     assert_eq!(place.begun(), 0, "what was given back is nobody's fault");
 
     let ended = run(place.stream("echo", &SLOW));
+    // Whoever opens the table closes it, too, and so it is looked at first.
+    let log = place.path("answers.db-wal");
+    assert!(
+        !std::path::Path::new(&log).exists(),
+        "the file is not whole"
+    );
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
     assert_eq!(ended.count("duplicate"), first.len());
     let rows = place.rows();
@@ -115,7 +121,7 @@ fn a_summary_has_the_cost_and_wrong_settings_end_it_at_once() {
     for (args, named) in [
         (&["--allow", "ftp://a"][..], "--allow"),
         (&["--fetch-timeout", "0s"], "--fetch-timeout"),
-        (&["--price-per-hour", "-1"], "--price-per-hour"),
+        (&["--price-per-hour=-1"], "--price-per-hour"),
         (&["--attempts", "0"], "--attempts"),
         (&["--option", "sleep=soon"], "sleep"),
     ] {

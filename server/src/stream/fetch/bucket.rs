@@ -8,8 +8,11 @@ use std::{
 
 use futures::{StreamExt, TryStreamExt};
 use object_store::{
-    ClientOptions, Error, ObjectStore, ObjectStoreExt, RetryConfig, aws::AmazonS3Builder,
-    azure::MicrosoftAzureBuilder, gcp::GoogleCloudStorageBuilder, path::Path,
+    ClientConfigKey, Error, ObjectStore, ObjectStoreExt, RetryConfig,
+    aws::{AmazonS3Builder, AmazonS3ConfigKey},
+    azure::{AzureConfigKey, MicrosoftAzureBuilder},
+    gcp::{GoogleCloudStorageBuilder, GoogleConfigKey},
+    path::Path,
 };
 use url::Url;
 
@@ -53,8 +56,9 @@ impl Buckets {
     }
 
     fn build(&self, scheme: &str, bucket: &str) -> Result<Arc<dyn ObjectStore>, Error> {
-        // Whether `http` will do is the environment's to say (AWS_ALLOW_HTTP), as where the store is.
-        let client = ClientOptions::new().with_timeout(self.timeout);
+        // All else of the client, such as whether `http` will do, is the environment's to say (AWS_ALLOW_HTTP).
+        let timeout = humantime::format_duration(self.timeout).to_string();
+        let key = ClientConfigKey::Timeout;
         let retry = RetryConfig {
             max_retries: RETRIES,
             retry_timeout: self.timeout,
@@ -64,21 +68,21 @@ impl Buckets {
             "s3" => Arc::new(
                 AmazonS3Builder::from_env()
                     .with_bucket_name(bucket)
-                    .with_client_options(client)
+                    .with_config(AmazonS3ConfigKey::Client(key), timeout)
                     .with_retry(retry)
                     .build()?,
             ),
             "gs" => Arc::new(
                 GoogleCloudStorageBuilder::from_env()
                     .with_bucket_name(bucket)
-                    .with_client_options(client)
+                    .with_config(GoogleConfigKey::Client(key), timeout)
                     .with_retry(retry)
                     .build()?,
             ),
             _ => Arc::new(
                 MicrosoftAzureBuilder::from_env()
                     .with_container_name(bucket)
-                    .with_client_options(client)
+                    .with_config(AzureConfigKey::Client(key), timeout)
                     .with_retry(retry)
                     .build()?,
             ),
@@ -133,7 +137,7 @@ impl From<Error> for FetchError {
 
 /// What went wrong, without the store's own words, which have URLs in them, with signatures.
 fn brief(error: &Error) -> String {
-    match error {
+    let kind = match error {
         Error::NotFound { .. } => "not found",
         Error::InvalidPath { .. } => "expected the name of an object",
         Error::PermissionDenied { .. } => "the store denies permission",
@@ -141,7 +145,21 @@ fn brief(error: &Error) -> String {
         Error::NotSupported { .. } | Error::UnknownConfigurationKey { .. } => {
             "the store is not configured (AWS_..., GOOGLE_..., AZURE_...)"
         }
-        _ => "the store does not answer as it should",
+        _ => {
+            let cause = innermost(error);
+            return match cause.contains(['?', '<']) || cause.contains("://") {
+                true => "the store does not answer as it should".into(),
+                false => format!("the store does not answer as it should: {cause}"),
+            };
+        }
+    };
+    kind.into()
+}
+
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut error = error;
+    while let Some(source) = error.source() {
+        error = source;
     }
-    .into()
+    error.to_string()
 }

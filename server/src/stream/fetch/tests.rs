@@ -156,10 +156,9 @@ async fn what_a_server_says_is_not_believed() {
         async move { fetcher.fetch(&uri).await }
     };
     let fetched = fetch("/ok/a?X-Signature=secret#b").await.unwrap();
-    assert_eq!(
-        (fetched.bytes, fetched.etag),
-        ("image".into(), Some("\"7\"".into()))
-    );
+    assert_eq!(fetched.bytes, "image");
+    assert_eq!(fetched.etag.as_deref(), Some("\"7\""));
+    drop(fetched);
     for (path, reason) in [
         ("/secret", "not allowed"),
         ("/ok/../secret", "not allowed"),
@@ -207,7 +206,7 @@ async fn a_name_that_leads_elsewhere_the_next_time_gains_nothing() {
     let port: u16 = server.rsplit(':').next().unwrap().parse().unwrap();
     let times = Arc::new(AtomicUsize::new(0));
     let asked = Arc::clone(&times);
-    // At first an address of a network for documentation, which is nowhere; then this machine.
+    // At first an address where nobody answers in time; then this machine.
     let look_up = move |_| {
         let address = match asked.fetch_add(1, Ordering::SeqCst) {
             0 => "[2620:4f:8000::1]:0",

@@ -28,7 +28,7 @@ impl FromStr for Prefix {
                 "--allow: expected a folder, https://HOST/PATH, s3://BUCKET/PATH or https:, got {text:?}"
             )
         };
-        let bare = text.trim_end_matches('/').strip_suffix(':');
+        let bare = text.strip_suffix("//").unwrap_or(text).strip_suffix(':');
         if let Some(scheme) = bare.filter(|scheme| REMOTE.contains(scheme)) {
             return Ok(Self::Scheme(scheme.into()));
         }

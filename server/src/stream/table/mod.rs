@@ -48,4 +48,9 @@ pub trait Table: Send + Sync {
     /// Writes rows in one transaction, and gives what came of each, in their order, once that is durable. Ids among them
     /// are distinct. A row whose key is there is left out; the one that is there stays as it is.
     fn write(&self, rows: Arc<[Row]>) -> BoxFuture<'_, Result<Vec<Written>, TableError>>;
+
+    /// Nothing is asked of it any more: what it keeps is left in order.
+    fn close(&self) -> BoxFuture<'_, Result<(), TableError>> {
+        Box::pin(async { Ok(()) })
+    }
 }

@@ -132,6 +132,14 @@ impl Table for Sqlite {
     fn write(&self, rows: Arc<[Row]>) -> BoxFuture<'_, Result<Vec<Written>, TableError>> {
         self.ask(move |database| database.write(&rows))
     }
+
+    fn close(&self) -> BoxFuture<'_, Result<(), TableError>> {
+        self.ask(|database| {
+            // What closes a database puts its log into the file, which then may be copied alone.
+            database.connection = Connection::open_in_memory()?;
+            Ok(())
+        })
+    }
 }
 
 impl Database {
