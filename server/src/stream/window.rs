@@ -59,6 +59,11 @@ impl Window {
         }
     }
 
+    /// Nothing is in hand: this time says nothing of how fast things go.
+    pub fn idle(&mut self, now: Instant) {
+        self.last = now;
+    }
+
     /// Bytes in hand have reached their bound, with so many messages.
     pub fn pressed(&mut self, in_hand: usize, now: Instant) {
         let lately = |last: Instant| now.saturating_duration_since(last) < PAUSE;
@@ -125,6 +130,19 @@ mod tests {
         let mut window = Window::new(10_000, Some(3000 * MS), now);
         at_rate(&mut window, 50, now);
         assert!((45..=55).contains(&window.size(32)), "{window:?}");
+    }
+
+    #[test]
+    fn a_source_that_has_nothing_makes_nobody_slow() {
+        let now = Instant::now();
+        let mut window = Window::new(10_000, Some(3000 * MS), now);
+        let now = at_rate(&mut window, 1000, now);
+        let size = window.size(32);
+        let now = now + 3_600_000 * MS;
+        window.idle(now);
+        assert_eq!(window.size(32), size);
+        at_rate(&mut window, 1000, now);
+        assert!(window.size(32).abs_diff(size) < 10, "{window:?}");
     }
 
     #[test]

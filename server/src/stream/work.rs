@@ -1,10 +1,12 @@
 //! One message, from its delivery to its row: fetch, answer, or why there is no answer.
 
 use std::{
+    panic::AssertUnwindSafe,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
+use futures::FutureExt;
 use galley_core::{Input, Output};
 use tokio::sync::{RwLockReadGuard, RwLockWriteGuard, mpsc};
 
@@ -50,7 +52,10 @@ impl Worker {
         delivered: Instant,
     ) {
         let id = &message.body.id;
-        let row = match self.work(&message).await {
+        // A bug that ends one message's work must not leave it in hand for ever.
+        let work = AssertUnwindSafe(self.work(&message)).catch_unwind();
+        let panicked = |_| Worked::Failed(start(&message), "working on it failed".into());
+        let row = match work.await.unwrap_or_else(panicked) {
             Worked::Row(row) => row,
             Worked::Failed(row, reason) if message.deliveries >= self.config.attempts => gave_up(
                 *row,

@@ -282,8 +282,11 @@ impl Worker {
         let mut hand = self.hand();
         let messages = ended - hand.measured;
         hand.measured = ended;
-        hand.window.finished(messages as usize, batch, now);
         let in_hand = hand.ledger.len();
+        match messages == 0 && in_hand == 0 {
+            true => hand.window.idle(now),
+            false => hand.window.finished(messages as usize, batch, now),
+        }
         if short {
             hand.window.pressed(in_hand, now);
         }

@@ -9,7 +9,7 @@ use axum::{
     response::{IntoResponse, Redirect},
     routing::get,
 };
-use futures::stream;
+use futures::{StreamExt, stream};
 use tokio::net::TcpListener;
 
 use super::*;
@@ -17,10 +17,14 @@ use super::*;
 const MAX_BODY: u64 = 1000;
 
 fn fetcher(allow: &[String], any_file: bool) -> Fetcher {
+    fetcher_within(allow, any_file, Duration::from_secs(60))
+}
+
+fn fetcher_within(allow: &[String], any_file: bool, timeout: Duration) -> Fetcher {
     let limits = FetchLimits {
         max_body: MAX_BODY,
         max_buffered: 10 * MAX_BODY,
-        timeout: Duration::from_secs(60),
+        timeout,
     };
     let guard = Guard::new(allow, any_file).unwrap();
     Fetcher::new(guard, limits, PublicOnly::of_system()).unwrap()
@@ -140,6 +144,10 @@ async fn server() -> String {
         .route("/ok/endless", get(endless))
         .route("/ok/huge", get(huge))
         .route("/secret", get(|| async { "secret" }));
+    serve(app).await
+}
+
+async fn serve(app: Router) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move { axum::serve(listener, app).await });
@@ -180,11 +188,37 @@ async fn what_a_server_says_is_not_believed() {
 }
 
 #[tokio::test]
+async fn servers_that_take_for_ever_are_not_waited_for() {
+    let drip = || async {
+        let first = stream::once(async { Ok::<_, Infallible>("begins") });
+        Body::from_stream(first.chain(stream::pending()))
+    };
+    let app = Router::new()
+        .route("/silent", get(std::future::pending::<StatusCode>))
+        .route("/drip", get(drip));
+    let server = serve(app).await;
+    let fetcher = fetcher_within(
+        std::slice::from_ref(&server),
+        false,
+        Duration::from_millis(300),
+    );
+    for path in ["silent", "drip"] {
+        let error = fetcher.fetch(&format!("{server}/{path}")).await;
+        let error = error.unwrap_err();
+        assert!(
+            matches!(&error, FetchError::Passing(why) if why.contains("timeout")),
+            "{error:?}"
+        );
+    }
+    assert_eq!(fetcher.budget().taken(), 0);
+}
+
+#[tokio::test]
 async fn names_of_this_network_reach_nothing_and_errors_keep_secrets() {
     let server = server().await;
     let port = server.rsplit(':').next().unwrap();
     let named = format!("http://localhost:{port}");
-    let fetcher = fetcher(&[named.clone()], false);
+    let fetcher = fetcher(std::slice::from_ref(&named), false);
     let uri = format!("{named}/secret?X-Signature=hidden");
     let refusal = refused(fetcher.fetch(&uri).await);
     assert!(refusal.contains("not a public address"), "{refusal}");

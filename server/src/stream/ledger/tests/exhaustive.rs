@@ -25,6 +25,7 @@ fn in_every_small_world_the_promise_holds() {
                 }
             }
         }
+        println!("{} worlds of {ids:?}", seen.len());
         assert!(seen.len() > 1000, "only {} worlds", seen.len());
     }
 }
