@@ -8,7 +8,7 @@ use std::{
 
 use futures::FutureExt;
 use galley_core::{Input, Output};
-use tokio::sync::{RwLockReadGuard, RwLockWriteGuard, mpsc};
+use tokio::sync::mpsc;
 
 use super::{
     fetch::{FetchError, Held},
@@ -16,7 +16,7 @@ use super::{
     message::{Message, Payload},
     row::{Row, Standing, Status, Written},
     worker::Worker,
-    writer::Done,
+    writer::{Alone, Done},
 };
 use crate::{engine::InferError, metrics::Stage};
 
@@ -37,12 +37,6 @@ enum Worked {
     Left,
 }
 
-/// A turn at being answered.
-enum Turn<'a> {
-    Shared { _turn: RwLockReadGuard<'a, ()> },
-    Alone { _turn: RwLockWriteGuard<'a, ()> },
-}
-
 impl Worker {
     /// Works on a message until it has a row, or is given back.
     pub(super) async fn handle(
@@ -53,7 +47,8 @@ impl Worker {
     ) {
         let id = &message.body.id;
         // A bug that ends one message's work must not leave it in hand for ever.
-        let work = AssertUnwindSafe(self.work(&message)).catch_unwind();
+        let mut turn = None;
+        let work = AssertUnwindSafe(self.work(&message, &mut turn)).catch_unwind();
         let panicked = |_| Worked::Failed(start(&message), "working on it failed".into());
         let row = match work.await.unwrap_or_else(panicked) {
             Worked::Row(row) => row,
@@ -73,6 +68,7 @@ impl Worker {
             row: *row,
             delivered,
             answered: Instant::now(),
+            turn,
         };
         // Without a writer nothing can be done any more, and whoever ends the worker knows.
         let _ = done.send(done_row).await;
@@ -88,7 +84,8 @@ impl Worker {
             .unwrap_or_default()
     }
 
-    async fn work(&self, message: &Message) -> Worked {
+    /// A suspect's `turn` alone is its caller's to end: until its row is committed another's death would count against it.
+    async fn work(&self, message: &Message, turn: &mut Option<Alone>) -> Worked {
         let id = &message.body.id;
         if message.deliveries > 1 {
             // Its row may be there, and only its acknowledgement lost.
@@ -129,27 +126,27 @@ impl Worker {
                 }
             }
         };
-        let turn = match message.suspect {
-            false => Turn::Shared {
-                _turn: self.alone.read().await,
-            },
+        let shared = match message.suspect {
+            false => Some(self.alone.read().await),
             true => {
-                let turn = self.alone.write().await;
-                let ask = || self.table().begin(vec![id.clone()]);
-                match self.ask(ask).await.as_deref() {
-                    Some([times]) if *times > self.config.attempts => {
-                        let died = times.saturating_sub(1);
-                        let reason = format!("{died} processes died while they had it in hand");
-                        return Worked::Row(gave_up(*row, reason));
-                    }
-                    Some(_) => {}
-                    None => return Worked::Left,
-                }
-                Turn::Alone { _turn: turn }
+                *turn = Some(Arc::clone(&self.alone).write_owned().await);
+                None
             }
         };
+        if message.suspect {
+            let ask = || self.table().begin(vec![id.clone()]);
+            match self.ask(ask).await.as_deref() {
+                Some([times]) if *times > self.config.attempts => {
+                    let died = times.saturating_sub(1);
+                    let reason = format!("{died} processes died while they had it in hand");
+                    return Worked::Row(gave_up(*row, reason));
+                }
+                Some(_) => {}
+                None => return Worked::Left,
+            }
+        }
         let worked = self.answer(input, row).await;
-        drop((turn, held));
+        drop((shared, held));
         worked
     }
 

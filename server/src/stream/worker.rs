@@ -49,7 +49,7 @@ pub struct Worker {
     /// Turns at fetching.
     pub(super) fetches: Semaphore,
     /// Taken by all for as long as they are answered, and by a suspect alone.
-    pub(super) alone: RwLock<()>,
+    pub(super) alone: Arc<RwLock<()>>,
     /// Cancelled when nothing more can be done, with why.
     failed: CancellationToken,
     failure: OnceLock<String>,
@@ -90,7 +90,7 @@ impl Worker {
             ended: AtomicU64::new(0),
             span: Mutex::new(None),
             fetches: Semaphore::new(config.fetches),
-            alone: RwLock::new(()),
+            alone: Arc::default(),
             failed: CancellationToken::new(),
             failure: OnceLock::new(),
             config,

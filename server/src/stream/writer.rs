@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedRwLockWriteGuard, mpsc};
 
 use super::{
     row::{Row, Written},
@@ -25,7 +25,12 @@ pub(super) struct Done {
     pub(super) delivered: Instant,
     /// When its answer was there.
     pub(super) answered: Instant,
+    /// Nobody else is answered before it is committed.
+    pub(super) turn: Option<Alone>,
 }
+
+/// A turn at being answered alone.
+pub(super) type Alone = OwnedRwLockWriteGuard<()>;
 
 /// Writes rows until nobody sends any more.
 pub(super) async fn run(worker: Arc<Worker>, mut rows: mpsc::Receiver<Done>) {
@@ -61,7 +66,9 @@ async fn gather(worker: &Worker, rows: &mut mpsc::Receiver<Done>) -> Option<Vec<
     }
     let moment = tokio::time::sleep(GATHER);
     tokio::pin!(moment);
-    while done.len() < MAX_ROWS.min(worker.in_hand()) {
+    // Where one is alone there are no others to come.
+    let is_alone = |done: &[Done]| done.iter().any(|done| done.turn.is_some());
+    while !is_alone(&done) && done.len() < MAX_ROWS.min(worker.in_hand()) {
         let room = MAX_ROWS - done.len();
         tokio::select! {
             more = rows.recv_many(&mut done, room) => if more == 0 { break },
