@@ -12,7 +12,7 @@ use metrics_exporter_prometheus::{
     BuildError, Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
 };
 
-pub use stream::{Stage, StreamMetrics};
+pub use stream::{Stage, StreamMetrics, StreamOutcome};
 
 /// Buckets of durations in seconds: 100 us to 60 s.
 const DURATION_BUCKETS: [f64; 18] = [

@@ -5,7 +5,47 @@ use std::time::Duration;
 use metrics::{Counter, Gauge, Histogram, Label, Unit};
 
 use super::Registry;
-use crate::stream::outcome::Outcome;
+
+/// How a delivery ended; the label `outcome`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum StreamOutcome {
+    /// Its row was written: an answer.
+    Written,
+    /// Its row was there already.
+    Duplicate,
+    /// Its row was written: it cannot be answered, however often it is tried.
+    Refused,
+    /// Its row was written: it was tried too often.
+    GaveUp,
+    /// It has no row and was given back, to be delivered again.
+    Returned,
+    /// There is a row of its id for another input, which stays as it is.
+    Conflict,
+}
+
+impl StreamOutcome {
+    /// All of them, each at the place of its variant.
+    pub const ALL: [Self; 6] = [
+        Self::Written,
+        Self::Duplicate,
+        Self::Refused,
+        Self::GaveUp,
+        Self::Returned,
+        Self::Conflict,
+    ];
+
+    /// Its word.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Written => "written",
+            Self::Duplicate => "duplicate",
+            Self::Refused => "refused",
+            Self::GaveUp => "gave_up",
+            Self::Returned => "returned",
+            Self::Conflict => "conflict",
+        }
+    }
+}
 
 /// What a message's time goes into; the label `stage`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +69,7 @@ const STAGES: [(Stage, &str); 4] = [
 
 /// The metrics of one recipe's stream, registered once so that recording costs no look-up.
 pub struct StreamMetrics {
-    messages: [Counter; Outcome::ALL.len()],
+    messages: [Counter; StreamOutcome::ALL.len()],
     stages: [Histogram; STAGES.len()],
     /// Bytes of inputs that were read.
     pub bytes: Counter,
@@ -55,7 +95,7 @@ impl std::fmt::Debug for StreamMetrics {
 
 impl StreamMetrics {
     /// Counts messages that have ended so.
-    pub fn ended(&self, outcome: Outcome, count: u64) {
+    pub fn ended(&self, outcome: StreamOutcome, count: u64) {
         self.messages[outcome as usize].increment(count);
     }
 
@@ -71,7 +111,7 @@ impl Registry {
         let label = || Label::new("recipe", recipe);
         self.describe_stream();
         StreamMetrics {
-            messages: Outcome::ALL.map(|outcome| {
+            messages: StreamOutcome::ALL.map(|outcome| {
                 let labels = vec![label(), Label::new("outcome", outcome.name())];
                 self.counter("galley_stream_messages_total", labels)
             }),
@@ -141,7 +181,7 @@ mod tests {
         for (place, (stage, _)) in STAGES.iter().enumerate() {
             assert_eq!(*stage as usize, place);
         }
-        for (place, outcome) in Outcome::ALL.iter().enumerate() {
+        for (place, outcome) in StreamOutcome::ALL.iter().enumerate() {
             assert_eq!(*outcome as usize, place);
         }
     }

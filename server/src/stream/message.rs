@@ -11,7 +11,7 @@ use galley_core::InputKind;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
-use super::source::SourceError;
+use super::guard::scheme;
 use crate::predict::json_or_text;
 
 /// A message as delivered, perhaps not for the first time.
@@ -36,6 +36,17 @@ impl fmt::Debug for Message {
             .field("suspect", &self.suspect)
             .finish_non_exhaustive()
     }
+}
+
+/// Why a source does not deliver, or was not told.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SourceError {
+    /// It cannot be reached now; worth trying again.
+    #[error("the source cannot be reached: {0}")]
+    Unavailable(String),
+    /// It will not work as it is: it cannot be read, or is not what it should be.
+    #[error("{0}")]
+    Broken(String),
 }
 
 /// Tells the source what became of one delivery. Each may fail without harm: what was not acknowledged is delivered again,
@@ -100,8 +111,31 @@ impl Body {
             (_, InputKind::File) => (None, Payload::Uri(text.to_owned())),
             (_, InputKind::Json) => (None, Payload::Inline(json_or_text(text.to_owned()))),
         };
-        let id = id.or(own).unwrap_or_else(|| digest(text.as_bytes()));
+        let input = payload.uri().unwrap_or(text);
+        let id = id.or(own).unwrap_or_else(|| digest(input.as_bytes()));
         Self { id, payload }
+    }
+
+    /// With an absolute path in place of a relative one, which in another folder would be another file.
+    pub fn absolute(self) -> Self {
+        let Payload::Uri(uri) = &self.payload else {
+            return self;
+        };
+        let path = match scheme(uri) {
+            None => std::path::absolute(uri).ok(),
+            Some(_) => None,
+        };
+        let Some(path) = path.as_ref().and_then(|path| path.to_str()) else {
+            return self;
+        };
+        let id = match self.id == digest(uri.as_bytes()) {
+            true => digest(path.as_bytes()),
+            false => self.id,
+        };
+        Self {
+            id,
+            payload: Payload::Uri(path.to_owned()),
+        }
     }
 }
 
@@ -168,6 +202,21 @@ mod tests {
                 payload: Payload::Inline(json!({"text": "a", "x": 1}))
             }
         );
+    }
+
+    #[test]
+    fn relative_paths_become_absolute_and_with_them_their_ids() {
+        let of = |text: &str| Body::parse(text, None, InputKind::File).absolute();
+        let here = std::env::current_dir().unwrap().join("a.jpg");
+        let here = here.to_str().unwrap();
+        assert_eq!(of("a.jpg"), of(here));
+        assert_eq!(of("./a.jpg").payload, Payload::Uri(here.into()));
+        assert_eq!(of(r#"{"uri": "a.jpg"}"#), of(here));
+        assert_eq!(of(r#"{"id": "7", "uri": "a.jpg"}"#).id, "7");
+        for uri in ["/b/../a.jpg", "https://host/a.jpg", "file:a.jpg"] {
+            let body = Body::parse(uri, None, InputKind::File);
+            assert_eq!(body.clone().absolute(), body);
+        }
     }
 
     #[test]

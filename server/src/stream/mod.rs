@@ -16,7 +16,6 @@ mod args;
 pub mod config;
 pub mod fetch;
 pub mod guard;
-mod keeper;
 pub mod ledger;
 pub mod message;
 pub mod outcome;
@@ -27,9 +26,7 @@ pub mod source;
 pub mod table;
 pub mod tally;
 pub mod window;
-mod work;
 pub mod worker;
-mod writer;
 
 pub use args::StreamArgs;
 pub use config::StreamConfig;

@@ -13,12 +13,11 @@ use super::{
     config::{SourceConfig, StreamConfig, TableConfig},
     fetch::Fetcher,
     guard::resolver::PublicOnly,
-    keeper,
     outcome::Outcome,
     source::{Source, list::List},
     table::{Sqlite, Table},
     tally::Tally,
-    worker::Worker,
+    worker::{Worker, keeper},
 };
 use crate::{
     engine::{Device, Engine},

@@ -161,7 +161,7 @@ impl Guard {
 }
 
 /// The scheme of a URI, in lower case; none if it is a path.
-fn scheme(uri: &str) -> Option<String> {
+pub(super) fn scheme(uri: &str) -> Option<String> {
     let uri = uri.trim_start_matches(|c: char| c <= ' ');
     let (scheme, _) = uri.split_once(':')?;
     let is_scheme = scheme.starts_with(|c: char| c.is_ascii_alphabetic())

@@ -51,7 +51,7 @@ fn next(lines: &mut impl BufRead, kind: InputKind) -> io::Result<Option<Body>> {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         match std::str::from_utf8(line) {
             Ok("") => {}
-            Ok(text) => return Ok(Some(Body::parse(text, None, kind))),
+            Ok(text) => return Ok(Some(Body::parse(text, None, kind).absolute())),
             Err(_) => return Ok(Some(malformed(line, "expected UTF-8".into()))),
         }
     }
@@ -80,7 +80,8 @@ mod tests {
         while let Some(body) = next(&mut lines, InputKind::File).unwrap() {
             payloads.push(body.payload);
         }
-        let uri = |uri: &str| Payload::Uri(uri.into());
+        let here = std::env::current_dir().unwrap();
+        let uri = |name: &str| Payload::Uri(here.join(name).to_str().unwrap().into());
         assert_eq!(payloads[..2], [uri("a.jpg"), uri("b.jpg")]);
         assert!(matches!(&payloads[2], Payload::Malformed(why) if why.contains("UTF-8")));
         assert!(matches!(&payloads[3], Payload::Malformed(why) if why.contains("bytes")));

@@ -279,7 +279,7 @@ async fn until(time: Option<Instant>) {
 
 fn of_table(error: TableError) -> SourceError {
     match error {
-        TableError::Unavailable(reason) => SourceError::Unavailable(reason),
+        TableError::Unavailable(_) => SourceError::Unavailable(error.to_string()),
         TableError::Broken(reason) => SourceError::Broken(reason),
     }
 }

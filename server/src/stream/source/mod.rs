@@ -8,17 +8,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 
 use super::message::Message;
-
-/// Why a source does not deliver, or was not told.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum SourceError {
-    /// It cannot be reached now; worth trying again.
-    #[error("the source cannot be reached: {0}")]
-    Unavailable(String),
-    /// It will not work as it is: it cannot be read, or is not what it should be.
-    #[error("{0}")]
-    Broken(String),
-}
+pub use super::message::SourceError;
 
 /// What a source gives.
 #[derive(Debug)]

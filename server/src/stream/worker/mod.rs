@@ -1,6 +1,10 @@
 //! A worker: pulls messages as far as its window has room, works on all of them at once, and ends when there are no more
 //! or it is told to.
 
+pub(super) mod keeper;
+mod work;
+mod writer;
+
 use std::{
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
@@ -14,6 +18,7 @@ use futures::future::{BoxFuture, join_all};
 use tokio::sync::{Notify, RwLock, Semaphore, mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use self::writer::Done;
 use super::{
     config::WorkConfig,
     fetch::Fetcher,
@@ -25,7 +30,6 @@ use super::{
     table::{Table, TableError},
     tally::Tally,
     window::Window,
-    writer::{self, Done},
 };
 use crate::{engine::Served, signals::Signals};
 
@@ -34,9 +38,9 @@ const PAUSES: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(5
 
 /// Works on messages.
 pub struct Worker {
-    pub(super) served: Arc<Served>,
-    pub(super) fetcher: Fetcher,
-    pub(super) config: WorkConfig,
+    served: Arc<Served>,
+    fetcher: Fetcher,
+    config: WorkConfig,
     table: Arc<dyn Table>,
     tally: Arc<Tally>,
     hand: Mutex<Hand>,
@@ -47,9 +51,9 @@ pub struct Worker {
     /// The first delivery, and the last commit.
     span: Mutex<Option<(Instant, Instant)>>,
     /// Turns at fetching.
-    pub(super) fetches: Semaphore,
+    fetches: Semaphore,
     /// Taken by all for as long as they are answered, and by a suspect alone.
-    pub(super) alone: Arc<RwLock<()>>,
+    alone: Arc<RwLock<()>>,
     /// Cancelled when nothing more can be done, with why.
     failed: CancellationToken,
     failure: OnceLock<String>,
@@ -202,12 +206,12 @@ impl Worker {
     }
 
     /// Whether work on a message begins: it does not if it was given back meanwhile.
-    pub(super) fn begin(&self, id: &str) -> bool {
+    fn begin(&self, id: &str) -> bool {
         self.hand().ledger.begin(id)
     }
 
     /// The table has committed a message's row, or has one: its deliveries are acknowledged.
-    pub(super) async fn settle(&self, id: &str, status: Status, written: Written) {
+    async fn settle(&self, id: &str, status: Status, written: Written) {
         let ended = self.hand().ledger.commit(id, status, written);
         self.ended.fetch_add(ended.len() as u64, Ordering::Relaxed);
         if let Some((_, last)) = self.span().as_mut() {
@@ -223,7 +227,7 @@ impl Worker {
     }
 
     /// A message has no row: it is to be delivered again.
-    pub(super) async fn return_one(&self, id: &str, delay: Option<Duration>) {
+    async fn return_one(&self, id: &str, delay: Option<Duration>) {
         let receipts = self.hand().ledger.give_back(id);
         self.give_back(receipts, delay).await;
     }
@@ -240,7 +244,7 @@ impl Worker {
     }
 
     /// Asks the table for as long as it cannot be reached. None if it will not work any more.
-    pub(super) async fn ask<'a, T>(
+    async fn ask<'a, T>(
         &self,
         ask: impl Fn() -> BoxFuture<'a, Result<T, TableError>>,
     ) -> Option<T> {
@@ -263,7 +267,7 @@ impl Worker {
     }
 
     /// Nothing more can be done.
-    pub(super) fn fail(&self, reason: String) {
+    fn fail(&self, reason: String) {
         // The first reason is the one that the others follow from.
         let _ = self.failure.set(reason);
         self.failed.cancel();
@@ -274,7 +278,7 @@ impl Worker {
     }
 
     /// Looks at what has happened since the last time.
-    pub(super) fn measure(&self, now: Instant) {
+    fn measure(&self, now: Instant) {
         let ended = self.ended.load(Ordering::Relaxed);
         let batch = self.served.max_batch_size();
         let short = self.fetcher.budget().was_short();
@@ -301,19 +305,19 @@ impl Worker {
     }
 
     /// What is to be renewed at the source.
-    pub(super) fn renew(&self, interval: Duration, now: Instant) -> Vec<Arc<dyn Receipt>> {
+    fn renew(&self, interval: Duration, now: Instant) -> Vec<Arc<dyn Receipt>> {
         self.hand().ledger.renew(interval, now)
     }
 
-    pub(super) fn in_hand(&self) -> usize {
+    fn in_hand(&self) -> usize {
         self.hand().ledger.len()
     }
 
-    pub(super) fn table(&self) -> &Arc<dyn Table> {
+    fn table(&self) -> &Arc<dyn Table> {
         &self.table
     }
 
-    pub(super) fn tally(&self) -> &Tally {
+    fn tally(&self) -> &Tally {
         &self.tally
     }
 

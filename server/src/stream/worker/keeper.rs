@@ -8,7 +8,7 @@ use std::{
 use futures::future::join_all;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::worker::Worker;
+use super::Worker;
 use crate::metrics::Registry;
 
 const TICK: Duration = Duration::from_millis(100);
@@ -16,7 +16,11 @@ const TICK: Duration = Duration::from_millis(100);
 const UPKEEP: u32 = 10;
 
 /// Never returns.
-pub(super) async fn run(worker: Arc<Worker>, registry: Arc<Registry>, ack_wait: Option<Duration>) {
+pub(in crate::stream) async fn run(
+    worker: Arc<Worker>,
+    registry: Arc<Registry>,
+    ack_wait: Option<Duration>,
+) {
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     for tick in 1u32.. {

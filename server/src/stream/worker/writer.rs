@@ -7,11 +7,11 @@ use std::{
 
 use tokio::sync::{OwnedRwLockWriteGuard, mpsc};
 
-use super::{
-    row::{Row, Written},
-    worker::Worker,
+use super::Worker;
+use crate::{
+    metrics::Stage,
+    stream::row::{Row, Written},
 };
-use crate::metrics::Stage;
 
 /// The most rows of a transaction.
 const MAX_ROWS: usize = 512;

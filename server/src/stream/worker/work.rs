@@ -11,14 +11,19 @@ use galley_core::{Input, Output};
 use tokio::sync::mpsc;
 
 use super::{
-    fetch::{FetchError, Held},
-    guard::shown,
-    message::{Message, Payload},
-    row::{Row, Standing, Status, Written},
-    worker::Worker,
+    Worker,
     writer::{Alone, Done},
 };
-use crate::{engine::InferError, metrics::Stage};
+use crate::{
+    engine::InferError,
+    metrics::Stage,
+    stream::{
+        fetch::{FetchError, Held},
+        guard::shown,
+        message::{Message, Payload},
+        row::{Row, Standing, Status, Written},
+    },
+};
 
 /// How long an answer may take: only an engine that hangs takes as long.
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -250,5 +255,5 @@ fn gave_up(row: Row, reason: String) -> Box<Row> {
 }
 
 fn milliseconds(time: Duration) -> f64 {
-    time.as_secs_f64() * 1000.0
+    time.as_micros() as f64 / 1000.0
 }
