@@ -21,10 +21,15 @@ pub struct StreamArgs {
     pub recipe: String,
     /// Where messages come from: a file, or - for stdin. Each line is one: for image recipes a path or URI (file, http, https,
     /// s3, gs, az), for text recipes a text; or an object in JSON with uri or text, and perhaps an id
-    #[arg(long, env = "GALLEY_FROM", value_name = "SOURCE")]
+    #[arg(long, env = "GALLEY_STREAM_FROM", value_name = "SOURCE")]
     pub from: String,
-    /// Where rows go: a file, which becomes an SQLite database
-    #[arg(long, env = "GALLEY_TO", value_name = "TABLE")]
+    /// Where rows go: a file, which becomes an SQLite database, or postgres://USER:PASSWORD@HOST/DATABASE
+    #[arg(
+        long,
+        env = "GALLEY_STREAM_TO",
+        value_name = "TABLE",
+        hide_env_values = true
+    )]
     pub to: String,
     /// What may be fetched: a folder, https://HOST/PATH, s3://BUCKET/PATH, or https: for all public hosts; several separated by
     /// commas. Nothing else is, but that a list may name any file. A host that is not public has to be named by its address

@@ -2,10 +2,10 @@
 
 use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use galley_core::Entry;
 
-use super::{StreamArgs, fetch::FetchLimits, guard::Guard, row::Scope};
+use super::{StreamArgs, fetch::FetchLimits, guard::Guard, row::Scope, table::postgres};
 use crate::{
     config::{self, ModelConfig},
     engine::EngineConfig,
@@ -26,6 +26,8 @@ pub enum SourceConfig {
 pub enum TableConfig {
     /// An SQLite database.
     Sqlite(PathBuf),
+    /// A PostgreSQL database.
+    Postgres(Box<tokio_postgres::Config>),
 }
 
 /// What `galley stream` runs with.
@@ -154,9 +156,17 @@ fn source(from: &str) -> anyhow::Result<SourceConfig> {
 }
 
 fn table(to: &str) -> anyhow::Result<TableConfig> {
-    ensure!(
-        !to.is_empty() && !to.contains("://"),
-        "--to: expected a file, got {to:?}"
-    );
-    Ok(TableConfig::Sqlite(to.into()))
+    match to.split_once("://") {
+        Some(("postgres" | "postgresql", _)) => {
+            let address = postgres::address(to).context("--to")?;
+            Ok(TableConfig::Postgres(Box::new(address)))
+        }
+        Some((scheme, _)) => {
+            bail!("--to: expected a file or postgres://HOST/DATABASE, got {scheme}://...")
+        }
+        None if to.is_empty() => {
+            bail!("--to: expected a file or postgres://HOST/DATABASE, got nothing")
+        }
+        None => Ok(TableConfig::Sqlite(to.into())),
+    }
 }

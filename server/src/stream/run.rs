@@ -15,7 +15,7 @@ use super::{
     guard::resolver::PublicOnly,
     outcome::Outcome,
     source::{Source, list::List},
-    table::{Sqlite, Table},
+    table::{Postgres, Sqlite, Table},
     tally::Tally,
     worker::{Worker, keeper},
 };
@@ -42,6 +42,9 @@ pub async fn open(config: &StreamConfig) -> anyhow::Result<Arc<dyn Table>> {
     );
     match &config.table {
         TableConfig::Sqlite(path) => Ok(Arc::new(Sqlite::open(path, scope)?)),
+        TableConfig::Postgres(address) => {
+            Ok(Arc::new(Postgres::open(*address.clone(), scope).await?))
+        }
     }
 }
 

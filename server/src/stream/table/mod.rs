@@ -13,13 +13,16 @@
 //!   PRIMARY KEY (id, recipe, revision));
 //! ```
 
+pub mod postgres;
 mod sqlite;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
 
-pub use self::sqlite::Sqlite;
+pub use self::{postgres::Postgres, sqlite::Sqlite};
 use super::row::{Row, Standing, Written};
 
 /// Why a table does not do what it was asked for.
