@@ -9,7 +9,12 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use self::model::{AutoSize, BatchingArgs, DtypeArg, ModelArgs};
 
-use crate::{host::Host, pull::PullArgs, recipes_table::RecipesArgs, stream::StreamArgs};
+use crate::{
+    host::Host,
+    pull::PullArgs,
+    recipes_table::RecipesArgs,
+    stream::{StreamCommand, broker::feed::FeedArgs},
+};
 
 /// Serve models over HTTP, batching the requests of many callers, and measure what serving costs.
 ///
@@ -27,7 +32,7 @@ pub struct Cli {
         long,
         global = true,
         env = "GALLEY_LOG",
-        default_value = "info,goose=warn",
+        default_value = "info,goose=warn,async_nats=warn",
         value_name = "FILTER",
         help_heading = "Logging"
     )]
@@ -77,7 +82,7 @@ pub enum Command {
   cat lines.txt | galley predict deepsegment_en -
   galley predict efficientnet_b0 --weights synthetic:1000 --raw pixels.safetensors")]
     Predict(PredictArgs),
-    /// Answer what a list names, each once, into a table
+    /// Answer what a list or a queue names, each once, into a table
     ///
     /// Every message gets one row in the table galley_answers: its answer, or why there is none. What has a row is not done
     /// again, so a run that was interrupted, however that was, goes on where it was. Ctrl-C or SIGTERM finishes what is in hand.
@@ -86,8 +91,18 @@ pub enum Command {
   ls *.jpg | galley stream efficientnet_lite0 --from - --to answers.db
   galley stream efficientnet_lite0 --from uris.txt --to answers.db --allow s3://my-images/
   galley stream deepsegment_en --from texts.txt --to answers.db --metrics-port 9090
+  galley stream setup efficientnet_lite0 --from nats://localhost/IMAGES
+  galley stream efficientnet_lite0 --from nats://localhost/IMAGES --to postgres://me@localhost/answers --allow s3://my-images/
   sqlite3 answers.db 'select uri, status, answer from galley_answers'")]
-    Stream(Box<StreamArgs>),
+    Stream(StreamCommand),
+    /// Publish a list to a stream of NATS JetStream, for `galley stream`
+    ///
+    /// Each line goes under an id, its own if it is an object in JSON that has one, or else its digest: what is published twice
+    /// is one message. Ends once the broker has said of each that it has it.
+    #[command(after_help = "Examples:
+  ls /data/*.jpg | galley feed - --to nats://localhost/IMAGES
+  galley feed uris.txt --to nats://localhost/IMAGES --rate 250/s")]
+    Feed(FeedArgs),
     /// List the recipes, their weights and what is present
     Recipes(RecipesArgs),
     /// Download a recipe's weights from the Hugging Face hub

@@ -12,7 +12,10 @@ use galley::{
     log::Log,
     predict, pull, recipes_table, serve, service_links,
     signals::Signals,
-    stream::{self, StreamArgs, StreamConfig},
+    stream::{
+        self, StreamArgs, StreamCommand, StreamConfig,
+        broker::{feed, setup},
+    },
 };
 use galley_core::LoadError;
 
@@ -92,13 +95,15 @@ fn run(command: Command) -> Result<(), Failure> {
             config.start_threads()?;
             Ok(predict::run(&args, &config, &mut std::io::stdout().lock())?)
         }
-        Command::Stream(args) => {
+        Command::Stream(StreamCommand::Run(args)) => {
             log_panics_without_their_message();
             let runtime = tokio::runtime::Runtime::new().map_err(anyhow::Error::from)?;
             let result = runtime.block_on(stream(args));
             runtime.shutdown_background();
             result
         }
+        Command::Stream(StreamCommand::Setup(args)) => Ok(block_on(setup::run(&args))?),
+        Command::Feed(args) => Ok(block_on(feed::run(&args))?),
         Command::Recipes(args) => Ok(recipes_table::run(&args)?),
         Command::Pull(args) => Ok(pull::run(&args)?),
         Command::Bench(args) => match galley_loadgen::run(&args.command, &bench_context()) {
@@ -107,6 +112,17 @@ fn run(command: Command) -> Result<(), Failure> {
         },
         Command::Health(args) => Ok(health::run(&HealthConfig::new(&args).map_err(wrong)?)?),
     }
+}
+
+/// Waits for what needs no more than one thread.
+fn block_on(future: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let result = runtime.block_on(future);
+    // A thread may still read a list that nobody wants.
+    runtime.shutdown_background();
+    result
 }
 
 /// Whether a benchmark ended because nobody reads its output any more.

@@ -6,12 +6,55 @@ use std::{
 };
 
 use bytesize::ByteSize;
-use clap::Args;
+use clap::{ArgMatches, Args, Command, Error, FromArgMatches};
 
+use super::broker::setup::SetupArgs;
 use crate::{
     cli::{BatchingArgs, ModelArgs},
     host::Host,
 };
+
+/// `galley stream`, or what is done once before it.
+///
+/// By hand, as clap's own way would take a setting of the environment, which both may have, for a stream that lacks the rest.
+#[derive(Clone, Debug)]
+pub enum StreamCommand {
+    /// `galley stream setup`.
+    Setup(Box<SetupArgs>),
+    /// `galley stream RECIPE`.
+    Run(Box<StreamArgs>),
+}
+
+impl FromArgMatches for StreamCommand {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, Error> {
+        Ok(match matches.subcommand_matches(SETUP) {
+            Some(matches) => Self::Setup(Box::new(SetupArgs::from_arg_matches(matches)?)),
+            None => Self::Run(Box::new(StreamArgs::from_arg_matches(matches)?)),
+        })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+impl Args for StreamCommand {
+    fn augment_args(command: Command) -> Command {
+        let setup = SetupArgs::augment_args(Command::new(SETUP));
+        StreamArgs::augment_args(command)
+            .subcommand(setup)
+            .subcommand_negates_reqs(true)
+            .args_conflicts_with_subcommands(true)
+            .disable_help_subcommand(true)
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+const SETUP: &str = "setup";
 
 /// `galley stream`.
 #[derive(Args, Clone, Debug)]
@@ -19,10 +62,19 @@ pub struct StreamArgs {
     /// The recipe
     #[arg(env = "GALLEY_RECIPE")]
     pub recipe: String,
-    /// Where messages come from: a file, or - for stdin. Each line is one: for image recipes a path or URI (file, http, https,
-    /// s3, gs, az), for text recipes a text; or an object in JSON with uri or text, and perhaps an id
-    #[arg(long, env = "GALLEY_STREAM_FROM", value_name = "SOURCE")]
+    /// Where messages come from: a file, or - for stdin, each line of which is one; or nats://USER:PASSWORD@HOST:PORT/STREAM, where
+    /// login and port may be left out (tls:// to have it encrypted). A message is for image recipes a path or URI (file, http,
+    /// https, s3, gs, az), for text recipes a text; or an object in JSON with uri or text, and perhaps an id
+    #[arg(
+        long,
+        env = "GALLEY_STREAM_FROM",
+        value_name = "SOURCE",
+        hide_env_values = true
+    )]
     pub from: String,
+    /// The consumer of a NATS stream, which all workers share [default: galley-RECIPE]
+    #[arg(long, env = "GALLEY_STREAM_CONSUMER", value_name = "NAME")]
+    pub consumer: Option<String>,
     /// Where rows go: a file, which becomes an SQLite database, or postgres://USER:PASSWORD@HOST/DATABASE
     #[arg(
         long,

@@ -5,7 +5,14 @@ use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
 use anyhow::{Context, bail, ensure};
 use galley_core::Entry;
 
-use super::{StreamArgs, fetch::FetchLimits, guard::Guard, row::Scope, table::postgres};
+use super::{
+    StreamArgs,
+    broker::{self, Address, setup},
+    fetch::FetchLimits,
+    guard::Guard,
+    row::Scope,
+    table::postgres,
+};
 use crate::{
     config::{self, ModelConfig},
     engine::EngineConfig,
@@ -19,6 +26,8 @@ pub enum SourceConfig {
     Stdin,
     /// Lines of a file.
     File(PathBuf),
+    /// A stream of NATS JetStream, and the name of its consumer.
+    Nats(Address, String),
 }
 
 /// Where rows go.
@@ -92,7 +101,7 @@ impl StreamConfig {
             !args.retry_delays.is_empty(),
             "--retry-delays: expected a time"
         );
-        let source = source(&args.from)?;
+        let source = source(args)?;
         // Whoever wrote the list could read these files anyway; a broker's messages are somebody else's.
         let any_file = matches!(source, SourceConfig::Stdin | SourceConfig::File(_));
         Ok(Self {
@@ -139,18 +148,30 @@ impl StreamConfig {
     }
 }
 
-fn source(from: &str) -> anyhow::Result<SourceConfig> {
+fn source(args: &StreamArgs) -> anyhow::Result<SourceConfig> {
+    let from = &args.from;
+    if broker::is_address(from) {
+        let consumer = setup::consumer_name(args.consumer.as_deref(), &args.recipe)?;
+        return Ok(SourceConfig::Nats(
+            from.parse().context("--from")?,
+            consumer,
+        ));
+    }
+    ensure!(
+        args.consumer.is_none(),
+        "--consumer: only a stream of NATS has one"
+    );
+    // What is an address may hold a password, and is not repeated.
+    if let Some((scheme, _)) = from.split_once("://") {
+        bail!("--from: expected a file, - or nats://HOST/STREAM, got {scheme}://...");
+    }
     if from == "-" {
         return Ok(SourceConfig::Stdin);
     }
     let path = PathBuf::from(from);
     ensure!(
-        !from.contains("://"),
-        "--from: expected a file or -, got {from:?}"
-    );
-    ensure!(
         path.exists() && !path.is_dir(),
-        "--from: expected a file or -, got {from:?}, which is none"
+        "--from: expected a file, - or nats://HOST/STREAM, got {from:?}, which is none"
     );
     Ok(SourceConfig::File(path))
 }

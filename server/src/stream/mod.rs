@@ -6,6 +6,7 @@
 //!
 //! - [`message`] is what a [`source`] delivers, [`row`] what a [`table`] keeps.
 //! - [`ledger`] says what may be acknowledged and [`window`] how much may be in hand. They are pure: no I/O, no clock.
+//! - [`broker`] is NATS JetStream: where it is, setting it up, and feeding it.
 //! - [`guard`] says what may be fetched, and [`fetch`] does it.
 //! - [`worker`] has messages in hand: `work` is one message's way, `writer` the rows' and `keeper` what is to be done every
 //!   so often.
@@ -13,6 +14,7 @@
 //! No other folder knows a broker or a database.
 
 mod args;
+pub mod broker;
 pub mod config;
 pub mod fetch;
 pub mod guard;
@@ -28,6 +30,6 @@ pub mod tally;
 pub mod window;
 pub mod worker;
 
-pub use args::StreamArgs;
+pub use args::{StreamArgs, StreamCommand};
 pub use config::StreamConfig;
 pub use run::{open, run};

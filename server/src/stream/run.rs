@@ -14,7 +14,7 @@ use super::{
     fetch::Fetcher,
     guard::resolver::PublicOnly,
     outcome::Outcome,
-    source::{Source, list::List},
+    source::{Source, list::List, nats::Nats},
     table::{Postgres, Sqlite, Table},
     tally::Tally,
     worker::{Worker, keeper},
@@ -85,7 +85,7 @@ pub async fn run(
 
     let served = engine.recipes().first().context("no recipe")?;
     let tally = Arc::new(Tally::new(registry.stream(config.entry.name)));
-    let source = source(&config, &table, &tally)?;
+    let source = source(&config, &table, &tally).await?;
     let fetcher = Fetcher::new(config.guard, config.fetch, PublicOnly::of_system())?;
     let ack_wait = source.ack_wait();
     let store = (Arc::clone(&table), Arc::clone(&tally));
@@ -106,7 +106,7 @@ pub async fn run(
     }
 }
 
-fn source(
+async fn source(
     config: &StreamConfig,
     table: &Arc<dyn Table>,
     tally: &Arc<Tally>,
@@ -119,6 +119,9 @@ fn source(
             let file =
                 File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
             List::new(BufReader::new(file), kind, table, tally)
+        }
+        SourceConfig::Nats(address, consumer) => {
+            return Ok(Box::new(Nats::open(address, consumer, kind, tally).await?));
         }
     };
     Ok(Box::new(list.context("cannot start a thread")?))

@@ -2,6 +2,7 @@
 
 mod lines;
 pub mod list;
+pub mod nats;
 
 use std::time::Duration;
 
@@ -26,7 +27,12 @@ pub trait Source: Send {
     /// The future may be dropped at any time: what it had taken comes with the next pull, or is given back.
     fn pull(&mut self, room: usize) -> BoxFuture<'_, Result<Pulled, SourceError>>;
 
-    /// No more is pulled: what was taken and has not been delivered is given back.
+    /// No more is pulled: what was taken and has not been delivered is given back, while what was goes on.
+    fn stop(&mut self) -> BoxFuture<'_, Result<(), SourceError>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    /// Nothing more is in hand, and no receipt is used any more.
     fn close(&mut self) -> BoxFuture<'_, Result<(), SourceError>> {
         Box::pin(async { Ok(()) })
     }

@@ -124,6 +124,10 @@ impl Worker {
             () = self.failed.cancelled() => Err(self.failure()),
         };
         let rest = self.hand().ledger.give_back_rest();
+        // First, or the source would deliver to us what we give back.
+        if let Err(error) = source.stop().await {
+            tracing::warn!(%error, "cannot tell the source that no more is wanted");
+        }
         self.give_back(rest, None).await;
         drop(done);
         tasks.close();
