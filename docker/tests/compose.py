@@ -3,12 +3,18 @@
 import pathlib
 import re
 import sys
+from urllib.parse import urlsplit
 
 import yaml
 
+import galley
+
 root = pathlib.Path(sys.argv[1])
 docker = root / "docker"
-services = yaml.safe_load((docker / "compose.yaml").read_text())["services"]
+FROM, TO = "GALLEY_STREAM_FROM", "GALLEY_STREAM_TO"
+# With the defaults of its variables.
+compose = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", (docker / "compose.yaml").read_text())
+services = yaml.safe_load(compose)["services"]
 haproxy = (docker / "haproxy/haproxy.cfg").read_text()
 
 
@@ -17,15 +23,19 @@ def seconds(text):
     return int(number) * {"ms": 0.001, "s": 1, "m": 60}[unit]
 
 
-variables = (root / "server/src/cli.rs").read_text() + (root / "loadgen/src/args.rs").read_text()
+variables = galley.variables(root)
 for name, service in services.items():
-    for variable in service.get("environment", {}):
-        if variable.startswith("GALLEY_"):
-            assert f'"{variable}"' in variables, f"{name}: galley has no variable {variable}"
+    unknown = {v for v in service.get("environment", {}) if v.startswith("GALLEY_")} - variables
+    assert not unknown, f"{name}: galley has no variables {', '.join(sorted(unknown))}"
     for volume in service.get("volumes", []):
         source = volume.split(":")[0]
         if source.startswith("."):
             assert (docker / source).exists(), f"{name}: there is no {source} to mount"
+    hardened = service.get("read_only") and service.get("cap_drop") == ["ALL"]
+    assert hardened or name == "grafana", f"{name} may do what it need not"
+    for other in service.get("depends_on", {}):
+        profiles = set(services[other].get("profiles", service.get("profiles", [])))
+        assert profiles >= set(service.get("profiles", [])), f"{name} runs where {other} does not"
     tag = service["image"].rpartition(":")[2]
     assert tag not in ("", "latest") and "/" not in tag, f"{name}: {service['image']} is no certain version"
 
@@ -36,7 +46,29 @@ for name in ("galley", "galley-cuda"):
     grace = seconds(services[name]["stop_grace_period"])
     assert grace > delay + timeout, f"{name} is killed before it may have drained"
     assert delay > 2 * noticed, f"{name} leaves before HAProxy has noticed"
-    assert services[name]["read_only"], f"{name} may write where it need not"
+
+# The stream: workers, their health check and Prometheus must mean one port, all of them one stream of one broker.
+jobs = yaml.safe_load((docker / "prometheus/prometheus.yml").read_text())["scrape_configs"]
+scraped = {name: sd["port"] for job in jobs for sd in job.get("dns_sd_configs", []) for name in sd["names"]}
+setup = services["stream-setup"]
+nats = (docker / "nats/nats.conf").read_text()
+assert re.search(r"^\s*sync_interval: always$", nats, re.M), "the broker forgets what it has acknowledged"
+store = re.search(r"store_dir: (\S+)", nats)[1]
+assert store in [volume.split(":")[1] for volume in services["nats"]["volumes"]], f"no volume keeps {store}"
+for name in ("stream", "stream-cuda"):
+    worker, environment = services[name], services[name]["environment"]
+    assert seconds(worker["stop_grace_period"]) > seconds(environment["GALLEY_DRAIN_TIMEOUT"]), f"{name} is killed early"
+    port = environment["GALLEY_METRICS_PORT"]
+    assert environment["GALLEY_HEALTH_URL"].endswith(f":{port}"), f"{name}: the health check asks another port"
+    assert str(scraped["stream"]) == port, f"{name}: Prometheus asks another port"
+    assert environment[FROM] == setup["environment"][FROM], f"{name} reads another stream than is set up"
+    source, table = urlsplit(environment[FROM]), urlsplit(environment[TO])
+    assert (source.hostname, table.hostname) == ("nats", "postgres"), f"{name} reads or writes elsewhere"
+    assert re.search(rf"^port: {source.port}$", nats, re.M), f"{name}: the broker listens elsewhere"
+    database = services["postgres"]["environment"]
+    assert (table.username, table.password) == (database["POSTGRES_USER"], database["POSTGRES_PASSWORD"])
+    assert f"galley-{worker['command'][1]}" in setup["command"], f"{name} has another consumer than is set up"
+    assert environment["GALLEY_ALLOW"] in [volume.split(":")[1] for volume in worker["volumes"]]
 # What HAProxy looks for must be there, whichever profile runs.
 for host in set(re.findall(r"server-template \w+ \d+ ([\w-]+):", haproxy)):
     assert host in services and host in services["galley-cuda"]["networks"]["default"]["aliases"], f"there is no {host}"

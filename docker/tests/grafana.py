@@ -12,6 +12,8 @@ import sys
 
 import yaml
 
+import galley
+
 root, rules = map(pathlib.Path, sys.argv[1:])
 grafana = root / "docker/grafana"
 SUFFIXES = r"(?:_bucket|_sum|_count)?"
@@ -38,7 +40,7 @@ compose = yaml.safe_load((root / "docker/compose.yaml").read_text())
 mounts = [volume.split(":")[1] for volume in compose["services"]["grafana"]["volumes"]]
 assert provider["options"]["path"] in mounts, f"compose mounts no {provider['options']['path']}"
 
-registered = metrics_of((root / "server/src/metrics.rs").read_text())
+registered = galley.metrics(root)
 dashboard = json.loads((grafana / "dashboards/galley.json").read_text())
 assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"]), "two panels have one id"
 for panel in dashboard["panels"]:
