@@ -1,9 +1,10 @@
 // Holds custom resources against the schemas of their definitions: node crds.mjs RESOURCES_JSON
 import { readFileSync } from "node:fs";
 import { ScaledObject } from "@kubernetes-models/keda/keda.sh/v1alpha1/ScaledObject";
+import { PodMonitor } from "@kubernetes-models/prometheus-operator/monitoring.coreos.com/v1/PodMonitor";
 import { ServiceMonitor } from "@kubernetes-models/prometheus-operator/monitoring.coreos.com/v1/ServiceMonitor";
 
-const models = { ScaledObject, ServiceMonitor };
+const models = { ScaledObject, PodMonitor, ServiceMonitor };
 const resources = JSON.parse(readFileSync(process.argv[2], "utf8"));
 for (const resource of resources) {
   const Model = models[resource.kind];

@@ -16,9 +16,12 @@ import helm_python as helm
 import kubernetes_validate
 import yaml
 
+import galley
+
 root, custom_file = map(pathlib.Path, sys.argv[1:])
 chart_dir = root / "docker/kubernetes/galley"
-BUILT_IN = {"Deployment", "Service", "HorizontalPodAutoscaler", "PodDisruptionBudget", "NetworkPolicy"}
+FROM, TO = "GALLEY_STREAM_FROM", "GALLEY_STREAM_TO"
+BUILT_IN = {"Deployment", "Service", "HorizontalPodAutoscaler", "PodDisruptionBudget", "NetworkPolicy", "Job"}
 CASES = {
     "as it comes": {},
     "everything": {
@@ -41,8 +44,26 @@ CASES = {
         "nodeSelector": {"gpu": "h100"},
         "tolerations": [{"key": "gpu", "operator": "Exists"}],
         "affinity": {"nodeAffinity": {}},
+        "stream": {
+            "enabled": True,
+            "recipe": "transformers_ner",
+            "urlSecret": "urls",
+            "nats": {"stream": "texts", "consumer": "ner", "monitoring": "nats:8222"},
+            "allow": ["s3://my-images/", "https://img.example.com/"],
+            "env": {"GALLEY_FETCHES": "128"},
+            "extraArgs": ["--max-in-hand", "4096"],
+            "drainSeconds": 300,
+            "autoscaling": {"minReplicas": 1, "maxReplicas": 50},
+            "networkPolicy": {"from": [{"namespaceSelector": {}}]},
+        },
     },
-    "nothing that scales": {"autoscaling": {"mode": "none"}, "networkPolicy": {"enabled": False}, "replicas": 1},
+    "a stream": {"stream": {"enabled": True, "urlSecret": "urls"}},
+    "nothing that scales": {
+        "autoscaling": {"mode": "none"},
+        "networkPolicy": {"enabled": False},
+        "replicas": 1,
+        "stream": {"enabled": True, "urlSecret": "urls", "autoscaling": {"enabled": False}, "replicas": 3},
+    },
 }
 WRONG = {
     "replicas": {"replicas": 0},
@@ -50,6 +71,11 @@ WRONG = {
     "mode": {"autoscaling": {"mode": "often"}},
     "minReplicas": {"autoscaling": {"minReplicas": 5, "maxReplicas": 2}},
     "env": {"env": {"GALLEY_MAX_QUEUE_SIZE": 64}},
+    "urlSecret": {"stream": {"enabled": True}},
+    "stream.autoscaling": {"stream": {"enabled": True, "urlSecret": "u", "autoscaling": {"minReplicas": 5, "maxReplicas": 2}}},
+    "drainSeconds": {"stream": {"drainSeconds": 0}},
+    "allow": {"stream": {"allow": ["s3://a/,s3://b/"]}},
+    "lagThreshold": {"stream": {"autoscaling": {"lagThreshold": "256"}}},
 }
 
 
@@ -63,29 +89,41 @@ def versions():
 
 
 def rendered(chart, values):
+    """The server's parts and the stream's, by kind."""
     texts = chart.render(values, name="demo", namespace="prod")
     documents = [doc for path, text in texts.items() if path.endswith(".yaml") for doc in yaml.safe_load_all(text) if doc]
-    return {document["kind"]: document for document in documents}
+    server, stream = {}, {}
+    for document in documents:
+        part = stream if "-stream" in document["metadata"]["name"] else server
+        assert part.setdefault(document["kind"], document) is document, f"two of the kind {document['kind']}"
+    return server, stream
+
+
+def defaults():
+    return yaml.safe_load((chart_dir / "values.yaml").read_text())
+
+
+def environment(container):
+    unknown = {variable["name"] for variable in container["env"]} - galley.variables(root)
+    assert not unknown, f"galley has no variables {', '.join(sorted(unknown))}"
+    return {variable["name"]: variable.get("value", variable.get("valueFrom")) for variable in container["env"]}
 
 
 def hold_together(found, values):
     """What no schema knows: parts that must agree with each other and with the server."""
     pod = found["Deployment"]["spec"]["template"]
     labels, spec = pod["metadata"]["labels"], pod["spec"]
-    galley = spec["containers"][0]
-    env = {variable["name"]: variable["value"] for variable in galley["env"]}
-    flags = (root / "server/src/cli.rs").read_text()
-    unknown = [name for name in env if f'"{name}"' not in flags]
-    assert not unknown, f"galley serve has no variables {unknown}"
+    container = spec["containers"][0]
+    env = environment(container)
 
     assert spec["enableServiceLinks"] is False, "a Service called galley would set GALLEY_PORT"
     seconds = sum(int(env[name].removesuffix("s")) for name in ("GALLEY_DRAIN_DELAY", "GALLEY_DRAIN_TIMEOUT"))
     assert spec["terminationGracePeriodSeconds"] > seconds, "a pod is killed before it may have drained"
-    assert galley["readinessProbe"]["httpGet"]["path"] == "/readyz", "readiness must end when draining begins"
-    assert galley["livenessProbe"]["httpGet"]["path"] == "/livez", "a replica that drains must not be restarted"
+    assert container["readinessProbe"]["httpGet"]["path"] == "/readyz", "readiness must end when draining begins"
+    assert container["livenessProbe"]["httpGet"]["path"] == "/livez", "a replica that drains must not be restarted"
     # Helm's own defaults, unless the case says otherwise.
     delay = values.get("drain", {}).get("delaySeconds", 10)
-    probe = galley["readinessProbe"]
+    probe = container["readinessProbe"]
     assert delay == 0 or delay > probe["periodSeconds"] * probe["failureThreshold"], "it leaves before it is seen to"
 
     selectors = [found["Deployment"]["spec"]["selector"]["matchLabels"], found["Service"]["spec"]["selector"]]
@@ -94,10 +132,10 @@ def hold_together(found, values):
         selectors.append(found["NetworkPolicy"]["spec"]["podSelector"]["matchLabels"])
     for selector in selectors:
         assert selector.items() <= labels.items(), f"{selector} selects no pod"
-    ports = {port["name"]: port["containerPort"] for port in galley["ports"]}
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
     assert ports == {"http": int(env["GALLEY_PORT"]), "grpc": int(env["GALLEY_GRPC_PORT"])}
     assert {port["targetPort"] for port in found["Service"]["spec"]["ports"]} == set(ports)
-    mounted = {mount["name"] for mount in galley["volumeMounts"]}
+    mounted = {mount["name"] for mount in container["volumeMounts"]}
     assert mounted == {volume["name"] for volume in spec["volumes"]}
     if "ServiceMonitor" in found:
         monitor = found["ServiceMonitor"]["spec"]
@@ -108,6 +146,63 @@ def hold_together(found, values):
         assert found[scaler]["spec"]["scaleTargetRef"]["name"] == found["Deployment"]["metadata"]["name"]
 
 
+def stream_holds_together(found, server, values):
+    """The same for a stream's parts, and that the server's leave them alone."""
+    setting = {**defaults()["stream"], **values["stream"]}
+    nats = {**defaults()["stream"]["nats"], **setting["nats"]}
+    deployment, job = found["Deployment"]["spec"], found["Job"]
+    labels, spec = deployment["template"]["metadata"]["labels"], deployment["template"]["spec"]
+    container, setup = spec["containers"][0], job["spec"]["template"]["spec"]["containers"][0]
+    env = environment(container)
+
+    drain = int(env["GALLEY_DRAIN_TIMEOUT"].removesuffix("s"))
+    assert spec["terminationGracePeriodSeconds"] > drain, "a worker is killed before it may have drained"
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert ports == {"metrics": int(env["GALLEY_METRICS_PORT"])}
+    assert env["GALLEY_HOST"] == "0.0.0.0", "its port is the pod's alone"
+    for probe, path in (("startup", "/readyz"), ("liveness", "/livez"), ("readiness", "/readyz")):
+        assert container[f"{probe}Probe"]["httpGet"] == {"path": path, "port": "metrics"}
+    for name, key in ((FROM, "from"), (TO, "to")):
+        assert env[name] == {"secretKeyRef": {"name": setting["urlSecret"], "key": key}}, f"{name} stands for all to read"
+    assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in spec["volumes"]}
+
+    selectors = [deployment["selector"]["matchLabels"], found["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"]]
+    if "NetworkPolicy" in found:
+        policy = found["NetworkPolicy"]["spec"]
+        selectors.append(policy["podSelector"]["matchLabels"])
+        assert [port["port"] for rule in policy["ingress"] for port in rule["ports"]] == ["metrics"]
+        assert {4222, 5432} <= {port["port"] for rule in policy["egress"] for port in rule["ports"]}
+    if "PodMonitor" in found:
+        monitor = found["PodMonitor"]["spec"]
+        selectors.append(monitor["selector"]["matchLabels"])
+        assert [endpoint["port"] for endpoint in monitor["podMetricsEndpoints"]] == ["metrics"]
+        alerts = (root / "docker/prometheus/alerts.yml").read_text()
+        assert monitor["podMetricsEndpoints"][0]["relabelings"][0]["replacement"] in alerts, "no alert knows this job"
+    assert ("PodMonitor" in found) == ("ServiceMonitor" in server)
+    setup_labels = job["spec"]["template"]["metadata"]["labels"]
+    for selector in selectors:
+        assert selector.items() <= labels.items(), f"{selector} selects no worker"
+        assert not selector.items() <= setup_labels.items(), f"{selector} takes setup for a worker"
+    for selector in (server["Service"]["spec"]["selector"], server["Deployment"]["spec"]["selector"]["matchLabels"]):
+        assert not selector.items() <= labels.items() and not selector.items() <= setup_labels.items()
+
+    # The consumer: made before anything looks for it, of the name that workers pull from and KEDA counts by.
+    assert job["metadata"]["annotations"]["helm.sh/hook"] == "pre-install,pre-upgrade"
+    consumer = nats["consumer"] or f"galley-{setting['recipe']}"
+    assert container["args"][:4] == ["stream", setting["recipe"], "--consumer", consumer]
+    assert setup["args"] == ["stream", "setup", "--consumer", consumer, "--replicas", str(nats["replicas"])]
+    assert environment(setup) == {FROM: env[FROM]}, "setup needs no database"
+    assert ("replicas" in deployment) == ("ScaledObject" not in found), "an autoscaler and a release both set replicas"
+    if "ScaledObject" in found:
+        scaled = found["ScaledObject"]["spec"]
+        assert scaled["scaleTargetRef"]["name"] == found["Deployment"]["metadata"]["name"]
+        (trigger,) = scaled["triggers"]
+        assert trigger["type"] == "nats-jetstream"
+        assert (trigger["metadata"]["stream"], trigger["metadata"]["consumer"]) == (nats["stream"], consumer)
+        assert all(isinstance(value, str) for value in trigger["metadata"].values()), "KEDA takes strings alone"
+        assert scaled["minReplicaCount"] or trigger["metadata"]["activationLagThreshold"] == "0", "a lone message waits"
+
+
 def check_chart():
     report = helm.lint(chart_dir, {}, strict=True)
     found = [message["error"] for message in report["messages"] if message["severity"] > 1] + report["errors"]
@@ -115,15 +210,19 @@ def check_chart():
     kubernetes, custom = versions(), []
     with helm.Chart.load(chart_dir) as chart:
         for name, values in CASES.items():
-            found = rendered(chart, values)
-            for kind, document in found.items():
-                if kind not in BUILT_IN:
+            server, stream = rendered(chart, values)
+            for document in [*server.values(), *stream.values()]:
+                if document["kind"] not in BUILT_IN:
                     custom.append(document)
                     continue
                 for version in kubernetes:
                     kubernetes_validate.validate(document, version, strict=True)
-            hold_together(found, values)
-            print(f"chart, {name}: {', '.join(sorted(found))}")
+            hold_together(server, values)
+            assert bool(stream) == ("stream" in values), "a stream that nobody asked for"
+            print(f"chart, {name}: {', '.join(sorted(server))}")
+            if stream:
+                stream_holds_together(stream, server, values)
+                print(f"    its stream: {', '.join(sorted(stream))}")
         for name, values in WRONG.items():
             try:
                 chart.render(values, name="demo", namespace="prod")
@@ -197,5 +296,17 @@ def check_kserve():
     print(f"KServe: {', '.join(sorted(found))}")
 
 
+def check_nats():
+    """The values for NATS' chart, against what the stream's rely on."""
+    values, nats = yaml.safe_load((root / "docker/kubernetes/nats-values.yaml").read_text()), defaults()["stream"]["nats"]
+    cluster, jetstream = values["config"]["cluster"], values["config"]["jetstream"]
+    assert cluster["enabled"] and cluster["replicas"] >= nats["replicas"], "there are fewer servers than copies"
+    assert jetstream["enabled"] and jetstream["fileStore"]["pvc"]["size"], "messages are not kept"
+    assert jetstream["merge"]["sync_interval"] == "always", "the broker forgets what it has acknowledged"
+    assert nats["monitoring"].startswith("nats-headless."), "its Service does not have the port for monitoring"
+    print(f"NATS: {cluster['replicas']} servers, {nats['replicas']} copies")
+
+
 check_chart()
+check_nats()
 check_kserve()
