@@ -57,7 +57,11 @@ CASES = {
             "networkPolicy": {"from": [{"namespaceSelector": {}}]},
         },
     },
-    "a stream": {"stream": {"enabled": True, "urlSecret": "urls"}},
+    "a stream alone": {
+        "serve": {"enabled": False},
+        "serviceMonitor": {"enabled": True},
+        "stream": {"enabled": True, "urlSecret": "urls"},
+    },
     "nothing that scales": {
         "autoscaling": {"mode": "none"},
         "networkPolicy": {"enabled": False},
@@ -178,12 +182,14 @@ def stream_holds_together(found, server, values):
         assert [endpoint["port"] for endpoint in monitor["podMetricsEndpoints"]] == ["metrics"]
         alerts = (root / "docker/prometheus/alerts.yml").read_text()
         assert monitor["podMetricsEndpoints"][0]["relabelings"][0]["replacement"] in alerts, "no alert knows this job"
-    assert ("PodMonitor" in found) == ("ServiceMonitor" in server)
+    assert ("PodMonitor" in found) == values.get("serviceMonitor", {}).get("enabled", False)
     setup_labels = job["spec"]["template"]["metadata"]["labels"]
     for selector in selectors:
         assert selector.items() <= labels.items(), f"{selector} selects no worker"
         assert not selector.items() <= setup_labels.items(), f"{selector} takes setup for a worker"
-    for selector in (server["Service"]["spec"]["selector"], server["Deployment"]["spec"]["selector"]["matchLabels"]):
+    for kind in server.keys() & {"Service", "Deployment", "PodDisruptionBudget"}:
+        selector = server[kind]["spec"]["selector"]
+        selector = selector.get("matchLabels", selector)
         assert not selector.items() <= labels.items() and not selector.items() <= setup_labels.items()
 
     # The consumer: made before anything looks for it, of the name that workers pull from and KEDA counts by.
@@ -217,9 +223,11 @@ def check_chart():
                     continue
                 for version in kubernetes:
                     kubernetes_validate.validate(document, version, strict=True)
-            hold_together(server, values)
-            assert bool(stream) == ("stream" in values), "a stream that nobody asked for"
             print(f"chart, {name}: {', '.join(sorted(server))}")
+            assert bool(server) == values.get("serve", {}).get("enabled", True), "a server that nobody asked for"
+            assert bool(stream) == ("stream" in values), "a stream that nobody asked for"
+            if server:
+                hold_together(server, values)
             if stream:
                 stream_holds_together(stream, server, values)
                 print(f"    its stream: {', '.join(sorted(stream))}")
