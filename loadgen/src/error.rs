@@ -72,9 +72,11 @@ pub enum Error {
         /// Why.
         source: serde_json::Error,
     },
-    /// The server that was started did not become ready.
-    #[error("the server that was started {reason}")]
-    Server {
+    /// A process that was started failed or did not become ready.
+    #[error("the {what} that was started {reason}")]
+    Process {
+        /// What it was to be.
+        what: &'static str,
         /// What it did instead, with the end of its log.
         reason: String,
     },

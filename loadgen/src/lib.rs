@@ -1,6 +1,7 @@
 //! What a recipe costs, and what serving it costs: runs in process and over HTTP, and their reports.
 //!
-//! The server is met over HTTP only; this crate never links it, so that a bug of one cannot hide in the other.
+//! The server is met over HTTP only, a stream's worker by its metrics and its table; this crate never links them, so that a bug of
+//! one cannot hide in the other.
 //!
 //! - [`corpus`]: the inputs, the same distinct examples on every machine.
 //! - `native`: a recipe's three stages in process, and the model alone; `operators`: what models are made of.
@@ -20,6 +21,8 @@ mod matrix;
 mod native;
 mod operators;
 mod output;
+mod plan;
+mod process;
 mod progress;
 pub mod report;
 mod run;

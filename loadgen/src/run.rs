@@ -3,7 +3,7 @@
 use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 
 use candle_core::{DType, Device};
-use galley_core::{AnyRecipe, LoadOptions};
+use galley_core::LoadOptions;
 
 use crate::{
     agreement::Comparison,
@@ -11,13 +11,13 @@ use crate::{
         AgreementArgs, BenchCommand, MatrixArgs, NativeArgs, OperatorsArgs, ReportArgs, ServedArgs,
         SizeArgs,
     },
-    corpus::Corpus,
     error::{Error, Result},
     interrupt,
     matrix::Matrix,
     native::{Pass, Sizes, model_alone},
     operators,
     output::{Output, print_line},
+    plan::{described, finish, native_costs, shrink, sizes},
     progress::Progress,
     report::{
         record::{Record, Run, ServerInfo},
@@ -25,10 +25,9 @@ use crate::{
     },
     served::{LoadGenerator, Setting},
     setup::{
-        Context, Described, backend, calibration_corpus, client_threads, load, load_options,
-        note_recipe, open_corpus, seconds, set_threads,
+        Context, backend, calibration_corpus, client_threads, load, load_options, note_recipe,
+        open_corpus, seconds, set_threads,
     },
-    stats::{CellCost, examples_within},
 };
 
 /// Time for one figure of the model alone.
@@ -289,25 +288,6 @@ fn report(args: &ReportArgs) -> Result<()> {
     Ok(())
 }
 
-fn described<'a>(what: &'a str, context: &'a Context, machine: Option<&'a str>) -> Described<'a> {
-    Described {
-        what,
-        context,
-        machine,
-    }
-}
-
-/// Writes the tables of what there is, also if the run did not come to its end, whose reason goes first.
-fn finish(output: Output, result: Result<()>) -> Result<()> {
-    let written = output.finish();
-    result?;
-    written
-}
-
-fn sizes(list: &[NonZeroUsize]) -> Vec<usize> {
-    list.iter().map(|size| size.get()).collect()
-}
-
 fn settings(
     batches: &[NonZeroUsize],
     concurrencies: &[NonZeroUsize],
@@ -324,41 +304,6 @@ fn settings(
             repeat: 0,
         })
         .collect()
-}
-
-/// Seconds that an example takes in process, for each batch size.
-fn native_costs(recipe: &AnyRecipe, few: &Corpus, batches: &[usize]) -> Result<Vec<f64>> {
-    batches
-        .iter()
-        .map(|&batch| {
-            Pass {
-                recipe,
-                corpus: few,
-                batch,
-                repeat: 0,
-                examples: 0,
-            }
-            .warm_up()
-        })
-        .collect()
-}
-
-/// Takes as many examples as fit into `--seconds`, given what one takes in each cell.
-fn shrink(run: &mut Run, size: &SizeArgs, costs: &[f64], batches: &[usize]) -> Result<()> {
-    let Some(budget) = size.seconds else {
-        return Ok(());
-    };
-    let budget: Duration = seconds("--seconds", budget)?;
-    let cells: Vec<_> = costs
-        .iter()
-        .map(|&seconds_per_example| CellCost {
-            seconds_per_example,
-            runs: run.repeats,
-        })
-        .collect();
-    let largest = batches.iter().copied().max().unwrap_or(1);
-    run.examples = examples_within(budget, &cells, run.examples_wanted, largest);
-    Ok(())
 }
 
 /// Notes what the server says it runs.
@@ -406,21 +351,5 @@ mod tests {
             error.contains("weights none") && error.contains("synthetic:1"),
             "{error}"
         );
-    }
-
-    #[test]
-    fn a_budget_shrinks_the_run() {
-        let mut run = example("matrix");
-        let mut size = SizeArgs {
-            examples: NonZeroUsize::new(8192).unwrap(),
-            repeats: NonZeroUsize::new(2).unwrap(),
-            seconds: None,
-        };
-        run.examples = 8192;
-        shrink(&mut run, &size, &[0.1, 0.2], &[1, 32]).unwrap();
-        assert_eq!(run.examples, 8192);
-        size.seconds = Some(60.0);
-        shrink(&mut run, &size, &[0.1, 0.2], &[1, 32]).unwrap();
-        assert_eq!(run.examples, 96);
     }
 }

@@ -5,7 +5,6 @@
 mod answer;
 mod attack;
 mod payload;
-mod process;
 mod tally;
 mod target;
 
@@ -19,13 +18,13 @@ use tokio::runtime::Runtime;
 use self::{
     attack::{Attack, Progress},
     payload::Encoder,
-    process::ServerProcess,
     target::Target,
 };
 use crate::{
-    args::{DtypeArg, RecipeArgs, TargetArgs},
+    args::{RecipeArgs, TargetArgs},
     corpus::Corpus,
     error::{Error, Result},
+    process::{Process, Sign, model_arguments},
     report::{
         peak_rss,
         record::{Served, ServerInfo},
@@ -42,7 +41,7 @@ pub(crate) struct LoadGenerator {
     kind: InputKind,
     target: Target,
     /// Dropped, and so stopped, last.
-    server: Option<ServerProcess>,
+    server: Option<Process>,
 }
 
 /// What is sent: a corpus, encoded.
@@ -95,7 +94,7 @@ impl LoadGenerator {
         };
         let url = match (&args.url, &server) {
             (Some(url), _) => url.as_str(),
-            (None, Some(server)) => server.url(),
+            (None, Some(server)) => server.address(),
             (None, None) => return Err(Error::option("--url", "expected the URL of a server")),
         };
         let target = runtime.block_on(target::find(&client, url, entry.name))?;
@@ -266,19 +265,16 @@ fn client(timeout: Duration) -> Result<Client> {
         .map_err(|error| Error::Client(target::cause(&error)))
 }
 
-fn start_server(
-    recipe: &RecipeArgs,
-    args: &TargetArgs,
-    items_in_flight: usize,
-) -> Result<ServerProcess> {
+fn start_server(recipe: &RecipeArgs, args: &TargetArgs, items_in_flight: usize) -> Result<Process> {
     let program = match &args.serve_program {
         Some(program) => program.clone(),
         None => std::env::current_exe().map_err(Error::file("this program"))?,
     };
-    ServerProcess::start(
+    Process::start(
+        "server",
         &program,
         &serve_arguments(recipe, args, items_in_flight),
-        args.ready_timeout,
+        (Sign::Url, args.ready_timeout),
     )
 }
 
@@ -290,12 +286,6 @@ fn serve_arguments(
     items_in_flight: usize,
 ) -> Vec<OsString> {
     let more = &target.serve_args;
-    let dtype = match recipe.dtype {
-        DtypeArg::Auto => "auto",
-        DtypeArg::F16 => "f16",
-        DtypeArg::F32 => "f32",
-        DtypeArg::Bf16 => "bf16",
-    };
     let mut args: Vec<OsString> = vec![
         "serve".into(),
         "--recipes".into(),
@@ -304,22 +294,8 @@ fn serve_arguments(
         "127.0.0.1".into(),
         "--port".into(),
         "0".into(),
-        "--weights".into(),
-        recipe.weights.to_string().into(),
-        "--device".into(),
-        recipe.device.to_string().into(),
-        "--dtype".into(),
-        dtype.into(),
     ];
-    for option in &recipe.options {
-        let name = format!("{}.", recipe.recipe);
-        let qualified = if option.starts_with(&name) {
-            option.clone()
-        } else {
-            name + option
-        };
-        args.extend(["--option".into(), qualified.into()]);
-    }
+    args.extend(model_arguments(recipe));
     let own_queue = more.iter().any(|arg| arg.starts_with("--max-queue-size"));
     if items_in_flight > SERVER_QUEUE && !own_queue {
         args.extend([
@@ -330,9 +306,6 @@ fn serve_arguments(
     if !more.iter().any(|arg| arg.starts_with("--timeout")) {
         let patience = humantime::format_duration(target.timeout * 2).to_string();
         args.extend(["--timeout".into(), patience.replace(' ', "").into()]);
-    }
-    if let Some(threads) = recipe.threads {
-        args.extend(["--threads".into(), threads.to_string().into()]);
     }
     args.extend(more.iter().map(OsString::from));
     args
