@@ -1,9 +1,13 @@
 //! The command line of `galley bench`, as typed.
 
+mod stream;
+
 use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand, ValueEnum};
 use galley_core::{DeviceName, WeightSource};
+
+pub use self::stream::{StreamBenchArgs, StreamSource};
 
 /// Measure a recipe in process and over HTTP, and what serving it costs.
 #[derive(Clone, Debug, Args)]
@@ -52,6 +56,15 @@ pub enum BenchCommand {
   galley bench agreement efficientnet_lite0 --dtype bf16 --examples 500
   galley bench agreement transformers_ner --device cuda:0")]
     Agreement(AgreementArgs),
+    /// Compare `galley stream`, from a list or a broker into a table, with the same recipe in process
+    ///
+    /// Native and streamed passes alternate. Images are written to files first, so that fetching them is real. After each
+    /// pass the rows are counted, and a sample of the answers is compared with those in process: a wrong row ends the run.
+    #[command(after_help = "Examples:
+  galley bench stream efficientnet_lite0 --examples 2048
+  galley bench stream echo --examples 200000 --repeats 1
+  galley bench stream efficientnet_lite0 --from list --from nats://127.0.0.1/BENCH")]
+    Stream(StreamBenchArgs),
     /// Write table.md and README.md of earlier runs again, from their results.jsonl
     Report(ReportArgs),
 }

@@ -80,6 +80,12 @@ pub enum Error {
         /// What it did instead, with the end of its log.
         reason: String,
     },
+    /// The table of a stream cannot be read.
+    #[error("cannot read the table: {0}")]
+    Table(String),
+    /// A stream's rows are not those that its messages should have.
+    #[error("the rows are wrong: {0}")]
+    Rows(String),
     /// The server at the URL does not serve the recipe, or does not answer.
     #[error("{url}: {reason}")]
     Target {

@@ -8,6 +8,7 @@
 //! - `agreement`: what a cheaper dtype changes in the answers.
 //! - `served`: clients that goose drives, and the server process that they meet.
 //! - `matrix`: both in turn, which gives the table of what serving costs.
+//! - `stream`: `galley stream` from a list or a broker, in turn with native.
 //! - [`report`]: records, tables and a description of the machine.
 //!
 //! A program embeds [`BenchArgs`] in its command line and hands the parsed [`BenchCommand`] to [`run()`].
@@ -29,6 +30,7 @@ mod run;
 mod served;
 mod setup;
 pub mod stats;
+mod stream;
 
 pub use args::{BenchArgs, BenchCommand};
 pub use error::{Error, Result};

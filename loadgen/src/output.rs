@@ -74,15 +74,16 @@ fn json_line(record: &Record, recipe: &str) -> Value {
     let median = match record {
         Record::Native(native) => Some(native.latency_ms.p50),
         Record::Served(served) => served.latency_ms.map(|latency| latency.p50),
+        Record::Streamed(streamed) => Some(streamed.latency_ms.p50),
         Record::Model(_) | Record::Agreement(_) | Record::Run(_) => None,
     };
     let mut line = serde_json::to_value(record).unwrap_or_default();
     if let (Value::Object(keys), Some(ms)) = (&mut line, median) {
-        let batch = keys.get("batch").cloned().unwrap_or_default();
+        let shape: Vec<Value> = keys.get("batch").cloned().into_iter().collect();
         for (key, value) in [
             ("peer", json!("galley")),
             ("model", json!(recipe)),
-            ("shape", json!([batch])),
+            ("shape", json!(shape)),
             ("ms", json!(ms)),
         ] {
             keys.insert(key.into(), value);

@@ -1,6 +1,6 @@
 //! The subcommands: each loads what it needs, runs its passes and hands the figures to the output.
 
-use std::{num::NonZeroUsize, sync::Arc, time::Duration};
+use std::{num::NonZeroUsize, sync::Arc};
 
 use candle_core::{DType, Device};
 use galley_core::LoadOptions;
@@ -28,6 +28,7 @@ use crate::{
         Context, backend, calibration_corpus, client_threads, load, load_options, note_recipe,
         open_corpus, seconds, set_threads,
     },
+    stream,
 };
 
 /// Time for one figure of the model alone.
@@ -46,6 +47,7 @@ pub fn run(command: &BenchCommand, context: &Context) -> anyhow::Result<()> {
         BenchCommand::Matrix(args) => matrix(args, context)?,
         BenchCommand::Operators(args) => operators(args, context)?,
         BenchCommand::Agreement(args) => agreement(args, context)?,
+        BenchCommand::Stream(args) => stream::run(args, context)?,
         BenchCommand::Report(args) => report(args)?,
     }
     Ok(())

@@ -56,29 +56,28 @@ pub fn milliseconds(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3
 }
 
-/// The mean of repeats, and how far they lie apart.
+/// The mean and median of repeats, and how far they lie apart.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Repeats {
     /// The mean.
     pub mean: f64,
+    /// The median: of an even number, the mean of the two in the middle.
+    pub median: f64,
     /// Half the distance between the smallest and the largest, as a fraction of the mean.
     pub spread: f64,
 }
 
 impl Repeats {
-    /// The mean and spread of these values; `None` where there are none.
+    /// The mean, median and spread of these values; `None` where there are none.
     pub fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
-        let (mut sum, mut count) = (0.0, 0);
-        let (mut least, mut most) = (f64::INFINITY, f64::NEG_INFINITY);
-        for value in values {
-            sum += value;
-            count += 1;
-            least = least.min(value);
-            most = most.max(value);
-        }
-        let mean = sum / f64::from(count);
-        (count > 0).then(|| Self {
+        let mut values: Vec<f64> = values.into_iter().collect();
+        values.sort_unstable_by(f64::total_cmp);
+        let (least, most) = (*values.first()?, *values.last()?);
+        let count = values.len();
+        let mean = values.iter().sum::<f64>() / count as f64;
+        Some(Self {
             mean,
+            median: (values[(count - 1) / 2] + values[count / 2]) / 2.0,
             spread: if mean == 0.0 {
                 0.0
             } else {
@@ -168,6 +167,8 @@ mod tests {
     fn repeats_have_a_mean_and_a_spread() {
         let repeats = Repeats::of([9.0, 10.0, 11.0]).unwrap();
         assert!((repeats.mean - 10.0).abs() < 1e-12 && (repeats.spread - 0.1).abs() < 1e-12);
+        assert_eq!(repeats.median, 10.0);
+        assert_eq!(Repeats::of([8.0, 1.0, 3.0, 2.0]).unwrap().median, 2.5);
         assert_eq!(Repeats::of([4.0]).unwrap().spread, 0.0);
         assert_eq!(Repeats::of([]), None);
     }

@@ -52,6 +52,12 @@ pub(crate) fn peak_rss(pid: Option<u32>) -> Option<u64> {
     kibibytes(&field(&status, "VmHWM")?)
 }
 
+/// The memory of a process now, where the system tells.
+pub(crate) fn resident(pid: u32) -> Option<u64> {
+    let status = fs::read_to_string(proc_file(Some(pid), "status")).ok()?;
+    kibibytes(&field(&status, "VmRSS")?)
+}
+
 /// Starts this process's peak memory anew, where the system allows it.
 pub(crate) fn reset_peak_rss() {
     // Without it the peak is that since the start, which is still true, only less telling.

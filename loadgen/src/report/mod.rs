@@ -1,14 +1,16 @@
 //! What a run leaves behind: records, a table, and a README that says where the figures come from.
 
+mod cells;
 mod folder;
 mod machine;
 mod readme;
 pub mod record;
+mod stream;
 mod table;
 
 pub use folder::{Folder, rewrite};
 pub use machine::Machine;
-pub(crate) use machine::{cores, peak_rss, reset_peak_rss};
+pub(crate) use machine::{cores, peak_rss, reset_peak_rss, resident};
 pub use table::render;
 
 #[cfg(test)]

@@ -25,6 +25,13 @@ requests a second where the loop was open). `seconds` runs from the first reques
 `latency_ms` is that of a request that was answered well, from before it is sent until its body has been read and \
 checked. `errors` counts failed requests by kind; `items_ok` counts the examples answered well. `server_peak_rss_bytes` is \
 the server's peak since it started, where this program started it.
+- `streamed`: one pass over the examples through `galley stream` (`source`, `table`, `repeat`, `examples`), after a `native` \
+one of the same `repeat`. `seconds` runs from the first delivery to the last row's `written_at`, which is set as its transaction \
+begins; `startup_seconds` is what the worker took until then. `items_per_s` are rows a second, `bytes_per_s` those of inputs. \
+`latency_ms` is from publishing to `written_at`; from a list, where nobody publishes, from when work on a message began. \
+`stages_ms` is the mean of each stage of a message by the worker's metrics: `fetch`, `prepare`, `queue`, `infer` (from the input to \
+the answer), `write` (from the answer to the commit), `total` (from delivery to commit); `forward` is a batch's, of `batch_size` \
+items. `resident` are times since the start in seconds and the memory in bytes then. `compared` answers were those in process.
 - `model`: the model or operator alone (`peer`, `model`, `batch`, `shape`, `ms` the median of `runs` runs, `items_per_s`).
 - `agreement`: another dtype against f32 over the examples (`model`, `weights`, `dtype`, `examples`). A label is chosen by a \
 row of logits: an image's, a token's, a text's. `agreeing_labels` of the `labels` are the same in both, and all are in \
@@ -44,6 +51,8 @@ pub enum Record {
     Native(Native),
     /// A pass over HTTP.
     Served(Served),
+    /// A pass through a stream's worker.
+    Streamed(Streamed),
     /// The model or an operator alone.
     Model(Model),
     /// Another dtype's logits against those in f32.
@@ -55,7 +64,7 @@ pub enum Record {
 pub struct Run {
     /// [`SCHEMA`].
     pub schema: u32,
-    /// The subcommand: `native`, `served`, `matrix`, `model`, `operators`, `agreement`.
+    /// The subcommand: `native`, `served`, `matrix`, `stream`, `model`, `operators`, `agreement`.
     pub what: String,
     /// The command line, without paths of this machine.
     pub command: String,
@@ -179,6 +188,41 @@ impl Served {
     pub fn error_count(&self) -> u64 {
         self.errors.values().sum()
     }
+}
+
+/// One pass over the examples through `galley stream`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Streamed {
+    /// Where messages came from: `list` or `nats`.
+    pub source: String,
+    /// Where rows went: `sqlite`.
+    pub table: String,
+    /// Which repeat, from 0.
+    pub repeat: usize,
+    /// Messages, each of which has a row.
+    pub examples: usize,
+    /// Rows whose answers were compared with those in process.
+    pub compared: usize,
+    /// From the first delivery to the last row.
+    pub seconds: f64,
+    /// From the worker's start to the first delivery.
+    pub startup_seconds: f64,
+    /// Rows a second.
+    pub items_per_s: f64,
+    /// Bytes of inputs a second.
+    pub bytes_per_s: f64,
+    /// `items_per_s` over that of the native pass before.
+    pub native_ratio: f64,
+    /// From publishing, or from the beginning of work on a message, to its row.
+    pub latency_ms: Latency,
+    /// The mean of each stage in milliseconds.
+    pub stages_ms: BTreeMap<String, f64>,
+    /// Items in a batch, in the mean.
+    pub batch_size: Option<f64>,
+    /// The worker's memory: seconds since its start, and bytes.
+    pub resident: Vec<(f64, u64)>,
+    /// The worker's peak memory, where the system tells.
+    pub peak_rss_bytes: Option<u64>,
 }
 
 /// The model or an operator alone, in the keys that other frameworks' figures are recorded with.

@@ -2,7 +2,11 @@
 
 use std::{collections::BTreeSet, fmt::Write};
 
-use super::record::{Agreement, Model, Native, Record, Run, Served};
+use super::{
+    cells::{header, mebibytes, number, row, seconds},
+    record::{Agreement, Model, Native, Record, Run, Served},
+    stream,
+};
 use crate::stats::{Repeats, STEADY_REQUESTS_PER_USER, is_steady};
 
 /// The table of a run, with what must be known to read it.
@@ -14,6 +18,7 @@ pub fn render(run: &Run, records: &[Record]) -> String {
         "native" => native(run, &figures),
         "served" => served(run, &figures),
         "agreement" => agreement(&figures),
+        "stream" => stream::table(run, records),
         _ => model(&figures),
     };
     text.push_str(&body);
@@ -43,7 +48,7 @@ impl<'a> Figures<'a> {
                 Record::Served(served) => figures.served.push(served),
                 Record::Model(model) => figures.model.push(model),
                 Record::Agreement(agreement) => figures.agreement.push(agreement),
-                Record::Run(_) => (),
+                Record::Run(_) | Record::Streamed(_) => (),
             }
         }
         figures
@@ -99,9 +104,13 @@ fn heading(run: &Run) -> String {
             run.dtype, run.examples, run.weights, run.device, run.machine.name,
         );
     } else if run.corpus.is_some() {
+        let (figures, of) = match run.what.as_str() {
+            "stream" => ("Rates over", "median"),
+            _ => ("Seconds for", "mean"),
+        };
         let _ = writeln!(
             text,
-            "Seconds for {} distinct examples{}, mean of {} on {}; weights {}, {} on {}.\n",
+            "{figures} {} distinct examples{}, {of} of {} on {}; weights {}, {} on {}.\n",
             run.examples,
             shrunk(run),
             count(run.repeats, "run"),
@@ -361,48 +370,7 @@ fn latency(passes: &[&Served], value: fn(&Served) -> Option<f64>) -> String {
         .map_or("-".into(), |repeats| number(repeats.mean))
 }
 
-fn seconds(repeats: Option<Repeats>) -> String {
-    match repeats {
-        None => "-".into(),
-        Some(Repeats { mean, spread }) if spread > 0.0 => {
-            format!("{} ±{:.0}%", number(mean), spread * 100.0)
-        }
-        Some(Repeats { mean, .. }) => number(mean),
-    }
-}
-
-/// About four digits, whatever the size.
-fn number(value: f64) -> String {
-    let digits = match value.abs() {
-        size if size >= 1000.0 => 0,
-        size if size >= 100.0 => 1,
-        size if size >= 1.0 => 2,
-        size if size >= 0.1 => 3,
-        _ => 5,
-    };
-    format!("{value:.digits$}")
-}
-
-fn mebibytes(bytes: Option<u64>) -> String {
-    bytes.map_or("-".into(), |bytes| format!("{} MiB", bytes >> 20))
-}
-
 fn count(number: usize, what: &str) -> String {
     let s = if number == 1 { "" } else { "s" };
     format!("{number} {what}{s}")
-}
-
-fn header(columns: &[&str]) -> String {
-    let mut text = String::new();
-    row(&mut text, columns);
-    row(&mut text, &vec!["---"; columns.len()]);
-    text
-}
-
-fn row(text: &mut String, cells: &[impl AsRef<str>]) {
-    text.push('|');
-    for cell in cells {
-        let _ = write!(text, " {} |", cell.as_ref());
-    }
-    text.push('\n');
 }

@@ -46,7 +46,7 @@ fn bench(args: &str, out: &Path) -> anyhow::Result<Written> {
             Record::Native(native) => written.native.push(native),
             Record::Served(served) => written.served.push(served),
             Record::Agreement(agreement) => written.agreement.push(agreement),
-            Record::Model(_) => (),
+            Record::Model(_) | Record::Streamed(_) => (),
         }
     }
     Ok(written)
