@@ -23,7 +23,7 @@ pub struct StreamBenchArgs {
     )]
     pub from: Vec<StreamSource>,
     /// Where rows go: a file, which is or becomes an SQLite database [default: one in a temporary folder]
-    #[arg(long, value_name = "TABLE", env = "GALLEY_BENCH_TO")]
+    #[arg(long, value_name = "TABLE", env = "GALLEY_BENCH_TO", value_parser = table)]
     pub to: Option<PathBuf>,
     /// Items in a native batch
     #[arg(long, default_value = "32", env = "GALLEY_BENCH_BATCH")]
@@ -71,5 +71,13 @@ impl std::str::FromStr for StreamSource {
             }
             _ => Err("expected list or nats://HOST/STREAM"),
         }
+    }
+}
+
+/// A server's rows are not read here.
+fn table(text: &str) -> Result<PathBuf, String> {
+    match text.contains("://") {
+        true => Err("expected a file".into()),
+        false => Ok(text.into()),
     }
 }
