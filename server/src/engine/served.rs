@@ -214,8 +214,7 @@ impl Served {
         self.admission.expect(self.learnt.seconds_per_item());
     }
 
-    /// What an input that is prepared next still takes until it is answered: preparing one that a device has no time left for
-    /// would take that time from others.
+    /// What an input that is prepared next still takes until it is answered. One with less time left would take it from others.
     fn rest(&self, forward: Speed) -> Speed {
         let before = self.ready.len(self.queue) as f64 * self.admission.seconds_per_item();
         // Inputs differ, so one that is alone is tried.
@@ -223,9 +222,8 @@ impl Served {
             true => self.learnt.prepare_seconds(),
             false => 0.0,
         };
-        let forward = forward.predict(self.learnt.typical()).as_secs_f64();
         Speed {
-            fixed: before + prepare + forward,
+            fixed: before + prepare + forward.predict(self.learnt.typical()).as_secs_f64(),
             per_cost: 0.0,
         }
     }
