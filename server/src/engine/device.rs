@@ -159,9 +159,12 @@ impl DeviceThread {
                     continue;
                 }
             };
-            for (id, queued) in due.lost {
+            let mut queues: Vec<QueueId> = due.lost.iter().map(|(id, _)| *id).collect();
+            queues.dedup();
+            for (_, queued) in due.lost {
                 queued.item.pending.lose(Loss::Expired);
-                drop(queued.item);
+            }
+            for id in queues {
                 let served = &self.recipes[id.0].1;
                 served.made_room();
                 served.gave_up();

@@ -45,9 +45,12 @@ impl Preparer {
                 Next::Idle => continue,
                 Next::Closed => break,
             };
-            for (id, queued) in due.lost {
+            let mut queues: Vec<QueueId> = due.lost.iter().map(|(id, _)| *id).collect();
+            queues.dedup();
+            for (_, queued) in due.lost {
                 queued.item.pending.lose(Loss::Expired);
-                drop(queued.item);
+            }
+            for id in queues {
                 self.recipes[id.0].gave_up();
             }
             let Some(run) = due.run else {
