@@ -45,6 +45,8 @@ for name in ("galley", "galley-cuda"):
     delay, timeout = (seconds(services[name]["environment"][f"GALLEY_DRAIN_{part}"]) for part in ("DELAY", "TIMEOUT"))
     grace = seconds(services[name]["stop_grace_period"])
     assert grace > delay + timeout, f"{name} is killed before it may have drained"
+    answering = seconds(services[name]["environment"].get("GALLEY_TIMEOUT", "60s"))
+    assert timeout > answering, f"{name} gives up draining before its last request's time is up"
     assert delay > 2 * noticed, f"{name} leaves before HAProxy has noticed"
 
 # The stream: workers, their health check and Prometheus must mean one port, all of them one stream of one broker.

@@ -123,6 +123,8 @@ def hold_together(found, values):
     assert spec["enableServiceLinks"] is False, "a Service called galley would set GALLEY_PORT"
     seconds = sum(int(env[name].removesuffix("s")) for name in ("GALLEY_DRAIN_DELAY", "GALLEY_DRAIN_TIMEOUT"))
     assert spec["terminationGracePeriodSeconds"] > seconds, "a pod is killed before it may have drained"
+    answering, draining = (env.get(name, "60s").removesuffix("s") for name in ("GALLEY_TIMEOUT", "GALLEY_DRAIN_TIMEOUT"))
+    assert int(draining) > int(answering), "draining is given up before the last request's time is up"
     assert container["readinessProbe"]["httpGet"]["path"] == "/readyz", "readiness must end when draining begins"
     assert container["livenessProbe"]["httpGet"]["path"] == "/livez", "a replica that drains must not be restarted"
     # Helm's own defaults, unless the case says otherwise.

@@ -239,12 +239,10 @@ pub struct ServeArgs {
         help_heading = "Logging"
     )]
     pub otlp_endpoint: Option<String>,
-    /// How long draining may take before the server ends anyway
-    #[arg(
-        long, env = "GALLEY_DRAIN_TIMEOUT", default_value = "60s", value_parser = humantime::parse_duration,
-        value_name = "TIME"
-    )]
-    pub drain_timeout: Duration,
+    /// How long draining may take before the server ends anyway; five seconds more than --timeout unless set, so that what
+    /// was accepted last is answered too
+    #[arg(long, env = "GALLEY_DRAIN_TIMEOUT", value_parser = humantime::parse_duration, value_name = "TIME")]
+    pub drain_timeout: Option<Duration>,
     /// How long connections without a request stay open in a drain, so that their clients' next ones read that the server
     /// goes away
     #[arg(

@@ -133,7 +133,9 @@ impl ServeConfig {
             engine: engine(&args.batching),
             batches_in_flight: args.batching.batches_in_flight,
             http,
-            drain_timeout: args.drain_timeout,
+            drain_timeout: args
+                .drain_timeout
+                .unwrap_or(args.timeout.saturating_add(Duration::from_secs(5))),
             drain_delay: args.drain_delay,
         })
     }

@@ -62,6 +62,18 @@ fn what_is_wrong_is_named() {
 }
 
 #[test]
+fn a_drain_outlasts_every_request_unless_told_otherwise() -> anyhow::Result<()> {
+    for (args, seconds) in [
+        ("", 65),
+        ("--timeout 10m", 605),
+        ("--timeout 10m --drain-timeout 1m", 60),
+    ] {
+        assert_eq!(config(args)?.drain_timeout.as_secs(), seconds, "{args:?}");
+    }
+    Ok(())
+}
+
+#[test]
 fn a_name_to_listen_on_is_looked_up() {
     let config = config("--host localhost --grpc-port 8081").unwrap();
     assert!(config.address.ip().is_loopback(), "{}", config.address);
