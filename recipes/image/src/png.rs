@@ -32,6 +32,7 @@ pub(crate) fn decode(file: &[u8], bounds: &Bounds, swapped: bool) -> Result<Rgb,
     let memory = bounds.reserve(size, work, swapped)?;
 
     let mut reader = decoder.read_info().map_err(unreadable)?;
+    check_palette(reader.info())?;
     let (color, _) = reader.output_color_type();
     let form = Form {
         samples: color.samples(),
@@ -63,6 +64,19 @@ pub(crate) fn decode(file: &[u8], bounds: &Bounds, swapped: bool) -> Result<Rgb,
     // The end of the data has checksums of its own.
     reader.finish().map_err(unreadable)?;
     Ok(Rgb::new(size, pixels, memory))
+}
+
+/// The decoder panics at a palette that is no list of colours.
+fn check_palette(info: &png::Info) -> Result<(), InputError> {
+    let bytes = info.palette.as_ref().map_or(3, |palette| palette.len());
+    if info.color_type == ColorType::Indexed
+        && (!bytes.is_multiple_of(3) || !(3..=768).contains(&bytes))
+    {
+        return Err(unreadable(format!(
+            "expected a palette of 1 to 256 colours of 3 bytes, got {bytes} bytes"
+        )));
+    }
+    Ok(())
 }
 
 enum Depth {

@@ -47,12 +47,21 @@ fn entries(file: &[u8]) -> Option<Vec<Entry>> {
     (0..total).map(|i| entry(begin + i * size)).collect()
 }
 
-/// Refuses tags that describe the image with more values than anybody writes, or than there are bytes.
+/// Refuses tags that describe the image with more values than anybody writes, or than there are bytes, and those after which
+/// the decoder reads on in the wrong place.
 pub(super) fn check(file: &[u8]) -> Result<(), InputError> {
+    let is_big = matches!(file, [b'I', _, 43, ..] | [b'M', _, _, 43, ..]);
     // What comes after these the decoder does not read by itself.
     const LAST: u64 = 700;
     let entries = entries(file).ok_or_else(|| unreadable("the directory is cut short"))?;
     for entry in entries {
+        // It takes one that it does not know for as long as one of an ordinary TIFF.
+        if is_big && !matches!(entry.kind, 1..=13 | 16..=18) {
+            return Err(unreadable(format!(
+                "the tag {} of a BigTIFF is of an unknown kind: {}",
+                entry.tag, entry.kind
+            )));
+        }
         let size = match entry.kind {
             3 | 8 => 2,
             4 | 9 | 11 | 13 => 4,
