@@ -2,7 +2,7 @@
 //! function of what was measured, and so of `now`, which is an argument.
 //!
 //! A rate counts as measured only while there was more to do than the device and the CPU pool could have in hand: what a
-//! server answers that waits for its clients says nothing of what it could. It then holds whatever bounds it, the
+//! server answers that waits for its clients says only that it is no slower. It then holds whatever bounds it, the
 //! device, decoding, or another recipe's share. Until there is such a measurement, and again when it is old, it is what
 //! single steps were measured to take.
 
@@ -46,8 +46,10 @@ impl Pace {
         if let Some((last, was_saturated)) = self.last {
             let passed = now.saturating_duration_since(last);
             self.fade(passed);
-            if was_saturated {
-                self.seconds += passed.as_secs_f64();
+            // One that waits for its clients is at least as fast as it was seen to be.
+            let seconds = passed.as_secs_f64();
+            if was_saturated || seconds < items as f64 * self.usual() {
+                self.seconds += seconds;
                 self.items += items as f64;
             }
         }
@@ -66,7 +68,11 @@ impl Pace {
         if let Some((last, _)) = self.last {
             faded.fade(now.saturating_duration_since(last));
         }
-        (faded.seconds + EXPECTED_ITEMS * self.expected) / (faded.items + EXPECTED_ITEMS)
+        faded.usual()
+    }
+
+    fn usual(&self) -> f64 {
+        (self.seconds + EXPECTED_ITEMS * self.expected) / (self.items + EXPECTED_ITEMS)
     }
 
     /// Whether a request of so many items can be answered within `time`.
@@ -143,6 +149,23 @@ mod tests {
         }
         assert!(pace.seconds_per_item(now) > 0.2);
         assert!(pace.admit(1, ahead(9, 9), 1000 * MS, now).is_err());
+    }
+
+    /// Else it would let in one at a time, and never see that it could take more.
+    #[test]
+    fn after_a_pause_of_the_machine_the_first_answers_put_the_rate_right() {
+        let mut pace = expecting(0.01);
+        let mut now = Instant::now();
+        pace.answered(4, now, true);
+        now += 5000 * MS;
+        pace.answered(0, now, false);
+        assert!(pace.seconds_per_item(now) > 1.0);
+        for _ in 0..100 {
+            now += 10 * MS;
+            pace.answered(1, now, false);
+        }
+        assert!(pace.seconds_per_item(now) < 0.06);
+        assert!(pace.admit(1, ahead(9, 9), 1000 * MS, now).is_ok());
     }
 
     #[test]

@@ -25,8 +25,8 @@ use super::{
 };
 use crate::batching::{Next, QueueId, Run};
 
-/// How long nothing must have been due before a device measures instead.
-const IDLE: Duration = Duration::from_millis(100);
+/// How long nothing must have been asked before a device measures instead: whoever comes then waits for its batch.
+const IDLE: Duration = Duration::from_secs(1);
 
 /// One thread of a device, which has its own copy of every recipe.
 pub(super) struct DeviceThread {
@@ -183,6 +183,14 @@ impl DeviceThread {
     fn measure_on(&self, measuring: &mut Vec<Measuring>) {
         // Beside another batch it would measure that one too.
         if self.running.load(Ordering::SeqCst) > 0 {
+            return;
+        }
+        // What is refused under overload, or still prepared, reaches no device and is no idleness.
+        if self
+            .recipes
+            .iter()
+            .any(|(_, served)| served.last_asked.within(IDLE))
+        {
             return;
         }
         let Some(last) = measuring.last_mut() else {

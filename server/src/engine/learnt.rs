@@ -135,7 +135,8 @@ impl Learnt {
     pub(super) fn prepared(&self, seconds: f64) {
         let prepare = &mut self.lock().prepare;
         *prepare = match *prepare > 0.0 {
-            true => *prepare + NEW * (seconds - *prepare),
+            // One outlier is no trend.
+            true => *prepare + NEW * (seconds.min(10.0 * *prepare) - *prepare),
             false => seconds,
         };
     }
@@ -202,6 +203,14 @@ mod tests {
         learnt.prepared(0.08);
         assert!(close(learnt.prepare_seconds(), 0.044));
         assert!(close(learnt.seconds_per_item(), 0.01 + 0.044 / 4.0));
+    }
+
+    #[test]
+    fn a_pause_of_the_machine_is_not_taken_for_what_preparing_takes() {
+        let learnt = Learnt::new(1, 1, 1, 1);
+        learnt.prepared(0.01);
+        learnt.prepared(5.0);
+        assert!(close(learnt.prepare_seconds(), 0.019));
     }
 
     #[test]

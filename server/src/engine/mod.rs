@@ -7,7 +7,7 @@ mod admission;
 mod device;
 mod error;
 mod halving;
-mod last_answer;
+mod lately;
 mod learnt;
 mod measuring;
 mod pending;
@@ -44,7 +44,7 @@ pub use statistics::{BatchTimes, Statistics, Total};
 use self::{
     admission::Admission,
     device::DeviceThread,
-    last_answer::LastAnswer,
+    lately::Lately,
     learnt::Learnt,
     measuring::SharedSearch,
     pending::Job,
@@ -153,7 +153,8 @@ impl Engine {
                 held: AtomicBool::new(false),
                 state: state.subscribe(),
                 metrics,
-                last_answer: LastAnswer::never(),
+                last_answer: Lately::never(),
+                last_asked: Lately::never(),
                 statistics: Recorder::default(),
             })
         };

@@ -15,6 +15,8 @@ const WORTHWHILE_GAIN: f64 = 1.02;
 const PATIENCE: usize = 2;
 /// What a batch costs beside its forward pass: forming it, handing it over, waking its callers.
 const HAND_OVER: f64 = 50e-6;
+/// A batch that is expected to take more seconds is not tried: whoever comes meanwhile waits for it.
+const TOO_LONG: f64 = 0.25;
 /// How often a size is measured before a larger one is tried, and how often if that takes no time.
 const AT_LEAST: usize = 4;
 const IN_NO_TIME: usize = 32;
@@ -61,7 +63,7 @@ impl Search {
         if let Some((&size, _)) = self.times.iter().find(|(_, times)| !is_begun(times)) {
             return Some(size);
         }
-        if top < self.largest && self.still_grows() {
+        if top < self.largest && 2.0 * self.times[&top][0] <= TOO_LONG && self.still_grows() {
             return Some((top * 2).min(self.largest));
         }
         let best = self.best();
@@ -215,6 +217,17 @@ mod tests {
         let (search, _) = search(24, |_| Some(1000.0));
         assert_eq!(search.fit(), Some(24));
         assert_eq!(sizes(&search), [1, 2, 4, 8, 16, 24]);
+    }
+
+    #[test]
+    fn batches_that_would_keep_callers_waiting_are_not_tried() {
+        // Twice as many items for a tenth more time, from 50 ms on.
+        let (search, _) = search(1 << 20, |size| {
+            Some(5e4 * 1.1f64.powf((size as f64).log2()))
+        });
+        let longest = 5e4 * 1.1f64.powf(f64::from(sizes(&search).len() as u32 - 1));
+        assert!((1.2e5..2.5e5).contains(&longest), "{longest} us");
+        assert_eq!(search.fit(), sizes(&search).pop());
     }
 
     #[test]

@@ -16,7 +16,7 @@ use tokio::sync::{oneshot, watch};
 use super::{
     InferError, State,
     admission::Admission,
-    last_answer::LastAnswer,
+    lately::Lately,
     learnt::Learnt,
     pending::{Job, Loss, Pending, Slot},
     preparer::Raw,
@@ -54,7 +54,9 @@ pub struct Served {
     pub(super) held: AtomicBool,
     pub(super) state: watch::Receiver<State>,
     pub(super) metrics: RecipeMetrics,
-    pub(super) last_answer: LastAnswer,
+    pub(super) last_answer: Lately,
+    /// Refused or not.
+    pub(super) last_asked: Lately,
     pub(super) statistics: Recorder,
 }
 
@@ -131,6 +133,7 @@ impl Served {
         if inputs.is_empty() {
             return Ok(Vec::new());
         }
+        self.last_asked.set();
         let tally = self.statistics.begin();
         let (_admitted, permits) = self.admission.admit(inputs.len(), deadline)?;
         let _in_flight = InFlight::new(&self.metrics.in_flight);

@@ -1,18 +1,18 @@
-//! When a recipe last answered.
+//! When something last happened.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
     time::{Duration, Instant},
 };
 
-/// When a recipe last answered; set by any thread.
-pub(super) struct LastAnswer {
+/// When something last happened; set by any thread.
+pub(super) struct Lately {
     start: Instant,
     /// Milliseconds from `start`, plus one; zero is never.
     at: AtomicU64,
 }
 
-impl LastAnswer {
+impl Lately {
     pub(super) fn never() -> Self {
         Self {
             start: Instant::now(),
