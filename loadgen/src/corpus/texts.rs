@@ -5,8 +5,8 @@ use std::collections::HashSet;
 use super::{CorpusKind, rng::Rng};
 use crate::error::{Error, Result};
 
-const NER: &[u8] = include_bytes!("../../data/texts/ner.txt.zst");
-const SENTIMENT: &[u8] = include_bytes!("../../data/texts/sentiment.txt.zst");
+static NER: &[u8] = include_bytes!("../../data/texts/ner.txt.zst");
+static SENTIMENT: &[u8] = include_bytes!("../../data/texts/sentiment.txt.zst");
 
 /// An example: what is sent, and what it was made of.
 #[derive(Clone, Debug, PartialEq, Eq)]

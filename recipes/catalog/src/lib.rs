@@ -2,7 +2,7 @@
 
 use galley_core::{AnyRecipe, Entry, LoadError, LoadOptions};
 
-const CRATES: [&[Entry]; 5] = [
+static CRATES: [&[Entry]; 5] = [
     galley_efficientnet::ENTRIES,
     galley_deepsegment::ENTRIES,
     galley_transformers_ner::ENTRIES,

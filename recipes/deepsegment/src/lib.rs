@@ -35,7 +35,7 @@ use vocabulary::{Files, Vocabulary};
 use windows::{Segmenter, Windows};
 
 /// The catalog's entries.
-pub const ENTRIES: &[Entry] = &[Entry {
+pub static ENTRIES: &[Entry] = &[Entry {
     name: "deepsegment_en",
     summary: "English text without punctuation in, its sentences out (word and character BiLSTM, CRF)",
     samples: &[
@@ -54,10 +54,10 @@ pub const ENTRIES: &[Entry] = &[Entry {
     load,
 }];
 
-const MODEL: &[u8] = include_bytes!("../weights/model.safetensors");
-const CONFIG: &[u8] = include_bytes!("../weights/config.json");
-const VOCAB: &[u8] = include_bytes!("../weights/vocab.txt");
-const CHARS: &[u8] = include_bytes!("../weights/chars.json");
+static MODEL: &[u8] = include_bytes!("../weights/model.safetensors");
+static CONFIG: &[u8] = include_bytes!("../weights/config.json");
+static VOCAB: &[u8] = include_bytes!("../weights/vocab.txt");
+static CHARS: &[u8] = include_bytes!("../weights/chars.json");
 
 fn load(entry: &Entry, options: &LoadOptions) -> Result<AnyRecipe, LoadError> {
     Ok(Arc::new(load_recipe(entry, options)?))

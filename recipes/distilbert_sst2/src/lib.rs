@@ -18,7 +18,7 @@ use crate::recipe::SequenceClassification;
 const MAX_TOKENS: &str = "--option distilbert_sst2.max_tokens";
 
 /// The catalog's entries.
-pub const ENTRIES: &[Entry] = &[Entry {
+pub static ENTRIES: &[Entry] = &[Entry {
     name: "distilbert_sst2",
     summary: "text in, label and scores out: DistilBERT sentiment",
     samples: &[

@@ -10,7 +10,7 @@ use galley_core::{
 use serde_json::Value;
 
 /// The catalog's entries.
-pub const ENTRIES: &[Entry] = &[Entry {
+pub static ENTRIES: &[Entry] = &[Entry {
     name: "echo",
     summary: "any JSON value in, the same out: what the server itself costs",
     samples: &[],

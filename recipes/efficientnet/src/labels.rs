@@ -12,7 +12,7 @@ pub(crate) struct Label {
 }
 
 /// ImageNet's, as a file.
-pub(crate) const IMAGENET: &[u8] = include_bytes!("../weights/lite0/labels.json");
+pub(crate) static IMAGENET: &[u8] = include_bytes!("../weights/lite0/labels.json");
 
 /// ImageNet's.
 pub(crate) fn imagenet() -> Result<Vec<Label>, LoadError> {

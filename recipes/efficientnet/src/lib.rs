@@ -22,7 +22,7 @@ use galley_nn::{Backend, image::Network};
 use crate::{config::Config, names::Naming, recipe::EfficientNet, spec::Spec};
 
 /// The catalog's entries.
-pub const ENTRIES: &[Entry] = &[
+pub static ENTRIES: &[Entry] = &[
     Entry {
         name: "efficientnet_b2",
         summary: "image to ImageNet classes: EfficientNet-B2, noisy student, 260 pixels",
@@ -72,7 +72,7 @@ const IMAGE_CLASSES: Entry = Entry {
     load,
 };
 
-const LITE0_WEIGHTS: &[u8] = include_bytes!("../weights/lite0/model.safetensors");
+static LITE0_WEIGHTS: &[u8] = include_bytes!("../weights/lite0/model.safetensors");
 
 fn spec(name: &str) -> Spec {
     match name {

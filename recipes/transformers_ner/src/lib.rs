@@ -23,7 +23,7 @@ use crate::{aggregation::Aggregation, recipe::TokenClassification};
 const MAX_TOKENS: &str = "--option transformers_ner.max_tokens";
 
 /// The catalog's entries.
-pub const ENTRIES: &[Entry] = &[Entry {
+pub static ENTRIES: &[Entry] = &[Entry {
     name: "transformers_ner",
     summary: "text in, entities out: BERT token classification",
     samples: &[
@@ -54,9 +54,9 @@ pub const ENTRIES: &[Entry] = &[Entry {
     load,
 }];
 
-const CONFIG: &[u8] = include_bytes!("../weights/rampart/config.json");
-const TOKENIZER: &[u8] = include_bytes!("../weights/rampart/tokenizer.json");
-const MODEL: &[u8] = include_bytes!("../weights/rampart/model.gguf");
+static CONFIG: &[u8] = include_bytes!("../weights/rampart/config.json");
+static TOKENIZER: &[u8] = include_bytes!("../weights/rampart/tokenizer.json");
+static MODEL: &[u8] = include_bytes!("../weights/rampart/model.gguf");
 
 /// The bundled model tags most pieces of a word B-, so that `simple` would break words into fragments (`900` and `##26`).
 /// The three strategies that keep words whole differ on 2 of the 1,668 words of this crate's golden texts, neither of

@@ -43,6 +43,22 @@ async fn the_bundled_recipes_answer_until_the_last_request() {
     drain_under_load(server).await;
 }
 
+/// A constant is copied into every crate that reads it; what is large has to be a static.
+#[test]
+fn large_files_are_in_the_program_once() {
+    let program = std::fs::read(env!("CARGO_BIN_EXE_galley")).unwrap();
+    let bundled = galley_catalog::entries().filter_map(|entry| entry.bundled.as_ref());
+    let large: Vec<_> = bundled
+        .flat_map(|weights| weights.files.0)
+        .filter(|file| file.len() > 64 << 10)
+        .collect();
+    assert!(large.len() >= 3, "{} files", large.len());
+    for file in large {
+        let middle = &file[file.len() / 2..][..4096];
+        assert_eq!(memchr::memmem::find_iter(&program, middle).count(), 1);
+    }
+}
+
 async fn predictions(request: reqwest::RequestBuilder) -> Vec<Value> {
     let answer = request.send().await.unwrap();
     assert_eq!(answer.status(), 200);
