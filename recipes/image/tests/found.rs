@@ -57,6 +57,31 @@ fn a_tag_of_more_values_than_the_file_has_bytes() {
     );
 }
 
+/// The number of strips did not fit 32 bits.
+#[test]
+fn more_rows_and_samples_than_can_be_numbered() {
+    let strips = |height, samples| {
+        tiff(&[
+            (256, 4, 1, 20),
+            (257, 4, 1, height),
+            (262, 3, 1, 2),
+            (273, 4, 1, 8),
+            (277, 3, 1, samples),
+            (278, 4, 1, 8),
+            (279, 4, 1, 8),
+            (284, 3, 1, 2),
+        ])
+    };
+    assert_eq!(
+        refused(&strips(650_620_178, 3)),
+        "cannot read the image: expected at most 16777216 pixels on a side, got 650620178"
+    );
+    assert_eq!(
+        refused(&strips(8, 8195)),
+        "cannot read the image: expected at most 64 samples of a pixel, got 8195"
+    );
+}
+
 /// The decoder took an entry of an unknown kind for one of 12 bytes, and what it read then was no entry.
 #[test]
 fn a_big_tiff_with_a_tag_of_an_unknown_kind() {

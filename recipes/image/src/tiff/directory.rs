@@ -15,6 +15,26 @@ struct Entry {
     value: usize,
 }
 
+impl Entry {
+    /// A single number that stands in the directory itself.
+    fn number(&self, file: &[u8]) -> u64 {
+        let size = match self.kind {
+            3 => 2,
+            16 => 8,
+            _ => 4,
+        };
+        let bytes = file
+            .get(self.value..self.value + size)
+            .unwrap_or_default()
+            .iter();
+        let append = |sum: u64, &byte: &u8| sum << 8 | u64::from(byte);
+        match file.starts_with(b"II") {
+            true => bytes.rev().fold(0, append),
+            false => bytes.fold(0, append),
+        }
+    }
+}
+
 fn entries(file: &[u8]) -> Option<Vec<Entry>> {
     let is_little = file.starts_with(b"II");
     let number = |at: usize, size: usize| -> Option<u64> {
@@ -55,6 +75,18 @@ pub(super) fn check(file: &[u8]) -> Result<(), InputError> {
     const LAST: u64 = 700;
     let entries = entries(file).ok_or_else(|| unreadable("the directory is cut short"))?;
     for entry in entries {
+        // Of more, the numbers of strips and of tiles do not fit where they are kept.
+        let (what, most) = match entry.tag {
+            256 | 257 => ("pixels on a side", 1 << 24),
+            277 => ("samples of a pixel", 64),
+            _ => ("", u64::MAX),
+        };
+        let number = entry.number(file);
+        if number > most {
+            return Err(unreadable(format!(
+                "expected at most {most} {what}, got {number}"
+            )));
+        }
         // It takes one that it does not know for as long as one of an ordinary TIFF.
         if is_big && !matches!(entry.kind, 1..=13 | 16..=18) {
             return Err(unreadable(format!(
