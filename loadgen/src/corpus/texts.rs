@@ -5,8 +5,8 @@ use std::collections::HashSet;
 use super::{CorpusKind, rng::Rng};
 use crate::error::{Error, Result};
 
-static NER: &[u8] = include_bytes!("../../data/texts/ner.txt.zst");
-static SENTIMENT: &[u8] = include_bytes!("../../data/texts/sentiment.txt.zst");
+galley_core::embed!(NER, "../../data/texts/ner.txt.zst");
+galley_core::embed!(SENTIMENT, "../../data/texts/sentiment.txt.zst");
 
 /// An example: what is sent, and what it was made of.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,9 +71,12 @@ impl Source {
                     .filter(|text| text.split(' ').count() >= 3)
                     .collect(),
             ),
-            CorpusKind::Ner | CorpusKind::Images => {
-                Self::Ner(lines("ner.txt.zst", NER)?.lines().map(Into::into).collect())
-            }
+            CorpusKind::Ner | CorpusKind::Images => Self::Ner(
+                lines("ner.txt.zst", &NER)?
+                    .lines()
+                    .map(Into::into)
+                    .collect(),
+            ),
         })
     }
 
@@ -115,7 +118,7 @@ fn lines(what: &'static str, compressed: &[u8]) -> Result<String> {
 }
 
 fn snippets() -> Result<Vec<(bool, String)>> {
-    lines("sentiment.txt.zst", SENTIMENT)?
+    lines("sentiment.txt.zst", &SENTIMENT)?
         .lines()
         .map(|line| match line.split_once('\t') {
             Some((label @ ("0" | "1"), text)) => Ok((label == "1", text.to_owned())),

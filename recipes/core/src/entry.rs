@@ -40,6 +40,16 @@ pub struct BundledWeights {
     pub files: Embedded,
 }
 
+/// A file inside the binary, once: `embed!(NAME, "../path")` is a static array of its bytes.
+///
+/// What a constant or a static reference points to is copied into each part of the program that mentions it.
+#[macro_export]
+macro_rules! embed {
+    ($visible:vis $name:ident, $path:literal) => {
+        $visible static $name: [u8; include_bytes!($path).len()] = *include_bytes!($path);
+    };
+}
+
 /// Files inside the binary.
 #[derive(Clone, Copy)]
 pub struct Embedded(pub &'static [&'static [u8]]);

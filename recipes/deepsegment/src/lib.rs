@@ -46,7 +46,7 @@ pub static ENTRIES: &[Entry] = &[Entry {
     bundled: Some(BundledWeights {
         name: "deepsegment_en",
         licence: "Apache-2.0",
-        files: Embedded(&[MODEL, CONFIG, VOCAB, CHARS]),
+        files: Embedded(&[&MODEL, &CONFIG, &VOCAB, &CHARS]),
     }),
     hub: None,
     synthetic_seed: Some(3001),
@@ -54,10 +54,10 @@ pub static ENTRIES: &[Entry] = &[Entry {
     load,
 }];
 
-static MODEL: &[u8] = include_bytes!("../weights/model.safetensors");
-static CONFIG: &[u8] = include_bytes!("../weights/config.json");
-static VOCAB: &[u8] = include_bytes!("../weights/vocab.txt");
-static CHARS: &[u8] = include_bytes!("../weights/chars.json");
+galley_core::embed!(MODEL, "../weights/model.safetensors");
+galley_core::embed!(CONFIG, "../weights/config.json");
+galley_core::embed!(VOCAB, "../weights/vocab.txt");
+galley_core::embed!(CHARS, "../weights/chars.json");
 
 fn load(entry: &Entry, options: &LoadOptions) -> Result<AnyRecipe, LoadError> {
     Ok(Arc::new(load_recipe(entry, options)?))
@@ -70,10 +70,10 @@ fn load_recipe(entry: &Entry, options: &LoadOptions) -> Result<DeepSegment, Load
         Source::Dir { path, .. } => Some(path.as_path()),
         Source::Bundled(_) | Source::Synthetic(_) => None,
     };
-    let (config_name, json) = file(dir, "config.json", CONFIG)?;
+    let (config_name, json) = file(dir, "config.json", &CONFIG)?;
     let config = Config::read(&config_name, &json)?;
-    let (vocab_name, vocab) = file(dir, "vocab.txt", VOCAB)?;
-    let (chars_name, chars) = file(dir, "chars.json", CHARS)?;
+    let (vocab_name, vocab) = file(dir, "vocab.txt", &VOCAB)?;
+    let (chars_name, chars) = file(dir, "chars.json", &CHARS)?;
     let files = Files {
         vocab: (&vocab_name, &vocab),
         chars: (&chars_name, &chars),
@@ -132,7 +132,7 @@ fn file(
 
 fn var_builder(source: &Source) -> Result<VarBuilder<'static>, LoadError> {
     match source {
-        Source::Bundled(_) => weights::safetensors_bytes(MODEL),
+        Source::Bundled(_) => weights::safetensors_bytes(&MODEL),
         Source::Dir { path, .. } => weights::safetensors_dir(path),
         Source::Synthetic(seed) => Ok(synthetic::var_builder(*seed)),
     }

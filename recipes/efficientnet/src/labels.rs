@@ -12,7 +12,7 @@ pub(crate) struct Label {
 }
 
 /// ImageNet's, as a file.
-pub(crate) static IMAGENET: &[u8] = include_bytes!("../weights/lite0/labels.json");
+galley_core::embed!(pub(crate) IMAGENET, "../weights/lite0/labels.json");
 
 /// ImageNet's.
 pub(crate) fn imagenet() -> Result<Vec<Label>, LoadError> {
@@ -20,7 +20,7 @@ pub(crate) fn imagenet() -> Result<Vec<Label>, LoadError> {
     struct File {
         labels: Vec<Label>,
     }
-    let file: File = serde_json::from_slice(IMAGENET)
+    let file: File = serde_json::from_slice(&IMAGENET)
         .map_err(|error| LoadError::invalid("the bundled labels", error))?;
     Ok(file.labels)
 }

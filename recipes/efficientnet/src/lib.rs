@@ -53,7 +53,7 @@ pub static ENTRIES: &[Entry] = &[
         bundled: Some(BundledWeights {
             name: "efficientnet-lite0",
             licence: "Apache-2.0",
-            files: Embedded(&[LITE0_WEIGHTS, labels::IMAGENET]),
+            files: Embedded(&[&LITE0_WEIGHTS, &labels::IMAGENET]),
         }),
         ..IMAGE_CLASSES
     },
@@ -72,7 +72,7 @@ const IMAGE_CLASSES: Entry = Entry {
     load,
 };
 
-static LITE0_WEIGHTS: &[u8] = include_bytes!("../weights/lite0/model.safetensors");
+galley_core::embed!(LITE0_WEIGHTS, "../weights/lite0/model.safetensors");
 
 fn spec(name: &str) -> Spec {
     match name {
@@ -90,7 +90,7 @@ fn load(entry: &Entry, options: &LoadOptions) -> Result<AnyRecipe, LoadError> {
     let mut config = Config::default();
     let (weights, naming): (_, &Naming) = match &source {
         Source::Bundled(_) => {
-            let weights = weights::safetensors_bytes(LITE0_WEIGHTS)?;
+            let weights = weights::safetensors_bytes(&LITE0_WEIGHTS)?;
             (weights, spec.naming)
         }
         Source::Dir { path, .. } => {

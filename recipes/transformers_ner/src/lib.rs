@@ -34,7 +34,7 @@ pub static ENTRIES: &[Entry] = &[Entry {
     bundled: Some(BundledWeights {
         name: "rampart",
         licence: "CC-BY-4.0",
-        files: Embedded(&[CONFIG, TOKENIZER, MODEL]),
+        files: Embedded(&[&CONFIG, &TOKENIZER, &MODEL]),
     }),
     hub: Some(HubWeights {
         repo: "dslim/bert-base-NER",
@@ -54,9 +54,9 @@ pub static ENTRIES: &[Entry] = &[Entry {
     load,
 }];
 
-static CONFIG: &[u8] = include_bytes!("../weights/rampart/config.json");
-static TOKENIZER: &[u8] = include_bytes!("../weights/rampart/tokenizer.json");
-static MODEL: &[u8] = include_bytes!("../weights/rampart/model.gguf");
+galley_core::embed!(CONFIG, "../weights/rampart/config.json");
+galley_core::embed!(TOKENIZER, "../weights/rampart/tokenizer.json");
+galley_core::embed!(MODEL, "../weights/rampart/model.gguf");
 
 /// The bundled model tags most pieces of a word B-, so that `simple` would break words into fragments (`900` and `##26`).
 /// The three strategies that keep words whole differ on 2 of the 1,668 words of this crate's golden texts, neither of
@@ -81,7 +81,7 @@ fn load(entry: &Entry, options: &LoadOptions) -> Result<AnyRecipe, LoadError> {
 }
 
 fn bundled() -> Result<ModelFiles, LoadError> {
-    ModelFiles::from_gguf(CONFIG, TOKENIZER, MODEL)
+    ModelFiles::from_gguf(&CONFIG, &TOKENIZER, &MODEL)
 }
 
 fn synthetic(seed: u64) -> Result<ModelFiles, LoadError> {
