@@ -11,10 +11,10 @@ use super::{
     fetch::FetchLimits,
     guard::Guard,
     row::Scope,
-    table::postgres,
 };
 use crate::{
     config::{self, ModelConfig},
+    database,
     engine::EngineConfig,
     stream::revision::revision,
 };
@@ -28,15 +28,6 @@ pub enum SourceConfig {
     File(PathBuf),
     /// A stream of NATS JetStream, and the name of its consumer.
     Nats(Address, String),
-}
-
-/// Where rows go.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum TableConfig {
-    /// An SQLite database.
-    Sqlite(PathBuf),
-    /// A PostgreSQL database.
-    Postgres(Box<tokio_postgres::Config>),
 }
 
 /// What `galley stream` runs with.
@@ -53,7 +44,7 @@ pub struct StreamConfig {
     /// Where messages come from.
     pub source: SourceConfig,
     /// Where rows go.
-    pub table: TableConfig,
+    pub table: database::Address,
     /// What may be fetched.
     pub guard: Guard,
     /// Limits on what is fetched.
@@ -110,7 +101,7 @@ impl StreamConfig {
             engine: config::engine(&args.batching),
             batches_in_flight: args.batching.batches_in_flight,
             source,
-            table: table(&args.to)?,
+            table: database::Address::parse("--to", &args.to)?,
             guard: Guard::new(&args.allow, any_file)?,
             fetch: FetchLimits {
                 max_body: args.max_body.as_u64(),
@@ -139,11 +130,10 @@ impl StreamConfig {
     pub fn scope(&self) -> anyhow::Result<Scope> {
         let device = self.model.devices.first().context("no device")?;
         let options = self.model.load_options(self.entry.name, device);
-        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
         Ok(Scope {
             recipe: self.entry.name.into(),
             revision: revision(self.entry, &options)?,
-            worker: format!("{}:{}", host.trim(), std::process::id()),
+            worker: database::own_name(),
         })
     }
 }
@@ -174,20 +164,4 @@ fn source(args: &StreamArgs) -> anyhow::Result<SourceConfig> {
         "--from: expected a file, - or nats://HOST/STREAM, got {from:?}, which is none"
     );
     Ok(SourceConfig::File(path))
-}
-
-fn table(to: &str) -> anyhow::Result<TableConfig> {
-    match to.split_once("://") {
-        Some(("postgres" | "postgresql", _)) => {
-            let address = postgres::address(to).context("--to")?;
-            Ok(TableConfig::Postgres(Box::new(address)))
-        }
-        Some((scheme, _)) => {
-            bail!("--to: expected a file or postgres://HOST/DATABASE, got {scheme}://...")
-        }
-        None if to.is_empty() => {
-            bail!("--to: expected a file or postgres://HOST/DATABASE, got nothing")
-        }
-        None => Ok(TableConfig::Sqlite(to.into())),
-    }
 }

@@ -11,7 +11,7 @@
 //! - [`worker`] has messages in hand: `work` is one message's way, `writer` the rows' and `keeper` what is to be done every
 //!   so often.
 //!
-//! No other folder knows a broker or a database.
+//! No other folder knows a broker.
 
 mod args;
 pub mod broker;

@@ -10,7 +10,7 @@ use anyhow::{Context, bail};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    config::{SourceConfig, StreamConfig, TableConfig},
+    config::{SourceConfig, StreamConfig},
     fetch::Fetcher,
     guard::resolver::PublicOnly,
     outcome::Outcome,
@@ -20,6 +20,7 @@ use super::{
     worker::{Worker, keeper},
 };
 use crate::{
+    database::Address,
     engine::{Device, Engine},
     http::{self, AppState, HttpConfig},
     metrics::Registry,
@@ -41,10 +42,8 @@ pub async fn open(config: &StreamConfig) -> anyhow::Result<Arc<dyn Table>> {
         "writing rows"
     );
     match &config.table {
-        TableConfig::Sqlite(path) => Ok(Arc::new(Sqlite::open(path, scope)?)),
-        TableConfig::Postgres(address) => {
-            Ok(Arc::new(Postgres::open(*address.clone(), scope).await?))
-        }
+        Address::Sqlite(path) => Ok(Arc::new(Sqlite::open(path, scope)?)),
+        Address::Postgres(address) => Ok(Arc::new(Postgres::open(*address.clone(), scope).await?)),
     }
 }
 

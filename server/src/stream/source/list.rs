@@ -13,12 +13,15 @@ use galley_core::InputKind;
 use tokio::sync::{Notify, mpsc};
 
 use super::{Pulled, Source, SourceError, lines};
-use crate::stream::{
-    message::{Body, Message, Receipt},
-    outcome::Outcome,
-    row::Standing,
-    table::{Table, TableError},
-    tally::Tally,
+use crate::{
+    database::TableError,
+    stream::{
+        message::{Body, Message, Receipt},
+        outcome::Outcome,
+        row::Standing,
+        table::Table,
+        tally::Tally,
+    },
 };
 
 /// How many lines are looked up at once, at the most.

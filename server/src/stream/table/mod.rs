@@ -13,7 +13,7 @@
 //!   PRIMARY KEY (id, recipe, revision));
 //! ```
 
-pub mod postgres;
+mod postgres;
 mod sqlite;
 #[cfg(test)]
 mod tests;
@@ -24,17 +24,7 @@ use futures::future::BoxFuture;
 
 pub use self::{postgres::Postgres, sqlite::Sqlite};
 use super::row::{Row, Standing, Written};
-
-/// Why a table does not do what it was asked for.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum TableError {
-    /// It cannot be reached or is locked now; whether what was asked for happened is not known, and it is to be asked again.
-    #[error("the table cannot be reached: {0}")]
-    Unavailable(String),
-    /// It will not work as it is: another schema, no right to write, no database.
-    #[error("{0}")]
-    Broken(String),
-}
+use crate::database::TableError;
 
 /// A table of answers. Whatever is asked of it may be asked again where it is not known whether it happened.
 pub trait Table: Send + Sync {

@@ -1,19 +1,20 @@
 //! A table in PostgreSQL, which any number of workers write to. One statement a batch, which is a transaction of its own.
 
-mod database;
-mod tls;
-
 use std::{collections::HashMap, fmt, sync::Arc, time::SystemTime};
 
-use anyhow::Context;
 use futures::future::BoxFuture;
 use tokio_postgres::{Config, types::Type};
 
-use self::database::{Database, Value};
-use super::{Table, TableError};
-use crate::stream::{
-    message::digest,
-    row::{Row, Scope, Standing, Written},
+use super::Table;
+use crate::{
+    database::{
+        TableError,
+        postgres::{Database, Value, get},
+    },
+    stream::{
+        message::digest,
+        row::{Row, Scope, Standing, Written},
+    },
 };
 
 const SCHEMA: &[(&str, &str)] = &[
@@ -82,15 +83,6 @@ impl fmt::Debug for Postgres {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Postgres").finish_non_exhaustive()
     }
-}
-
-/// Reads `postgres://USER:PASSWORD@HOST/DATABASE?sslmode=MODE`. A certificate is always checked, whatever the mode asks for.
-///
-/// # Errors
-/// It is no such address; the message does not repeat it, as it may hold a password.
-pub fn address(url: &str) -> anyhow::Result<Config> {
-    let url = url.replace("sslmode=verify-full", "sslmode=require");
-    url.parse().context("expected an address of PostgreSQL")
 }
 
 impl Postgres {
@@ -218,13 +210,6 @@ impl Table for Postgres {
     fn write(&self, rows: Arc<[Row]>) -> BoxFuture<'_, Result<Vec<Written>, TableError>> {
         Box::pin(async move { self.insert(&rows).await })
     }
-}
-
-fn get<'a, T: tokio_postgres::types::FromSql<'a>>(
-    row: &'a tokio_postgres::Row,
-    place: usize,
-) -> Result<T, TableError> {
-    row.try_get(place).map_err(|error| database::cause(&error))
 }
 
 fn count(attempts: i64) -> u32 {

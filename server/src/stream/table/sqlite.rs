@@ -1,25 +1,15 @@
-//! A table in a file. A thread of its own has the connection, for a transaction must not be held over an `await`; what is
-//! asked of it is done in turn.
+//! A table in a file: transactions that its one thread runs in turn.
 
-use std::{
-    fmt,
-    path::Path,
-    sync::{Arc, mpsc},
-    thread,
-    time::{Duration, SystemTime},
-};
+use std::{path::Path, sync::Arc, time::SystemTime};
 
 use futures::future::BoxFuture;
-use rusqlite::{Connection, ErrorCode, OptionalExtension, TransactionBehavior, params};
-use tokio::sync::oneshot;
+use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 
-use super::{Table, TableError};
-use crate::stream::row::{Row, Scope, Standing, Written};
-
-/// How long another process may hold the file's lock.
-const LOCKED: Duration = Duration::from_secs(5);
-/// Kinds of file systems whose locks do not hold between machines, or at all.
-const REMOTE: [&str; 6] = ["nfs", "nfs4", "cifs", "smb3", "9p", "fuse.sshfs"];
+use super::Table;
+use crate::{
+    database::{self, TableError},
+    stream::row::{Row, Scope, Standing, Written},
+};
 
 /// Affinities are chosen so that SQLite changes no value: as JSON it would take an answer that is a number for its own.
 const SCHEMA: &str = "
@@ -49,21 +39,15 @@ const BEGIN: &str =
 const FORGET: &str = "DELETE FROM galley_begun WHERE id = ?1 AND recipe = ?2 AND revision = ?3";
 
 /// A table in a file.
+#[derive(Debug)]
 pub struct Sqlite {
-    jobs: mpsc::Sender<Job>,
+    file: database::sqlite::Sqlite,
+    scope: Arc<Scope>,
 }
 
-type Job = Box<dyn FnOnce(&mut Database) + Send>;
-
-struct Database {
-    connection: Connection,
-    scope: Scope,
-}
-
-impl fmt::Debug for Sqlite {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Sqlite").finish_non_exhaustive()
-    }
+struct Database<'a> {
+    connection: &'a mut Connection,
+    scope: &'a Scope,
 }
 
 impl Sqlite {
@@ -72,46 +56,21 @@ impl Sqlite {
     /// # Errors
     /// It cannot be written, is no database, or lies on a file system of another machine.
     pub fn open(path: &Path, scope: Scope) -> Result<Self, TableError> {
-        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-        let folder = path.parent().filter(|folder| folder.is_dir());
-        let folder = folder.unwrap_or(Path::new(".")).canonicalize();
-        if let Some(kind) = folder.ok().and_then(|folder| remote(&folder, &mounts)) {
-            return Err(TableError::Broken(format!(
-                "{} is on a file system of another machine ({kind}), where SQLite's locks do not hold; PostgreSQL is for that",
-                path.display()
-            )));
-        }
-        let database = Database::open(path, scope).map_err(|error| {
-            TableError::Broken(format!("cannot open {}: {error}", path.display()))
-        })?;
-        let (jobs, queue) = mpsc::channel::<Job>();
-        let run = move || {
-            let mut database = database;
-            while let Ok(job) = queue.recv() {
-                job(&mut database);
-            }
-        };
-        thread::Builder::new()
-            .name("table".into())
-            .spawn(run)
-            .map_err(|error| TableError::Broken(format!("cannot start a thread: {error}")))?;
-        Ok(Self { jobs })
+        let file = database::sqlite::Sqlite::open(path, SCHEMA, &[INSERT, IS_SAME, BEGIN])?;
+        let scope = Arc::new(scope);
+        Ok(Self { file, scope })
     }
 
     fn ask<T: Send + 'static>(
         &self,
-        job: impl FnOnce(&mut Database) -> rusqlite::Result<T> + Send + 'static,
-    ) -> BoxFuture<'_, Result<T, TableError>> {
-        let (sender, answer) = oneshot::channel();
-        let job: Job = Box::new(move |database| {
-            // Whoever asked may be gone; what was done stays done.
-            let _ = sender.send(job(database).map_err(cause));
-        });
-        let sent = self.jobs.send(job);
-        Box::pin(async move {
-            let gone = || TableError::Broken("the table's thread has ended".into());
-            sent.map_err(|_| gone())?;
-            answer.await.map_err(|_| gone())?
+        question: impl FnOnce(&mut Database<'_>) -> rusqlite::Result<T> + Send + 'static,
+    ) -> BoxFuture<'static, Result<T, TableError>> {
+        let scope = Arc::clone(&self.scope);
+        self.file.ask(move |connection| {
+            question(&mut Database {
+                connection,
+                scope: &scope,
+            })
         })
     }
 }
@@ -134,29 +93,11 @@ impl Table for Sqlite {
     }
 
     fn close(&self) -> BoxFuture<'_, Result<(), TableError>> {
-        self.ask(|database| {
-            // What closes a database puts its log into the file, which then may be copied alone.
-            database.connection = Connection::open_in_memory()?;
-            Ok(())
-        })
+        self.file.close()
     }
 }
 
-impl Database {
-    fn open(path: &Path, scope: Scope) -> rusqlite::Result<Self> {
-        let connection = Connection::open(path)?;
-        connection.busy_timeout(LOCKED)?;
-        // Readers read while rows are written, and a commit is on the disk before it is said to be one.
-        connection.pragma_update(None, "journal_mode", "WAL")?;
-        connection.pragma_update(None, "synchronous", "FULL")?;
-        connection.execute_batch(SCHEMA)?;
-        // What is there may have been made by somebody else.
-        for statement in [INSERT, IS_SAME, BEGIN] {
-            connection.prepare(statement)?;
-        }
-        Ok(Self { connection, scope })
-    }
-
+impl Database<'_> {
     fn look_up(&self, ids: &[String]) -> rusqlite::Result<Vec<Standing>> {
         let mut is_done = self.connection.prepare(IS_DONE)?;
         let mut attempts = self.connection.prepare(ATTEMPTS)?;
@@ -252,36 +193,6 @@ impl Database {
 /// In UTC, as SQLite's own functions read it.
 fn time(time: SystemTime) -> String {
     humantime::format_rfc3339_millis(time).to_string()
-}
-
-fn cause(error: rusqlite::Error) -> TableError {
-    let message = error.to_string();
-    match error.sqlite_error_code() {
-        // A disk may be emptied, a lock given back.
-        Some(
-            ErrorCode::DatabaseBusy
-            | ErrorCode::DatabaseLocked
-            | ErrorCode::DiskFull
-            | ErrorCode::SystemIoFailure
-            | ErrorCode::OutOfMemory,
-        ) => TableError::Unavailable(message),
-        _ => TableError::Broken(message),
-    }
-}
-
-/// The kind of the file system that a folder is on, if it is of another machine, by the lines of `/proc/self/mounts`.
-fn remote(folder: &Path, mounts: &str) -> Option<&'static str> {
-    let mounts = mounts.lines().filter_map(|line| {
-        let mut fields = line.split(' ').skip(1);
-        let (at, kind) = (fields.next()?, fields.next()?);
-        let at = Path::new(at);
-        folder
-            .starts_with(at)
-            .then(|| (at.components().count(), kind))
-    });
-    // The last of those mounted at the same place is the one to be seen.
-    let (_, kind) = mounts.max_by_key(|(depth, _)| *depth)?;
-    REMOTE.into_iter().find(|&remote| remote == kind)
 }
 
 #[cfg(test)]

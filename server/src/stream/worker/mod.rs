@@ -27,11 +27,11 @@ use super::{
     outcome::Outcome,
     row::{Status, Written},
     source::{Pulled, Source, SourceError},
-    table::{Table, TableError},
+    table::Table,
     tally::Tally,
     window::Window,
 };
-use crate::{engine::Served, signals::Signals};
+use crate::{database::TableError, engine::Served, signals::Signals};
 
 /// How long a source or table that cannot be reached is left alone, at first and at most.
 const PAUSES: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(5)];

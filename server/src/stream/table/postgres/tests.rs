@@ -1,31 +1,10 @@
 //! The table in a server that these tests start, where PostgreSQL is installed.
 
-mod cluster;
-
-use self::cluster::Cluster;
 use super::*;
-use crate::stream::table::tests::{all, row, scope};
-
-#[test]
-fn addresses_are_read_and_their_passwords_never_shown() {
-    let config = address("postgres://me:secret@db.example.com:5433/answers?sslmode=verify-full");
-    let config = config.unwrap();
-    assert_eq!(config.get_dbname(), Some("answers"));
-    assert_eq!(config.get_ports(), [5433]);
-    assert_eq!(
-        config.get_ssl_mode(),
-        tokio_postgres::config::SslMode::Require
-    );
-    assert!(!format!("{config:?}").contains("secret"), "{config:?}");
-    for wrong in [
-        "postgres://me:secret@host:port/x",
-        "postgres://me:secret@host/x?sslmode=maybe",
-        "postgres://me:secret@host/x?secret=1",
-    ] {
-        let error = format!("{:#}", address(wrong).unwrap_err());
-        assert!(!error.contains("me:secret"), "{error}");
-    }
-}
+use crate::{
+    database::postgres::cluster::Cluster,
+    stream::table::tests::{all, row, scope},
+};
 
 #[test]
 fn ids_that_an_index_cannot_hold_stand_as_their_digests() {

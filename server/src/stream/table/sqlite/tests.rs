@@ -53,14 +53,3 @@ fn what_is_no_table_of_answers_is_refused() {
         open("other.db")
     );
 }
-
-#[test]
-fn file_systems_of_other_machines_are_known_by_their_mounts() {
-    let mounts =
-        "/dev/sda / ext4 rw 0 0\nhost:/x /data nfs4 rw 0 0\ntmpfs /data/local tmpfs rw 0 0\n";
-    let kind = |folder| remote(Path::new(folder), mounts);
-    assert_eq!(kind("/home"), None);
-    assert_eq!(kind("/data/a"), Some("nfs4"));
-    assert_eq!(kind("/data/local/a"), None);
-    assert_eq!(kind("/database"), None);
-}

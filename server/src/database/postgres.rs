@@ -1,7 +1,12 @@
 //! A connection to PostgreSQL that is made anew when it has died, and what its errors mean.
 
-use std::{error::Error as _, sync::Arc, time::Duration};
+#[cfg(test)]
+pub(crate) mod cluster;
+mod tls;
 
+use std::{error::Error as _, fmt, sync::Arc, time::Duration};
+
+use anyhow::Context;
 use tokio::{sync::Mutex, task::JoinHandle, time::timeout};
 use tokio_postgres::{
     Client, Config, Row,
@@ -9,11 +14,12 @@ use tokio_postgres::{
     types::{ToSql, Type},
 };
 
-use super::{super::TableError, tls::Tls};
+use self::tls::Tls;
+use super::TableError;
 use crate::crypto;
 
-/// How long making a connection may take, or an answer: what takes longer is a network that stands still.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long making a connection usually may take, or an answer: what takes longer is a network that stands still.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What is said to be committed has to be so, whatever the database's owner thinks usual.
 const COMMIT: &str = "SELECT set_config('synchronous_commit', 'on', false)
@@ -23,17 +29,25 @@ const IS_THERE: &str = "SELECT to_regclass($1) IS NOT NULL";
 const ALONE: &str = "BEGIN; SELECT pg_advisory_xact_lock(7163271);";
 
 /// A database, and the connection to it while there is one.
-pub(super) struct Database {
+pub(crate) struct Database {
     config: Config,
     tls: Tls,
     /// Makes the tables that are not there.
     schema: &'static [(&'static str, &'static str)],
+    /// How long making a connection may take, or an answer.
+    patience: Duration,
     session: Mutex<Option<Arc<Session>>>,
 }
 
 struct Session {
     client: Client,
     connection: JoinHandle<()>,
+}
+
+impl fmt::Debug for Database {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Database").finish_non_exhaustive()
+    }
 }
 
 impl Drop for Session {
@@ -44,43 +58,54 @@ impl Drop for Session {
 }
 
 /// A value and its type, as the statement's text does not always say it.
-pub(super) type Value<'a> = (&'a (dyn ToSql + Sync), Type);
+pub(crate) type Value<'a> = (&'a (dyn ToSql + Sync), Type);
 
 impl Database {
     /// Connects, and makes tables that are not there: each by its name and how it is made.
-    pub(super) async fn open(
+    pub(crate) async fn open(
+        config: Config,
+        schema: &'static [(&'static str, &'static str)],
+    ) -> Result<Self, TableError> {
+        let database = Self::new(config, schema, PATIENCE)?;
+        database.session().await?;
+        Ok(database)
+    }
+
+    /// The same, but connects when it is first asked something.
+    pub(crate) fn new(
         mut config: Config,
         schema: &'static [(&'static str, &'static str)],
+        patience: Duration,
     ) -> Result<Self, TableError> {
         if config.get_application_name().is_none() {
             config.application_name("galley");
         }
         if config.get_connect_timeout().is_none() {
-            config.connect_timeout(PATIENCE / 3);
+            config.connect_timeout(patience / 3);
         }
         let tls = crypto::client().map_err(|error| TableError::Broken(error.to_string()))?;
-        let database = Self {
+        Ok(Self {
             config,
             tls: Tls::new(tls),
             schema,
+            patience,
             session: Mutex::new(None),
-        };
-        database.session().await?;
-        Ok(database)
+        })
     }
 
     /// The rows that a statement gives; each statement is a transaction.
-    pub(super) async fn query(
+    pub(crate) async fn query(
         &self,
         sql: &str,
         values: &[Value<'_>],
     ) -> Result<Vec<Row>, TableError> {
         let session = self.session().await?;
-        let answer = timeout(PATIENCE, session.client.query_typed(sql, values)).await;
+        let patience = self.patience;
+        let answer = timeout(patience, session.client.query_typed(sql, values)).await;
         let error = match answer {
             Ok(Ok(rows)) => return Ok(rows),
             Ok(Err(error)) => cause(&error),
-            Err(_) => TableError::Unavailable(format!("no answer within {PATIENCE:?}")),
+            Err(_) => TableError::Unavailable(format!("no answer within {patience:?}")),
         };
         if matches!(error, TableError::Unavailable(_)) {
             let mut current = self.session.lock().await;
@@ -102,8 +127,9 @@ impl Database {
         {
             return Ok(Arc::clone(session));
         }
-        let connected = timeout(PATIENCE, self.connect()).await;
-        let slow = |_| TableError::Unavailable(format!("no connection within {PATIENCE:?}"));
+        let patience = self.patience;
+        let connected = timeout(patience, self.connect()).await;
+        let slow = |_| TableError::Unavailable(format!("no connection within {patience:?}"));
         let session = Arc::new(connected.map_err(slow)??);
         *current = Some(Arc::clone(&session));
         Ok(session)
@@ -155,8 +181,25 @@ impl Session {
     }
 }
 
+/// Reads `postgres://USER:PASSWORD@HOST/DATABASE?sslmode=MODE`. A certificate is always checked, whatever the mode asks for.
+///
+/// # Errors
+/// It is no such address; the message does not repeat it, as it may hold a password.
+pub fn address(url: &str) -> anyhow::Result<Config> {
+    let url = url.replace("sslmode=verify-full", "sslmode=require");
+    url.parse().context("expected an address of PostgreSQL")
+}
+
+/// A row's value.
+pub(crate) fn get<'a, T: tokio_postgres::types::FromSql<'a>>(
+    row: &'a tokio_postgres::Row,
+    place: usize,
+) -> Result<T, TableError> {
+    row.try_get(place).map_err(|error| cause(&error))
+}
+
 /// What an error means to whoever asked: that it may be asked again, or not.
-pub(super) fn cause(error: &tokio_postgres::Error) -> TableError {
+fn cause(error: &tokio_postgres::Error) -> TableError {
     let Some(database) = error.as_db_error() else {
         let source = error.source().map(|source| format!(": {source}"));
         let message = format!("{error}{}", source.unwrap_or_default());
@@ -186,6 +229,28 @@ fn is_passing(code: &SqlState) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn addresses_are_read_and_their_passwords_never_shown() {
+        let config =
+            address("postgres://me:secret@db.example.com:5433/answers?sslmode=verify-full");
+        let config = config.unwrap();
+        assert_eq!(config.get_dbname(), Some("answers"));
+        assert_eq!(config.get_ports(), [5433]);
+        assert_eq!(
+            config.get_ssl_mode(),
+            tokio_postgres::config::SslMode::Require
+        );
+        assert!(!format!("{config:?}").contains("secret"), "{config:?}");
+        for wrong in [
+            "postgres://me:secret@host:port/x",
+            "postgres://me:secret@host/x?sslmode=maybe",
+            "postgres://me:secret@host/x?secret=1",
+        ] {
+            let error = format!("{:#}", address(wrong).unwrap_err());
+            assert!(!error.contains("me:secret"), "{error}");
+        }
+    }
 
     #[test]
     fn what_goes_away_by_itself_is_asked_again() {

@@ -9,12 +9,12 @@ use std::{
 use tempfile::TempDir;
 use tokio_postgres::Config;
 
-use super::super::database::Database;
+use super::Database;
 
 /// As whom it runs where the test is root, whom PostgreSQL refuses.
 const USER: &str = "nobody";
 
-pub(super) struct Cluster {
+pub(crate) struct Cluster {
     bin: PathBuf,
     folder: TempDir,
     port: u16,
@@ -22,7 +22,7 @@ pub(super) struct Cluster {
 
 impl Cluster {
     /// None, and a line that says so, where PostgreSQL is not installed.
-    pub(super) fn start() -> Option<Self> {
+    pub(crate) fn start() -> Option<Self> {
         let Some(bin) = bin() else {
             eprintln!("SKIPPED: the table in PostgreSQL was not tried: there is no initdb");
             return None;
@@ -53,7 +53,7 @@ impl Cluster {
     }
 
     /// An empty database.
-    pub(super) async fn database(&self, name: &str) -> Config {
+    pub(crate) async fn database(&self, name: &str) -> Config {
         let server = format!("postgres://galley@127.0.0.1:{}", self.port);
         let config = |name: &str| format!("{server}/{name}").parse::<Config>().unwrap();
         let all = Database::open(config("postgres"), &[]).await.unwrap();
