@@ -48,6 +48,9 @@ for name in ("galley", "galley-cuda"):
     answering = seconds(services[name]["environment"].get("GALLEY_TIMEOUT", "60s"))
     assert timeout > answering, f"{name} gives up draining before its last request's time is up"
     assert delay > 2 * noticed, f"{name} leaves before HAProxy has noticed"
+    # No replica is asked for its own jobs, so all must have the same.
+    folder = str(pathlib.PurePosixPath(services[name]["environment"]["GALLEY_JOBS"]).parent)
+    assert folder in [volume.split(":")[1] for volume in services[name]["volumes"]], f"{name} shares no jobs with the others"
 
 # The stream: workers, their health check and Prometheus must mean one port, all of them one stream of one broker.
 jobs = yaml.safe_load((docker / "prometheus/prometheus.yml").read_text())["scrape_configs"]

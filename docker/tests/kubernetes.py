@@ -38,6 +38,7 @@ CASES = {
         },
         "apiKeySecret": "keys",
         "tlsSecret": "tls",
+        "jobsSecret": "jobs",
         "cache": {"existingClaim": "hub"},
         "drain": {"delaySeconds": 0, "timeoutSeconds": 300},
         "podAnnotations": {"a": "b"},
@@ -143,6 +144,11 @@ def hold_together(found, values):
     assert {port["targetPort"] for port in found["Service"]["spec"]["ports"]} == set(ports)
     mounted = {mount["name"] for mount in container["volumeMounts"]}
     assert mounted == {volume["name"] for volume in spec["volumes"]}
+    jobs = values.get("jobsSecret")
+    assert env.get("GALLEY_JOBS") == (jobs and {"secretKeyRef": {"name": jobs, "key": "url"}}), "jobs are kept elsewhere"
+    if jobs and "NetworkPolicy" in found:
+        egress = found["NetworkPolicy"]["spec"]["egress"]
+        assert 5432 in {port["port"] for rule in egress for port in rule["ports"]}, "the table of jobs cannot be reached"
     if "ServiceMonitor" in found:
         monitor = found["ServiceMonitor"]["spec"]
         assert monitor["selector"]["matchLabels"].items() <= found["Service"]["metadata"]["labels"].items()

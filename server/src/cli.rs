@@ -1,5 +1,6 @@
 //! The command line as typed. [`crate::config`] turns it into what is valid.
 
+mod jobs;
 mod model;
 
 use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
@@ -7,6 +8,7 @@ use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
 use bytesize::ByteSize;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub use self::jobs::JobsArgs;
 pub use self::model::{AutoSize, BatchingArgs, DtypeArg, ModelArgs};
 
 use crate::{
@@ -227,6 +229,9 @@ pub struct ServeArgs {
         help_heading = "Limits"
     )]
     pub max_results: NonZeroUsize,
+    /// Where jobs are kept.
+    #[command(flatten)]
+    pub jobs: JobsArgs,
     /// Who may ask, and over what.
     #[command(flatten)]
     pub access: AccessArgs,

@@ -16,6 +16,7 @@ use crate::{
     cli::{AccessArgs, AutoSize, BatchingArgs, DtypeArg, ModelArgs, ServeArgs},
     engine::EngineConfig,
     http::HttpConfig,
+    jobs::JobsConfig,
     memory,
     traces::Traces,
 };
@@ -35,8 +36,10 @@ pub struct ServeConfig {
     pub engine: EngineConfig,
     /// Batches that a device has in hand at once; `None` is what suits it.
     pub batches_in_flight: Option<NonZeroUsize>,
-    /// The HTTP side's settings.
+    /// The HTTP side's settings; without the table of jobs, which is opened first.
     pub http: HttpConfig,
+    /// The table of asynchronous requests, if there is one.
+    pub jobs: Option<JobsConfig>,
     /// How long draining may take.
     pub drain_timeout: Duration,
     /// How long requests are still taken when the end is announced.
@@ -133,6 +136,7 @@ impl ServeConfig {
             engine: engine(&args.batching),
             batches_in_flight: args.batching.batches_in_flight,
             http,
+            jobs: args.jobs.config()?,
             drain_timeout: args
                 .drain_timeout
                 .unwrap_or(args.timeout.saturating_add(Duration::from_secs(5))),

@@ -4,7 +4,7 @@
 //! - [`batching`] holds the queues and decides what a batch is made of.
 //! - [`engine`] owns the devices and runs batches.
 //! - [`stream`] takes messages from a source and puts their answers into a table.
-//! - [`database`] is how SQLite and PostgreSQL are reached.
+//! - [`jobs`] keeps asynchronous requests in a table; [`database`] is how SQLite and PostgreSQL are reached.
 //! - [`access`] holds API keys and the TLS certificate.
 //! - [`metrics`] is every metric, in one place; [`traces`] sends spans of requests. With the feature `cuda`,
 //!   `nvidia` asks the driver how devices do.
@@ -22,6 +22,7 @@ pub mod engine;
 pub mod health;
 pub mod host;
 pub mod http;
+pub mod jobs;
 pub mod log;
 mod memory;
 pub mod metrics;

@@ -5,10 +5,12 @@ use std::{
     process::ExitCode,
 };
 
+use anyhow::Context;
 use galley::{
     cli::{Command, ServeArgs},
     config::{ModelConfig, ServeConfig},
     health::{self, HealthConfig},
+    jobs::JobTable,
     log::Log,
     predict, pull, recipes_table, serve, service_links,
     signals::Signals,
@@ -142,8 +144,19 @@ async fn serve(args: Box<ServeArgs>) -> Result<(), Failure> {
             serve::load(&config.recipes, &config.model, config.batches_in_flight).map_err(wrong)?;
         Ok::<_, Failure>((config, devices))
     });
+    let loading = async {
+        let (mut config, devices) = loading.await.map_err(anyhow::Error::from)??;
+        if let Some(jobs) = &config.jobs {
+            let table = JobTable::open(jobs)
+                .await
+                .context("--jobs")
+                .map_err(wrong)?;
+            config.http.jobs = Some(table);
+        }
+        Ok::<_, Failure>((config, devices))
+    };
     let (config, devices) = tokio::select! {
-        loaded = loading => loaded.map_err(anyhow::Error::from)??,
+        loaded = loading => loaded?,
         () = signals.end() => {
             tracing::info!("ended while loading");
             return Ok(());

@@ -1,6 +1,7 @@
 //! The two databases that tables lie in: SQLite on one machine, PostgreSQL for many. How each is reached, and what its errors
 //! mean; what is asked of them is their users' (`stream::table`, `jobs`).
 
+pub(crate) mod either;
 pub mod postgres;
 pub(crate) mod sqlite;
 

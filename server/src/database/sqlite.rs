@@ -135,6 +135,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn many_may_make_a_file_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("new.db");
+        let open = || Sqlite::open(&path, "CREATE TABLE IF NOT EXISTS made (id TEXT)", &[]);
+        thread::scope(|scope| {
+            let opening: Vec<_> = (0..8).map(|_| scope.spawn(open)).collect();
+            for opened in opening {
+                opened.join().unwrap().unwrap();
+            }
+        });
+    }
+
+    #[test]
     fn file_systems_of_other_machines_are_known_by_their_mounts() {
         let mounts =
             "/dev/sda / ext4 rw 0 0\nhost:/x /data nfs4 rw 0 0\ntmpfs /data/local tmpfs rw 0 0\n";

@@ -59,6 +59,9 @@ pub(super) enum ApiError {
     /// The body stood still, or came too slowly while its room was needed.
     #[error("{0}")]
     SlowBody(String),
+    /// The job cannot be stored, and so is not accepted, or cannot be looked up.
+    #[error("the table of jobs cannot be reached now")]
+    NoTable,
     /// A health check fails.
     #[error("{0}")]
     Unhealthy(String),
@@ -91,7 +94,7 @@ impl ApiError {
                 StatusCode::TOO_MANY_REQUESTS
             }
             Self::SlowBody(_) => StatusCode::REQUEST_TIMEOUT,
-            Self::Unhealthy(_) | Self::Infer(InferError::Unavailable(_)) => {
+            Self::NoTable | Self::Unhealthy(_) | Self::Infer(InferError::Unavailable(_)) => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
             Self::Infer(InferError::Deadline) => StatusCode::GATEWAY_TIMEOUT,
@@ -107,7 +110,7 @@ impl ApiError {
                 too_large: true, ..
             } => Outcome::TooLarge,
             Self::Busy(_) => Outcome::QueueFull,
-            Self::Unhealthy(_) => Outcome::Unavailable,
+            Self::NoTable | Self::Unhealthy(_) => Outcome::Unavailable,
             Self::Infer(error) => error.outcome(),
             Self::Malformed(_)
             | Self::AllRefused {
@@ -137,6 +140,7 @@ impl ApiError {
             Self::Conflict(_) => "conflict",
             Self::Busy(_) => "busy",
             Self::SlowBody(_) => "slow body",
+            Self::NoTable => "no table of jobs",
             Self::Unhealthy(_) => "unhealthy",
             Self::Infer(InferError::TooManyItems { .. }) => "too many items",
             Self::Infer(InferError::QueueFull { .. }) => "queue full",
@@ -150,7 +154,7 @@ impl ApiError {
     /// The seconds of `Retry-After`, where trying again makes sense.
     pub(super) fn retry_after(&self) -> Option<u64> {
         match self {
-            Self::Busy(_) => Some(RETRY_AFTER.as_secs()),
+            Self::Busy(_) | Self::NoTable => Some(RETRY_AFTER.as_secs()),
             Self::Infer(
                 InferError::QueueFull { retry_after } | InferError::TooLate { retry_after },
             ) => {
@@ -164,6 +168,16 @@ impl ApiError {
     /// [`ApiError::Malformed`] from anything that prints.
     pub(super) fn malformed(reason: impl Into<String>) -> Self {
         Self::Malformed(reason.into())
+    }
+
+    /// The refusal of an id that stands for something else.
+    pub(super) fn other_body() -> Self {
+        Self::Conflict("this unique_id was given to a request with another body".into())
+    }
+
+    /// The refusal of one more job.
+    pub(super) fn too_many_jobs() -> Self {
+        Self::Busy("as many requests with a unique_id run as may (--max-results)".into())
     }
 
     /// The refusal of a compressed body that comes out larger than this.
@@ -210,6 +224,7 @@ mod tests {
             (ApiError::Busy(text()), 429),
             (full.clone().into(), 429),
             (ApiError::SlowBody(text()), 408),
+            (ApiError::NoTable, 503),
             (ApiError::Unhealthy(text()), 503),
             (InferError::Unavailable(text()).into(), 503),
             (InferError::Deadline.into(), 504),

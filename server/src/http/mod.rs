@@ -39,7 +39,7 @@ use axum::{
 pub use server::{serve, serve_grpc, serve_probes};
 pub use state::AppState;
 
-use crate::{access::Access, traces::Traces};
+use crate::{access::Access, jobs::JobTable, traces::Traces};
 
 /// The settings of the HTTP side.
 #[derive(Clone, Debug)]
@@ -74,6 +74,8 @@ pub struct HttpConfig {
     pub max_results: usize,
     /// The most bytes of memory that their results may take.
     pub max_result_bytes: usize,
+    /// Where asynchronous requests are kept (`--jobs`); without it in memory.
+    pub jobs: Option<JobTable>,
     /// `/health` believes an answer of the engine for this long before it runs a probe.
     pub health_window: Duration,
     /// Keys that requests need, and the certificate that connections are encrypted with.
@@ -104,6 +106,7 @@ impl Default for HttpConfig {
             result_ttl: Duration::from_secs(600),
             max_results: 10_000,
             max_result_bytes: 256 << 20,
+            jobs: None,
             health_window: Duration::from_secs(10),
             access: Access::default(),
             open_metrics: false,

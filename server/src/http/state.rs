@@ -53,10 +53,11 @@ impl AppState {
                 activity: Activity::new(started),
             })
         };
+        let recipes: Vec<_> = engine.recipes().iter().map(serve).collect();
         Self(Arc::new(Shared {
-            recipes: engine.recipes().iter().map(serve).collect(),
+            jobs: Jobs::new(&config, &recipes, &registry),
+            recipes,
             budget: Budget::new(config.max_buffered, config.body_timeout),
-            jobs: Jobs::new(&config),
             started,
             leaving: watch::Sender::new(false),
             engine,

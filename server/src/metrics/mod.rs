@@ -3,6 +3,7 @@
 //! Names carry base units; labels are bounded: recipe names, protocols and outcomes, never a client's string. The
 //! recorder belongs to a server and not to the process, so that tests can run several servers side by side.
 
+mod jobs;
 mod stream;
 
 use std::time::Duration;
@@ -12,6 +13,7 @@ use metrics_exporter_prometheus::{
     BuildError, Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
 };
 
+pub use jobs::{JobEvent, JobMetrics};
 pub use stream::{Stage, StreamMetrics, StreamOutcome};
 
 /// Buckets of durations in seconds: 100 us to 60 s.

@@ -50,6 +50,18 @@ fn wrong_settings_of_a_server() {
         ),
         (&["--log", "a=b=c"], &["--log"]),
         (
+            &["--recipes", "echo", "--jobs", "mysql://me:secret@host/x"],
+            &["--jobs", "postgres://HOST/DATABASE", "mysql://..."],
+        ),
+        (
+            &["--recipes", "echo", "--jobs", "/no/such/folder/jobs.db"],
+            &["--jobs", "cannot open /no/such/folder/jobs.db"],
+        ),
+        (
+            &["--recipes", "echo", "--job-lease", "1ms"],
+            &["--job-lease", "100ms"],
+        ),
+        (
             &["--recipes", "echo", "--api-key-file", "/no/such/file"],
             &["--api-key-file", "/no/such/file"],
         ),

@@ -10,6 +10,7 @@ mod activity;
 mod bodies;
 mod connections;
 mod crowd;
+mod durable;
 mod encodings;
 mod framing;
 mod grpc;

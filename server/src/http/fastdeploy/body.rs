@@ -1,5 +1,7 @@
 //! From bytes to inputs: recognising what a body is, unpacking it, reading it.
 
+use std::{fmt, str::FromStr};
+
 use axum::http::{HeaderMap, header};
 use bytes::{Bytes, BytesMut};
 use futures::{FutureExt, stream};
@@ -48,6 +50,8 @@ pub(super) struct Arrived {
     max_decompressed: u64,
     /// Whether the digest is wanted.
     with_digest: bool,
+    /// Whether the body itself is wanted too.
+    with_source: bool,
     share: Share,
 }
 
@@ -56,6 +60,8 @@ pub(super) struct Read {
     pub(super) items: Items,
     /// Tells the request from others with the same id.
     pub(super) digest: Option<Digest>,
+    /// The body that they were read from and what it is, for [`read_again`].
+    pub(super) source: Option<(String, Bytes)>,
     /// Room that the inputs take.
     pub(super) share: Share,
 }
@@ -66,22 +72,18 @@ impl Arrived {
         (body, share): (Bytes, Share),
         query: &Query,
         headers: &HeaderMap,
-        (kind, max_items): (InputKind, usize),
+        takes: (InputKind, usize),
         config: &HttpConfig,
     ) -> Result<Self, ApiError> {
-        let values = usize::try_from(config.max_body / BYTES_A_VALUE).unwrap_or(usize::MAX);
         let by_query = query.compressed.then_some(Encoding::Zstd);
         let packed = by_query.into_iter().chain(Encoding::of_body(headers)?);
         Ok(Self {
             declared: declared(query.input_type, headers)?,
             packed: packed.collect(),
-            bounds: Bounds {
-                items: max_items,
-                values,
-                kind,
-            },
+            bounds: bounds(takes, config),
             max_decompressed: config.max_decompressed,
             with_digest: query.unique_id.is_some(),
+            with_source: query.is_async && config.jobs.is_some(),
             body,
             share,
         })
@@ -103,14 +105,15 @@ impl Arrived {
     fn read_here(mut self) -> Result<Read, ApiError> {
         self.unpack(self.max_decompressed)?;
         let form = form(self.declared, &self.body, self.bounds.kind)?;
-        let items = decode(form, &self.body, self.bounds)?;
+        let items = decode(&form, &self.body, self.bounds)?;
+        let gone = if self.with_source { 0 } else { self.body.len() };
         // Many small values take more room than the body that they were.
-        self.share
-            .grow(items.memory().saturating_sub(self.body.len()))?;
+        self.share.grow(items.memory().saturating_sub(gone))?;
         let digest = self.with_digest.then(|| items.digest());
         Ok(Read {
             items,
             digest,
+            source: self.with_source.then(|| (form.to_string(), self.body)),
             share: self.share,
         })
     }
@@ -124,6 +127,63 @@ impl Arrived {
             self.packed.pop();
         }
         Ok(())
+    }
+}
+
+/// Reads the inputs of a body that was read before, perhaps by another version.
+pub(super) async fn read_again(
+    form: &str,
+    (body, mut share): (Bytes, Share),
+    takes: (InputKind, usize),
+    config: &HttpConfig,
+) -> Result<(Items, Share), ApiError> {
+    let form: Form = form.parse()?;
+    let bounds = bounds(takes, config);
+    let inline = body.len() <= INLINE;
+    let read = move || {
+        let items = decode(&form, &body, bounds)?;
+        share.grow(items.memory().saturating_sub(body.len()))?;
+        Ok((items, share))
+    };
+    match inline {
+        true => read(),
+        false => pool::run(read).await,
+    }
+}
+
+fn bounds((kind, items): (InputKind, usize), config: &HttpConfig) -> Bounds {
+    Bounds {
+        items,
+        values: usize::try_from(config.max_body / BYTES_A_VALUE).unwrap_or(usize::MAX),
+        kind,
+    }
+}
+
+/// As a body's form is remembered.
+impl fmt::Display for Form {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Json => f.write_str("json"),
+            Self::Msgpack => f.write_str("msgpack"),
+            Self::File => f.write_str("file"),
+            Self::Multipart(boundary) => write!(f, "multipart {boundary}"),
+        }
+    }
+}
+
+impl FromStr for Form {
+    type Err = ApiError;
+
+    fn from_str(form: &str) -> Result<Self, ApiError> {
+        match (form, form.split_once(' ')) {
+            ("json", _) => Ok(Self::Json),
+            ("msgpack", _) => Ok(Self::Msgpack),
+            ("file", _) => Ok(Self::File),
+            (_, Some(("multipart", boundary))) => Ok(Self::Multipart(boundary.into())),
+            _ => Err(ApiError::malformed(
+                "a body of a form that this version does not know",
+            )),
+        }
     }
 }
 
@@ -195,7 +255,7 @@ fn form(declared: Declared, body: &[u8], kind: InputKind) -> Result<Form, ApiErr
     }
 }
 
-fn decode(form: Form, body: &Bytes, bounds: Bounds) -> Result<Items, ApiError> {
+fn decode(form: &Form, body: &Bytes, bounds: Bounds) -> Result<Items, ApiError> {
     match form {
         Form::Json => {
             let body = json::without_mark(body);
@@ -218,7 +278,7 @@ fn decode(form: Form, body: &Bytes, bounds: Bounds) -> Result<Items, ApiError> {
                 )),
             }
         }
-        Form::Multipart(boundary) => multipart(body, boundary, bounds),
+        Form::Multipart(boundary) => multipart(body, boundary.clone(), bounds),
         Form::File if body.is_empty() => {
             Err(ApiError::malformed("the body is empty, expected a file"))
         }
@@ -279,106 +339,4 @@ fn part_as_input(bytes: Bytes, kind: InputKind) -> Result<Input, InputError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const JPEG: &[u8] = b"\xff\xd8\xff\xe0";
-    const TEXT: &[u8] = b"[\"a\"]";
-
-    fn recognise(
-        input_type: Option<Format>,
-        content_type: &'static str,
-        (body, kind): (&[u8], InputKind),
-    ) -> Result<Form, ApiError> {
-        let mut headers = HeaderMap::new();
-        if !content_type.is_empty() {
-            headers.insert(header::CONTENT_TYPE, content_type.parse().unwrap());
-        }
-        form(declared(input_type, &headers)?, body, kind)
-    }
-
-    #[test]
-    fn bodies_are_recognised_by_query_then_content_type() {
-        use InputKind::{File, Json};
-        let multipart = "Multipart/Form-Data; boundary=\"x\"";
-        let octets = "application/octet-stream";
-        let (json, msgpack) = (Some(Format::Json), Some(Format::Msgpack));
-        for (input_type, content_type, kind, expected) in [
-            (None, "", File, Form::Json),
-            (None, "application/json; charset=utf-8", File, Form::Json),
-            (None, "application/x-www-form-urlencoded", Json, Form::Json),
-            (None, octets, Json, Form::Json),
-            (None, octets, File, Form::File),
-            (None, "image/jpeg", Json, Form::File),
-            (None, "IMAGE/PNG", File, Form::File),
-            (None, "application/msgpack", Json, Form::Msgpack),
-            (None, multipart, File, Form::Multipart("x".into())),
-            (json, octets, File, Form::Json),
-            (msgpack, octets, File, Form::Msgpack),
-        ] {
-            assert_eq!(
-                recognise(input_type, content_type, (TEXT, kind)),
-                Ok(expected),
-                "{input_type:?} {content_type}"
-            );
-        }
-        assert!(matches!(
-            recognise(None, "multipart/form-data", (TEXT, File)),
-            Err(ApiError::Malformed(_))
-        ));
-    }
-
-    #[test]
-    fn an_image_is_known_without_its_type_and_refused_with_a_wrong_one() {
-        use InputKind::{File, Json};
-        for content_type in ["", "application/x-www-form-urlencoded", "text/plain"] {
-            let form = recognise(None, content_type, (JPEG, File));
-            assert_eq!(form, Ok(Form::File), "{content_type}");
-        }
-        for (input_type, content_type, kind, said) in [
-            (None, "application/json", File, "Content-Type: image/jpeg"),
-            (Some(Format::Json), "", File, "without input_type"),
-            (None, "", Json, "does not take"),
-            (None, "application/octet-stream", Json, "does not take"),
-        ] {
-            let error = recognise(input_type, content_type, (JPEG, kind)).unwrap_err();
-            assert!(error.to_string().contains(said), "{error}");
-        }
-    }
-
-    #[test]
-    fn parts_keep_their_order_and_names_do_not_matter() {
-        let body = "--x\r\nContent-Disposition: form-data; name=\"z\"; filename=\"z.jpg\"\r\n\r\nfirst\r\n\
-            --x\r\nContent-Disposition: form-data; name=\"a\"\r\n\r\n\r\n\
-            --x\r\nContent-Disposition: form-data; name=\"z\"\r\n\r\nthird\r\n--x--\r\n";
-        let bounds = Bounds {
-            items: 3,
-            values: 0,
-            kind: InputKind::File,
-        };
-        let items = multipart(&body.into(), "x".into(), bounds).unwrap();
-        assert_eq!(
-            items.inputs,
-            ["first", "", "third"].map(|file| Input::File(file.into()))
-        );
-        let few = Bounds { items: 2, ..bounds };
-        assert!(matches!(
-            multipart(&body.into(), "x".into(), few),
-            Err(ApiError::TooLarge { .. })
-        ));
-        assert!(matches!(
-            multipart(&body[..90].into(), "x".into(), bounds),
-            Err(ApiError::Malformed(_))
-        ));
-        let texts = multipart(
-            &body.into(),
-            "x".into(),
-            Bounds {
-                kind: InputKind::Json,
-                ..bounds
-            },
-        )
-        .unwrap();
-        assert_eq!(texts.inputs[2], Input::text("third"));
-    }
-}
+mod tests;

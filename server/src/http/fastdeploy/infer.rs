@@ -208,7 +208,8 @@ impl Pending<'_> {
         };
         let work = (Arc::clone(self.recipe), read);
         if self.query.is_async {
-            self.state.jobs().submit(key, work, self.deadline, call)?;
+            let left = self.deadline.saturating_duration_since(Instant::now());
+            self.state.jobs().accept(key, work, left, call).await?;
             return Ok(Reply::Accepted);
         }
         let job = self

@@ -2,12 +2,14 @@
 //! remembered for a while.
 //!
 //! A job is a task of its own, so that neither the caller's going away nor a second caller's deadline ends it.
-//! Requests without an id of the client's never come here.
+//! Requests without an id of the client's never come here, but for asynchronous ones. Those are in a table where there is one
+//! (`durable`), and in memory otherwise, as are all that are waited for.
 
 use std::{
+    future::pending,
     sync::Arc,
     task::{Context, Poll, Waker},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use opentelemetry::trace::FutureExt;
@@ -15,14 +17,18 @@ use tokio_util::task::TaskTracker;
 
 use super::{
     body::Read,
+    durable::Durable,
     infer::answer_items,
-    store::{Begun, Job, Key, Limits, Store},
+    store::{Begun, Finished, Job, Key, Limits, Store},
     stored::Stored,
 };
-use crate::http::{
-    HttpConfig,
-    error::ApiError,
-    state::{Call, ServedRecipe},
+use crate::{
+    http::{
+        AppState, HttpConfig,
+        error::ApiError,
+        state::{Call, ServedRecipe},
+    },
+    metrics::Registry,
 };
 
 /// All jobs.
@@ -30,10 +36,16 @@ use crate::http::{
 pub(in crate::http) struct Jobs {
     store: Arc<Store>,
     tasks: TaskTracker,
+    /// Those that are asynchronous, where there is a table for them.
+    durable: Option<Arc<Durable>>,
 }
 
 impl Jobs {
-    pub(in crate::http) fn new(config: &HttpConfig) -> Self {
+    pub(in crate::http) fn new(
+        config: &HttpConfig,
+        recipes: &[Arc<ServedRecipe>],
+        registry: &Registry,
+    ) -> Self {
         let limits = Limits {
             ttl: config.result_ttl,
             results: config.max_results.max(1),
@@ -42,6 +54,15 @@ impl Jobs {
         Self {
             store: Store::new(limits),
             tasks: TaskTracker::new(),
+            durable: Durable::new(config, recipes, registry),
+        }
+    }
+
+    /// Does what the table of jobs needs, for ever.
+    pub(in crate::http) async fn keep(&self, state: &AppState) {
+        match &self.durable {
+            Some(durable) => durable.keep(state).await,
+            None => pending().await,
         }
     }
 
@@ -50,15 +71,39 @@ impl Jobs {
         self.store.sweep(now);
     }
 
-    /// Waits until every job has ended. New ones may begin meanwhile, as long as the engine takes them.
+    /// Waits until every job has ended, or is back in the table. New ones may begin meanwhile, as long as the engine takes them.
     pub(in crate::http) async fn finish(&self) {
+        if let Some(durable) = &self.durable {
+            durable.leave().await;
+        }
         self.tasks.close();
         self.tasks.wait().await;
     }
 
-    /// The job of this id, if it is known.
-    pub(super) fn get(&self, key: &Key) -> Option<Job> {
-        self.store.get(key)
+    /// How the job of this id ended, if it is known and has.
+    pub(super) async fn find(&self, key: &Key) -> Result<Option<Option<Finished>>, ApiError> {
+        match (self.store.get(key), &self.durable) {
+            (Some(job), _) => Ok(Some(job.finished())),
+            (None, Some(durable)) => durable.find(key).await,
+            (None, None) => Ok(None),
+        }
+    }
+
+    /// Joins or begins the job of this id, which nobody waits for.
+    pub(super) async fn accept(
+        &self,
+        key: Key,
+        work: (Arc<ServedRecipe>, Read),
+        timeout: Duration,
+        call: &mut Option<Call>,
+    ) -> Result<(), ApiError> {
+        match &self.durable {
+            Some(durable) => durable.submit(key, work, timeout, call).await,
+            None => {
+                let deadline = Instant::now() + timeout;
+                self.submit(key, work, deadline, call).map(drop)
+            }
+        }
     }
 
     /// Joins the job of this id, or begins it. Only a new one that outlives this call takes `call` along.

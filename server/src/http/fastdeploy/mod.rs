@@ -2,10 +2,11 @@
 //!
 //! A request's way: [`query`] and content type say how to read the body, [`body`] makes it into inputs, the engine
 //! answers them, [`answer`] writes the answers in the request's own encoding. Requests that bring a `unique_id` go
-//! through [`jobs`], which remembers them.
+//! through [`jobs`], which remembers them, asynchronous ones through [`durable`] if there is a table for them.
 
 mod answer;
 mod body;
+mod durable;
 mod health;
 mod infer;
 mod items;

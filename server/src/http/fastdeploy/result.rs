@@ -94,7 +94,7 @@ pub(super) async fn result(Extract(state): Extract<AppState>, request: Request) 
         Ok(id) => id,
         Err(error) => return encoding.error(None, &error),
     };
-    match look_up(&state, &query, &uri, &id) {
+    match look_up(&state, &query, &uri, &id).await {
         Ok(Some(Ok(stored))) => encoding.stored(&id, &stored).0,
         Ok(None) => encoding.processing(&id),
         Ok(Some(Err(error))) | Err(error) => encoding.error(Some(&id), &error),
@@ -102,7 +102,7 @@ pub(super) async fn result(Extract(state): Extract<AppState>, request: Request) 
 }
 
 /// How the request ended, if it has.
-fn look_up(
+async fn look_up(
     state: &AppState,
     query: &Query,
     uri: &Uri,
@@ -110,12 +110,12 @@ fn look_up(
 ) -> Result<Option<super::store::Finished>, ApiError> {
     let named = recipe_in(uri.path());
     let recipe = state.recipe(named.as_deref().or(query.recipe.as_deref()))?;
-    let job = state.jobs().get(&Key {
+    let key = Key {
         recipe: recipe.name(),
         id: id.into(),
-    });
+    };
     let unknown = || ApiError::NotFound("unknown unique_id, or its result has expired".into());
-    Ok(job.ok_or_else(unknown)?.finished())
+    state.jobs().find(&key).await?.ok_or_else(unknown)
 }
 
 /// The id asked for: in the query or, by POST, in the body.

@@ -116,9 +116,7 @@ impl Store {
         inner.forget_expired(Instant::now(), self.limits.ttl);
         if let Some(entry) = inner.entries.get(&key) {
             if entry.digest != digest {
-                return Err(ApiError::Conflict(
-                    "this unique_id was given to a request with another body".into(),
-                ));
+                return Err(ApiError::other_body());
             }
             // A failure is not a result: sent again, the request runs again.
             if !matches!(*entry.receiver.borrow(), Some(Err(_))) {
@@ -127,9 +125,7 @@ impl Store {
             inner.remove(&key);
         }
         if inner.entries.len() >= self.limits.results && !inner.forget_oldest() {
-            return Err(ApiError::Busy(
-                "as many requests with a unique_id run as may (--max-results)".into(),
-            ));
+            return Err(ApiError::too_many_jobs());
         }
         let serial = inner.next_serial;
         inner.next_serial += 1;

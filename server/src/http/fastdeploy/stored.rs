@@ -1,6 +1,7 @@
 //! Answers as they are remembered: encoded, so that they take the memory that they are counted with. A JSON value takes many
 //! times its text.
 
+use bytes::Bytes;
 use galley_core::{InputError, Output};
 use serde::{Serialize, Serializer, ser::SerializeSeq};
 
@@ -8,6 +9,7 @@ use super::answer::verdict;
 use crate::{
     engine::{Answers, InferError},
     http::error::ApiError,
+    jobs::End,
     metrics::Outcome,
 };
 
@@ -15,7 +17,7 @@ use crate::{
 const OVERHEAD: usize = 512;
 
 /// Answers to a request, and what they come to.
-#[derive(Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct Stored {
     /// As msgpack, which has the types of all that answers are made of.
     prediction: Box<[u8]>,
@@ -44,6 +46,43 @@ impl Stored {
     /// The bytes that it takes.
     pub(super) fn size(&self) -> usize {
         self.prediction.len() + OVERHEAD
+    }
+}
+
+/// As it is written into the table of jobs.
+pub(super) fn to_end(finished: Result<Stored, ApiError>) -> End {
+    let (verdict, answer) = match finished {
+        Ok(stored) => (stored.verdict, Some(Bytes::from(stored.prediction))),
+        Err(error) => (Err(error), None),
+    };
+    let error = verdict.err();
+    End {
+        status: error.as_ref().map_or(200, |error| error.status().as_u16()),
+        error: error.map(|error| error.to_string()),
+        answer,
+    }
+}
+
+/// As it is read from there: the same answer with the same status, whatever of its cause is not told.
+pub(super) fn from_end(end: End) -> Result<Stored, ApiError> {
+    let reason = end.error.unwrap_or_default();
+    let error = match end.status {
+        200 => None,
+        400 | 413 => Some(ApiError::AllRefused {
+            too_large: end.status == 413,
+            reason,
+        }),
+        504 => Some(InferError::Deadline.into()),
+        _ => Some(InferError::Failed(reason).into()),
+    };
+    match (end.answer, error) {
+        (Some(answer), error) => Ok(Stored {
+            prediction: answer.as_ref().into(),
+            verdict: error.map_or(Ok(Outcome::Ok), Err),
+        }),
+        (None, error) => {
+            Err(error.unwrap_or_else(|| InferError::Failed("its answer is lost".into()).into()))
+        }
     }
 }
 
@@ -136,6 +175,39 @@ mod tests {
         assert_eq!(json(&stored.prediction()), json(&direct));
         let msgpack = |prediction: &Prediction<'_>| rmp_serde::to_vec_named(prediction).unwrap();
         assert_eq!(msgpack(&stored.prediction()), msgpack(&direct));
+    }
+
+    #[test]
+    fn what_a_table_has_kept_says_the_same() {
+        let refused = vec![Err(InputError::Unreadable("not an image".into()))];
+        let huge = InputError::TooLarge {
+            what: "image".into(),
+            limit: "10 pixels".into(),
+            option: "--max-pixels",
+        };
+        let finished = [
+            Stored::new(&answers()),
+            Stored::new(&refused),
+            Stored::new(&vec![Err(huge)]),
+            Err(InferError::Deadline.into()),
+            Err(InferError::Failed("the device failed".into()).into()),
+            Err(InferError::TooManyItems { items: 2, limit: 1 }.into()),
+            Err(ApiError::malformed("expected a list")),
+        ];
+        let said = |error: &ApiError| (error.status(), error.to_string());
+        for finished in finished {
+            let (before, after) = (finished.clone(), from_end(to_end(finished)));
+            match (before, after) {
+                (Ok(before), Ok(after)) => {
+                    assert_eq!(after.prediction, before.prediction);
+                    let said =
+                        |stored: Stored| stored.verdict.map(drop).map_err(|error| said(&error));
+                    assert_eq!(said(after), said(before));
+                }
+                (Err(before), Err(after)) => assert_eq!(said(&after), said(&before)),
+                (before, after) => panic!("{before:?} became {after:?}"),
+            }
+        }
     }
 
     #[test]

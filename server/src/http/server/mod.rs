@@ -45,7 +45,7 @@ enum Version {
 }
 
 /// Serves until `shutdown` resolves; then accepts no more connections, answers what is in flight, finishes accepted
-/// jobs, and returns. The engine is to be drained first ([`crate::engine::Engine::drain`]), so that no new work comes
+/// jobs or gives them back to their table, and returns. The engine is to be drained first ([`crate::engine::Engine::drain`]), so that no new work comes
 /// in over the connections that are open; how long to wait is the caller's to decide, by dropping this future.
 ///
 /// # Errors
@@ -65,6 +65,7 @@ pub async fn serve(
     tokio::select! {
         () = serve => Ok(()),
         () = every_second(&state) => Ok(()),
+        () = state.jobs().keep(&state) => Ok(()),
     }
 }
 

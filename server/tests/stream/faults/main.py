@@ -17,6 +17,7 @@ import nats
 
 import cluster
 import encrypted
+import jobs
 import leaving
 from messages import Batch, Images, Texts
 from proxy import Proxy
@@ -253,6 +254,7 @@ def main():
                     test.poison()
             test = None
             leaving.run(args.galley, *servers)
+            jobs.run(args.galley, folder, servers[1])
             cluster.run(args.galley, folder, servers[1])
             encrypted.run(args.galley, folder, servers[1])
         except BaseException:

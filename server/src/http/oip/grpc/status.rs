@@ -38,7 +38,9 @@ pub(super) fn code(error: &ApiError) -> Code {
         | ApiError::Infer(InferError::QueueFull { .. } | InferError::TooLate { .. }) => {
             Code::ResourceExhausted
         }
-        ApiError::Unhealthy(_) | ApiError::Infer(InferError::Unavailable(_)) => Code::Unavailable,
+        ApiError::NoTable
+        | ApiError::Unhealthy(_)
+        | ApiError::Infer(InferError::Unavailable(_)) => Code::Unavailable,
         ApiError::SlowBody(_) | ApiError::Infer(InferError::Deadline) => Code::DeadlineExceeded,
         ApiError::Infer(InferError::Failed(_)) => Code::Internal,
     }
