@@ -14,7 +14,7 @@ pub enum JobEvent {
     /// It was given back, to be taken again: the process ends, or there was no room.
     Released,
     /// Processes ended of it too often.
-    GivenUp,
+    GaveUp,
     /// Its lease ended here and somebody else has it; what came of it here was dropped.
     Superseded,
     /// The table was asked for it in vain, and is asked again.
@@ -27,7 +27,7 @@ impl JobEvent {
         (Self::Stored, "stored"),
         (Self::TakenOver, "taken_over"),
         (Self::Released, "released"),
-        (Self::GivenUp, "given_up"),
+        (Self::GaveUp, "gave_up"),
         (Self::Superseded, "superseded"),
         (Self::Retried, "retried"),
     ];

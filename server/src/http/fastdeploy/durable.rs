@@ -274,10 +274,7 @@ impl Job {
                 };
                 self.run(work).await;
             }
-            Err(error) => {
-                call.end(error.outcome());
-                self.end(Err(error)).await;
-            }
+            Err(error) => self.end(Err(error), Some(call)).await,
         }
     }
 
@@ -291,26 +288,22 @@ impl Job {
             answers = answers => answers.and_then(|answers| Stored::new(&answers)),
         };
         drop(work.share);
-        if let Some(call) = work.call {
-            let outcome = match &finished {
+        self.end(finished, work.call).await;
+    }
+
+    /// Writes how it ended; where it only found no room, it goes back, and nobody's call has ended.
+    async fn end(&self, finished: Result<Stored, ApiError>, call: Option<Call>) {
+        if let Some(after) = finished.as_ref().err().and_then(goes_back) {
+            return self.release(after).await;
+        }
+        if let Some(call) = call {
+            let verdict = match &finished {
                 Ok(stored) => stored.verdict.clone(),
                 Err(error) => Err(error.clone()),
             };
-            call.end(outcome.unwrap_or_else(|error| error.outcome()));
+            call.end(verdict.unwrap_or_else(|error| error.outcome()));
         }
-        self.end(finished).await;
-    }
-
-    /// Writes how it ended; where it only found no room, it goes back.
-    async fn end(&self, finished: Result<Stored, ApiError>) {
-        match &finished {
-            Err(ApiError::Infer(InferError::Unavailable(_))) => self.release(Duration::ZERO).await,
-            Err(
-                ApiError::Busy(_)
-                | ApiError::Infer(InferError::QueueFull { .. } | InferError::TooLate { .. }),
-            ) => self.release(AGAIN).await,
-            _ => self.finish(stored::to_end(finished)).await,
-        }
+        self.finish(stored::to_end(finished)).await;
     }
 
     async fn finish(&self, end: End) {
@@ -329,7 +322,7 @@ impl Job {
         tracing::warn!(recipe = self.recipe.name(), id = %self.lease.id, reason, "a job is given up");
         self.finish(stored::to_end(Err(InferError::Failed(reason).into())))
             .await;
-        self.count(JobEvent::GivenUp);
+        self.count(JobEvent::GaveUp);
     }
 
     async fn release(&self, after: Duration) {
@@ -382,6 +375,16 @@ impl Job {
 impl Drop for Job {
     fn drop(&mut self) {
         self.durable.held().remove(&self.lease.token);
+    }
+}
+
+/// After what time a job goes back that was not answered for want of room or of an engine.
+fn goes_back(error: &ApiError) -> Option<Duration> {
+    match error {
+        ApiError::Infer(InferError::Unavailable(_)) => Some(Duration::ZERO),
+        ApiError::Busy(_)
+        | ApiError::Infer(InferError::QueueFull { .. } | InferError::TooLate { .. }) => Some(AGAIN),
+        _ => None,
     }
 }
 

@@ -66,7 +66,7 @@ fn meaning(status: u16) -> &'static str {
         415 => "The body's format is not supported",
         429 => "The queue is full, or the server holds as many bytes of bodies as it may",
         500 => "The device or the recipe failed",
-        503 => "Not ready, draining, or not healthy",
+        503 => "Not ready, draining, not healthy, or a job's table cannot be reached",
         504 => "The deadline passed",
         _ => "",
     }

@@ -228,7 +228,7 @@ class Test:
     def poisoned(self):
         ids = [f"text-{number}" for number in range(60)]
         args = ["--option", "echo.abort=poison", "--job-attempts", "3"]
-        replicas, deaths = [self.start(*args) for _ in range(2)], 0
+        replicas, deaths = [self.start(*args, sleep="2s") for _ in range(2)], 0
 
         def anybody(ask):
             """What one of them says; those that have died are started again."""
@@ -244,7 +244,9 @@ class Test:
                     pass
             return None
 
-        for id in [*ids[:30], "poison", *ids[30:]]:
+        # These are in hand when it comes.
+        replicas[0].submit_all(ids[:30])
+        for id in ["poison", *ids[30:]]:
             text = "poison" if id == "poison" else f"text {id}"
             until("it is accepted", lambda: (said := anybody(lambda replica: replica.submit(id, text))) and said.status == 200)
         until("the others are answered", lambda: anybody(lambda replica: replica.answered(ids)) == len(ids))
@@ -257,6 +259,7 @@ class Test:
         deaths += sum(replica.process.poll() is not None for replica in replicas)
         assert "3 processes ended" in reason and deaths == 3, (reason, deaths)
         worst = self.table.ask("SELECT max(attempts) FROM galley_jobs WHERE id <> 'poison'")[0][0]
+        assert worst > 1, "no neighbour was in hand"
         self.say(f"poison: {deaths} replicas died of it; {reason}; {len(ids)} others answered, in at most {worst} attempts")
 
     def away(self):
