@@ -19,6 +19,7 @@
 //! former holder writes finds no row. Only this table's clock decides, as clocks of machines differ.
 
 pub(crate) mod attempt;
+mod sql;
 #[cfg(test)]
 mod tests;
 
@@ -37,66 +38,6 @@ use crate::database::{
     self, Address, TableError,
     either::{Either, Value},
 };
-
-const SCHEMA: &[(&str, &str)] = &[
-    (
-        "galley_jobs",
-        // What is large comes last: the rest is read without it.
-        "CREATE TABLE IF NOT EXISTS galley_jobs (
-  recipe TEXT NOT NULL, id TEXT NOT NULL, digest BYTEA NOT NULL, timeout_ms BIGINT NOT NULL, attempts BIGINT NOT NULL,
-  owner TEXT NOT NULL, lease TEXT NOT NULL, lease_until BIGINT NOT NULL, created_at BIGINT NOT NULL, ended_at BIGINT,
-  status BIGINT, error TEXT, form TEXT, body BYTEA, answer BYTEA,
-  PRIMARY KEY (recipe, id))",
-    ),
-    (
-        "galley_jobs_open",
-        "CREATE INDEX IF NOT EXISTS galley_jobs_open ON galley_jobs (recipe, lease_until) WHERE status IS NULL",
-    ),
-];
-
-/// What is there may have been made by somebody else.
-const CHECK: &str = "SELECT recipe, id, digest, timeout_ms, attempts, owner, lease, lease_until, created_at, ended_at,
-    status, error, form, body, answer FROM galley_jobs LIMIT 0";
-/// A failure is no result, and one that has expired is none any more: these begin anew.
-const BEGIN: &str = "INSERT INTO galley_jobs
-        (recipe, id, digest, form, body, timeout_ms, attempts, owner, lease, lease_until, created_at)
-    SELECT ?1, ?2, ?3, ?4, ?5, ?6, 1, ?7, ?8, {now} + ?9, {now}
-    WHERE (SELECT count(*) FROM galley_jobs WHERE status IS NULL) < ?10
-    ON CONFLICT (recipe, id) DO UPDATE SET digest = excluded.digest, form = excluded.form, body = excluded.body,
-        timeout_ms = excluded.timeout_ms, attempts = 1, owner = excluded.owner, lease = excluded.lease,
-        lease_until = excluded.lease_until, created_at = excluded.created_at,
-        ended_at = NULL, status = NULL, error = NULL, answer = NULL
-    WHERE galley_jobs.ended_at <= {now} - ?11
-        OR (galley_jobs.ended_at IS NOT NULL AND galley_jobs.answer IS NULL AND galley_jobs.digest = excluded.digest)
-    RETURNING lease";
-const DIGEST: &str = "SELECT digest FROM galley_jobs WHERE recipe = ?1 AND id = ?2";
-const FIND: &str = "SELECT status, error, answer FROM galley_jobs
-    WHERE recipe = ?1 AND id = ?2 AND (ended_at IS NULL OR ended_at > {now} - ?3)";
-/// Those that others are just taking are theirs.
-const TAKE: &str = "WITH due AS MATERIALIZED (
-        SELECT recipe, id FROM galley_jobs
-        WHERE recipe = ?1 AND status IS NULL AND lease_until <= {now}
-        ORDER BY created_at LIMIT ?2 {skip locked})
-    UPDATE galley_jobs SET owner = ?3, lease = ?4 || due.id, lease_until = {now} + ?5
-    FROM due WHERE galley_jobs.recipe = due.recipe AND galley_jobs.id = due.id
-    RETURNING galley_jobs.id, lease, attempts, length(body)";
-const START: &str = "UPDATE galley_jobs SET attempts = ?4
-    WHERE recipe = ?1 AND id = ?2 AND lease = ?3 AND status IS NULL RETURNING timeout_ms, form, body";
-const RENEW: &str =
-    "UPDATE galley_jobs SET lease_until = {now} + ?2 WHERE status IS NULL AND lease IN ({each})";
-const RELEASE: &str = "UPDATE galley_jobs SET lease = '', lease_until = {now} + ?4, attempts = ?5
-    WHERE recipe = ?1 AND id = ?2 AND lease = ?3 AND status IS NULL RETURNING id";
-/// It keeps its lease, so that asked again, for want of an answer, it says the same.
-const FINISH: &str =
-    "UPDATE galley_jobs SET ended_at = {now}, status = ?4, error = ?5, answer = ?6, body = NULL
-    WHERE recipe = ?1 AND id = ?2 AND lease = ?3 RETURNING id";
-/// The newest result stays even if it is larger than all may be: somebody is about to read it.
-const SWEEP: &str = "DELETE FROM galley_jobs WHERE (recipe, id) IN (
-    SELECT recipe, id FROM (
-        SELECT recipe, id, ended_at, row_number() OVER newest AS place, sum(length(answer)) OVER newest AS bytes
-        FROM galley_jobs WHERE ended_at IS NOT NULL
-        WINDOW newest AS (ORDER BY ended_at DESC, recipe, id)) AS ended
-    WHERE ended_at <= {now} - ?1 OR place > ?2 OR (place > 1 AND bytes > ?3))";
 
 /// How a table of jobs is used.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -192,13 +133,13 @@ impl JobTable {
     /// It cannot be written, or what is there is no table of jobs.
     pub async fn open(config: &JobsConfig) -> Result<Self, TableError> {
         let table = Self(Arc::new(Shared {
-            database: Either::open(config.address.clone(), SCHEMA)?,
+            database: Either::open(config.address.clone(), sql::SCHEMA)?,
             owner: database::own_name(),
             lease: config.lease,
             attempts: config.attempts,
             reachable: AtomicBool::new(true),
         }));
-        match table.query(CHECK, vec![]).await {
+        match table.query(sql::CHECK, vec![]).await {
             Ok(_) | Err(TableError::Unavailable(_)) => Ok(table),
             Err(error) => Err(error),
         }
@@ -237,12 +178,12 @@ impl JobTable {
             int(bounds.jobs),
             millis(bounds.ttl),
         ];
-        if let Some([Value::Text(token)]) = one(self.query(BEGIN, values).await?) {
+        if let Some([Value::Text(token)]) = one(self.query(sql::BEGIN, values).await?) {
             lease.token = token;
             return Ok(Begun::New(lease));
         }
         let key = vec![new.recipe.into(), lease.id.as_ref().into()];
-        Ok(match one(self.query(DIGEST, key).await?) {
+        Ok(match one(self.query(sql::DIGEST, key).await?) {
             Some([Value::Bytes(known)]) if known == digest => Begun::Known,
             Some([_]) => Begun::Conflict,
             None => Begun::Full,
@@ -257,7 +198,7 @@ impl JobTable {
         ttl: Duration,
     ) -> Result<Option<Option<End>>, TableError> {
         let values = vec![recipe.into(), id.into(), millis(ttl)];
-        let found = one(self.query(FIND, values).await?);
+        let found = one(self.query(sql::FIND, values).await?);
         Ok(found.map(|[status, error, answer]| {
             let Value::Int(status) = status else {
                 return None;
@@ -283,7 +224,7 @@ impl JobTable {
             Value::Text(format!("{} ", Uuid::new_v4())),
             millis(self.0.lease),
         ];
-        let taken = self.query(TAKE, values).await?.into_iter();
+        let taken = self.query(sql::TAKE, values).await?.into_iter();
         let lease = |row: Vec<Value>| match <[Value; 4]>::try_from(row) {
             Ok([Value::Text(id), Value::Text(token), begun, size]) => Some(Lease {
                 recipe,
@@ -300,7 +241,7 @@ impl JobTable {
     /// Counts that a job is begun once more, and gives what it is done with, if it is still ours.
     pub(crate) async fn start(&self, lease: &Lease) -> Result<Option<JobInput>, TableError> {
         let values = lease.values([Value::Int(i64::from(lease.begun) + 1)]);
-        let started = one(self.query(START, values).await?);
+        let started = one(self.query(sql::START, values).await?);
         Ok(started.map(|[timeout, form, body]| JobInput {
             timeout: Duration::from_millis(number(&timeout)),
             form: text(form).unwrap_or_default(),
@@ -312,13 +253,13 @@ impl JobTable {
     pub(crate) async fn renew(&self, tokens: Vec<String>) -> Result<(), TableError> {
         let tokens = serde_json::Value::from(tokens).to_string();
         let values = vec![Value::Text(tokens), millis(self.0.lease)];
-        self.query(RENEW, values).await.map(drop)
+        self.query(sql::RENEW, values).await.map(drop)
     }
 
     /// Gives a job back, to be taken after a time, as if it had not been begun. Says whether it was still ours.
     pub(crate) async fn release(&self, lease: &Lease, after: Duration) -> Result<bool, TableError> {
         let values = lease.values([millis(after), Value::Int(lease.begun.into())]);
-        Ok(!self.query(RELEASE, values).await?.is_empty())
+        Ok(!self.query(sql::RELEASE, values).await?.is_empty())
     }
 
     /// Writes how a job ended. Says whether it was still ours; if not, nothing is written.
@@ -334,13 +275,13 @@ impl JobTable {
                 .as_ref()
                 .map_or(Value::Null, |answer| Value::Bytes(answer.to_vec())),
         ]);
-        Ok(!self.query(FINISH, values).await?.is_empty())
+        Ok(!self.query(sql::FINISH, values).await?.is_empty())
     }
 
     /// Forgets results that are too old or too many.
     pub(crate) async fn sweep(&self, bounds: Bounds) -> Result<(), TableError> {
         let values = vec![millis(bounds.ttl), int(bounds.jobs), int(bounds.bytes)];
-        self.query(SWEEP, values).await.map(drop)
+        self.query(sql::SWEEP, values).await.map(drop)
     }
 
     /// Asks, and logs when the table is lost and found; whoever asks has something else to do about it.
