@@ -129,7 +129,7 @@ impl Durable {
 
     /// Renews leases, takes over jobs and forgets results, for ever.
     pub(super) async fn keep(self: &Arc<Self>, state: &AppState) {
-        tokio::join!(self.renew(), self.look(state));
+        tokio::join!(self.renew(), self.look(state), self.sweep());
     }
 
     async fn renew(&self) {
@@ -141,6 +141,13 @@ impl Durable {
             if !held.is_empty() {
                 let _ = self.table.renew(held).await;
             }
+        }
+    }
+
+    async fn sweep(&self) {
+        let mut ticks = ticks(self.table.lease() / 3);
+        loop {
+            ticks.tick().await;
             let _ = self.table.sweep(self.bounds).await;
         }
     }
