@@ -39,7 +39,7 @@ const OF_POSTGRES: [(&str, &str); 4] = [
 #[derive(Debug)]
 pub(crate) enum Either {
     Sqlite(Sqlite),
-    Postgres(postgres::Database),
+    Postgres(Box<postgres::Database>),
 }
 
 /// What is in a column, or handed to a statement.
@@ -61,7 +61,8 @@ impl Either {
         match address {
             Address::Sqlite(path) => Self::file(&path, schema),
             Address::Postgres(config) => {
-                postgres::Database::new(*config, schema, PATIENCE).map(Self::Postgres)
+                let server = postgres::Database::new(*config, schema, PATIENCE)?;
+                Ok(Self::Postgres(Box::new(server)))
             }
         }
     }
