@@ -57,18 +57,19 @@ impl Card {
     fn of(device: &Device, registry: &Registry) -> Option<Self> {
         let context = Arc::clone(device.as_cuda_device().ok()?.cuda_stream().context());
         let name = format!("cuda:{}", context.ordinal());
-        match context.uuid() {
-            Ok(uuid) => Some(Self {
-                uuid: written(uuid.bytes.map(i8::cast_unsigned)),
-                used: registry.device_memory(name.clone(), "used"),
-                total: registry.device_memory(name.clone(), "total"),
-                utilization: registry.device_utilization(name),
-            }),
-            Err(error) => {
-                tracing::warn!(device = name, %error, "no metrics: the device does not say which it is");
-                None
-            }
-        }
+        let Some(uuid) = galley_catalog::device_uuid(device) else {
+            tracing::warn!(
+                device = name,
+                "no metrics: the device does not say which it is"
+            );
+            return None;
+        };
+        Some(Self {
+            uuid,
+            used: registry.device_memory(name.clone(), "used"),
+            total: registry.device_memory(name.clone(), "total"),
+            utilization: registry.device_utilization(name),
+        })
     }
 
     fn update(&self, nvml: &Nvml) -> Result<(), NvmlError> {
@@ -79,29 +80,5 @@ impl Card {
         let percent = device.utilization_rates()?.gpu;
         self.utilization.set(f64::from(percent) / 100.0);
         Ok(())
-    }
-}
-
-/// A device's number as NVML writes it.
-fn written(bytes: [u8; 16]) -> String {
-    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    let (a, b, c, d, e) = (
-        &hex[..8],
-        &hex[8..12],
-        &hex[12..16],
-        &hex[16..20],
-        &hex[20..],
-    );
-    format!("GPU-{a}-{b}-{c}-{d}-{e}")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_number_is_written_in_groups() {
-        let bytes = std::array::from_fn(|i| 0xf0 + i as u8);
-        assert_eq!(written(bytes), "GPU-f0f1f2f3-f4f5-f6f7-f8f9-fafbfcfdfeff");
     }
 }

@@ -1,6 +1,7 @@
 //! The one list of all recipes, which the server and the benchmark both read. Nothing else names concrete recipes.
 
 use galley_core::{AnyRecipe, Entry, LoadError, LoadOptions};
+pub use galley_nn::device_uuid;
 
 static CRATES: [&[Entry]; 5] = [
     galley_efficientnet::ENTRIES,

@@ -14,6 +14,7 @@
 //! # Ok(()) }
 //! ```
 
+mod architecture;
 mod device;
 mod entry;
 mod error;
@@ -27,6 +28,7 @@ pub mod synthetic;
 mod text_input;
 pub mod weights;
 
+pub use architecture::{Architecture, ParameterCount, counted};
 pub use device::{DeviceName, usual_dtype};
 pub use entry::{BundledWeights, Embedded, Entry, HubWeights, LoadOptions, Source, WeightSource};
 pub use error::{ForwardError, InputError, LoadError, RunError, without_backtrace};

@@ -6,7 +6,9 @@ use candle_core::Tensor;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::{ForwardError, Input, InputError, InputKind, Output, RunError, Signature};
+use crate::{
+    Architecture, ForwardError, Input, InputError, InputKind, Output, RunError, Signature,
+};
 
 /// What a loaded recipe says of itself.
 #[derive(Clone, Debug, Serialize)]
@@ -45,6 +47,11 @@ pub trait Recipe: Send + Sync + 'static {
 
     /// What this recipe is.
     fn info(&self) -> &RecipeInfo;
+
+    /// What its model is made of.
+    fn architecture(&self) -> Architecture {
+        Architecture::default()
+    }
 
     /// How its inputs and answers look as tensors.
     fn signature(&self) -> Signature {
@@ -127,6 +134,8 @@ pub struct RawOutput(Box<dyn Any + Send>);
 pub trait ErasedRecipe: Send + Sync + 'static {
     /// See [`Recipe::info`].
     fn info(&self) -> &RecipeInfo;
+    /// See [`Recipe::architecture`].
+    fn architecture(&self) -> Architecture;
     /// See [`Recipe::signature`].
     fn signature(&self) -> Signature;
     /// See [`Recipe::example`].
@@ -171,6 +180,10 @@ const OWN_ITEM: &str = "an item goes back to the recipe that made it";
 impl<R: Recipe> ErasedRecipe for R {
     fn info(&self) -> &RecipeInfo {
         Recipe::info(self)
+    }
+
+    fn architecture(&self) -> Architecture {
+        Recipe::architecture(self)
     }
 
     fn signature(&self) -> Signature {

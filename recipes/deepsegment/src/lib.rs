@@ -24,7 +24,7 @@ use std::{
 use candle_nn::VarBuilder;
 use galley_core::{
     AnyRecipe, BundledWeights, Embedded, Entry, InputKind, InputLimits, LoadError, LoadOptions,
-    RecipeInfo, Source, synthetic, weights,
+    RecipeInfo, Source, counted, synthetic, weights,
 };
 use galley_nn::Backend;
 
@@ -79,8 +79,10 @@ fn load_recipe(entry: &Entry, options: &LoadOptions) -> Result<DeepSegment, Load
         chars: (&chars_name, &chars),
     };
     let vocabulary = Vocabulary::read(&config, &files)?;
-    let vb = var_builder(&source)?;
+    let (vb, parameters) = counted(var_builder(&source)?);
+    let network = Network::load(&backend, &vb, &config)?;
     Ok(DeepSegment {
+        parameters: parameters.get(),
         info: RecipeInfo {
             name: entry.name,
             input_kind: entry.input_kind,
@@ -98,7 +100,7 @@ fn load_recipe(entry: &Entry, options: &LoadOptions) -> Result<DeepSegment, Load
         },
         vocabulary,
         segmenter: Segmenter {
-            network: Network::load(&backend, &vb, &config)?,
+            network,
             boundary: config.boundary() as u8,
         },
         windows: Windows {

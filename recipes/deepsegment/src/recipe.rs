@@ -6,8 +6,8 @@ use std::{
 };
 
 use galley_core::{
-    ForwardError, Input, InputError, InputLimits, Output, RawTensors, Recipe, RecipeInfo,
-    TextInput, synthetic,
+    Architecture, ForwardError, Input, InputError, InputLimits, Output, RawTensors, Recipe,
+    RecipeInfo, TextInput, synthetic,
 };
 use rayon::prelude::*;
 use serde_json::Value;
@@ -29,6 +29,7 @@ const GROUP: usize = 24;
 /// Sentence segmentation with one set of weights.
 pub(crate) struct DeepSegment {
     pub(crate) info: RecipeInfo,
+    pub(crate) parameters: u64,
     pub(crate) vocabulary: Vocabulary,
     pub(crate) segmenter: Segmenter,
     pub(crate) windows: Windows,
@@ -89,6 +90,13 @@ impl Recipe for DeepSegment {
 
     fn info(&self) -> &RecipeInfo {
         &self.info
+    }
+
+    fn architecture(&self) -> Architecture {
+        Architecture {
+            parameters: Some(self.parameters),
+            ..Architecture::default()
+        }
     }
 
     fn example(&self) -> Input {

@@ -4,11 +4,13 @@
 //! each counting as many times as the tokens that it answers for: every token weighs the same, and none is left out.
 
 use galley_core::{
-    AnswerForm, Entry, ForwardError, Input, InputError, LoadError, LoadOptions, Output, RawTensors,
-    Recipe, RecipeInfo, Signature, TextLabel,
+    AnswerForm, Architecture, Entry, ForwardError, Input, InputError, LoadError, LoadOptions,
+    Output, RawTensors, Recipe, RecipeInfo, Signature, TextLabel, counted,
 };
 use galley_nn::{Backend, text::Classifier};
-use galley_text::{Document, ModelFiles, Reader, SAMPLE_TOKENS, recipe_info, softmax};
+use galley_text::{
+    Document, ModelFiles, Reader, SAMPLE_TOKENS, architecture, recipe_info, softmax,
+};
 use serde_json::{Value, json};
 
 use crate::{MAX_TOKENS, config::DistilBertConfig, model::sequence_classifier};
@@ -16,6 +18,7 @@ use crate::{MAX_TOKENS, config::DistilBertConfig, model::sequence_classifier};
 /// The loaded recipe.
 pub(crate) struct SequenceClassification {
     info: RecipeInfo,
+    architecture: Architecture,
     model: Classifier,
     reader: Reader,
     labels: Vec<String>,
@@ -37,9 +40,12 @@ impl SequenceClassification {
         let backend =
             Backend::of(&options.device, options.dtype).map_err(LoadError::Unsupported)?;
         let reader = Reader::new(files.tokenizer, &encoder, options, MAX_TOKENS)?;
+        let (weights_read, parameters) = counted(files.weights);
+        let model = sequence_classifier(&encoder, labels.len(), &backend, &weights_read)?;
         Ok(Self {
             info: recipe_info(entry, options, weights),
-            model: sequence_classifier(&encoder, labels.len(), &backend, &files.weights)?,
+            architecture: architecture(&encoder, parameters.get()),
+            model,
             reader,
             labels,
         })
@@ -53,6 +59,10 @@ impl Recipe for SequenceClassification {
 
     fn info(&self) -> &RecipeInfo {
         &self.info
+    }
+
+    fn architecture(&self) -> Architecture {
+        self.architecture
     }
 
     fn signature(&self) -> Signature {

@@ -149,3 +149,12 @@ fn a_row_without_tokens_is_refused() {
     .into();
     assert!(RECIPE.forward_tensors(&tensors).is_err());
 }
+
+#[test]
+fn the_model_is_as_large_as_published() {
+    let architecture = RECIPE.architecture();
+    assert_eq!(architecture.parameters, Some(66_955_010));
+    assert_eq!(architecture.layers, Some(6));
+    assert_eq!(architecture.hidden_size, Some(768));
+    assert_eq!(architecture.attention_heads, Some(12));
+}

@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use galley_core::{
     AnyRecipe, BundledWeights, Embedded, Entry, HubWeights, InputKind, LoadError, LoadOptions,
-    Source, synthetic, weights,
+    Source, counted, synthetic, weights,
 };
 use galley_nn::{Backend, image::Network};
 
@@ -104,8 +104,10 @@ fn load(entry: &Entry, options: &LoadOptions) -> Result<AnyRecipe, LoadError> {
         }
     };
     let labels = config.labels()?;
+    let (weights, parameters) = counted(weights);
     let layers = network::layers(&spec, naming, config.classes(), &weights)?;
     let network = Network::new(&layers, &backend)?;
-    let recipe = EfficientNet::new(entry, options, source.to_string(), (spec, network, labels));
+    let parts = (spec, network, labels, parameters.get());
+    let recipe = EfficientNet::new(entry, options, source.to_string(), parts);
     Ok(Arc::new(recipe))
 }

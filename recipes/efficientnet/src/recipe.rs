@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use candle_core::{DType, Device, Tensor};
 use galley_core::{
-    AnswerForm, Entry, ForwardError, Input, InputError, LoadOptions, MemoryBudget, Output, Pixels,
-    RawTensors, Recipe, RecipeInfo, Signature, synthetic,
+    AnswerForm, Architecture, Entry, ForwardError, Input, InputError, LoadOptions, MemoryBudget,
+    Output, Pixels, RawTensors, Recipe, RecipeInfo, Signature, synthetic,
 };
 use galley_image::{Bounds, View};
 use galley_nn::image::Network;
@@ -23,6 +23,7 @@ static EXAMPLE: &[u8] = include_bytes!("../examples/coffee_small.jpg");
 /// A loaded EfficientNet.
 pub(crate) struct EfficientNet {
     info: RecipeInfo,
+    parameters: u64,
     network: Network,
     labels: Vec<Label>,
     view: View,
@@ -68,7 +69,7 @@ impl EfficientNet {
         entry: &Entry,
         options: &LoadOptions,
         weights: String,
-        (spec, network, labels): (Spec, Network, Vec<Label>),
+        (spec, network, labels, parameters): (Spec, Network, Vec<Label>, u64),
     ) -> Self {
         Self {
             info: RecipeInfo {
@@ -81,6 +82,7 @@ impl EfficientNet {
                 inline_bytes: 0,
                 max_batch_size: None,
             },
+            parameters,
             network,
             labels,
             view: spec.view,
@@ -116,6 +118,13 @@ impl Recipe for EfficientNet {
 
     fn info(&self) -> &RecipeInfo {
         &self.info
+    }
+
+    fn architecture(&self) -> Architecture {
+        Architecture {
+            parameters: Some(self.parameters),
+            ..Architecture::default()
+        }
     }
 
     fn signature(&self) -> Signature {

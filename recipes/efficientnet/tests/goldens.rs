@@ -123,6 +123,8 @@ fn b0_equals_torchvisions() {
 fn b2_equals_torchvisions() {
     let recipe = load("efficientnet_b2_torchvision", WeightSource::Synthetic(None));
     synthetic_golden(&recipe, "efficientnet_b2", 2e-3);
+    // torchvision's own count, which leaves statistics out.
+    assert_eq!(recipe.architecture().parameters, Some(9_109_994));
 }
 
 #[test]

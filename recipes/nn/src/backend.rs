@@ -69,9 +69,43 @@ impl From<Precision> for Backend {
     }
 }
 
+/// The number by which NVIDIA's tools know a CUDA device, `GPU-f0f1f2f3-...`: CUDA's own numbers hide and order as
+/// `CUDA_VISIBLE_DEVICES` says. None of another device, or if the device does not tell.
+pub fn device_uuid(device: &Device) -> Option<String> {
+    match device {
+        #[cfg(feature = "cuda")]
+        Device::Cuda(device) => {
+            let uuid = device.cuda_stream().context().uuid().ok()?;
+            Some(written(uuid.bytes.map(i8::cast_unsigned)))
+        }
+        _ => None,
+    }
+}
+
+/// A device's number as NVIDIA's tools write it.
+#[cfg(any(test, feature = "cuda"))]
+fn written(bytes: [u8; 16]) -> String {
+    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let (a, b, c, d, e) = (
+        &hex[..8],
+        &hex[8..12],
+        &hex[12..16],
+        &hex[16..20],
+        &hex[20..],
+    );
+    format!("GPU-{a}-{b}-{c}-{d}-{e}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_number_is_written_in_groups() {
+        let bytes = std::array::from_fn(|i| 0xf0 + i as u8);
+        assert_eq!(written(bytes), "GPU-f0f1f2f3-f4f5-f6f7-f8f9-fafbfcfdfeff");
+        assert_eq!(device_uuid(&Device::Cpu), None);
+    }
 
     #[test]
     fn dtypes_that_the_cpu_has_not_are_refused() {

@@ -27,6 +27,6 @@ mod simd;
 pub mod text;
 mod workspace;
 
-pub use backend::Backend;
+pub use backend::{Backend, device_uuid};
 pub use matmul::bf16_gain;
 pub use simd::Precision;

@@ -1,6 +1,7 @@
 //! What all text recipes say of themselves.
 
-use galley_core::{Entry, InputKind, LoadOptions, RecipeInfo};
+use galley_core::{Architecture, Entry, InputKind, LoadOptions, RecipeInfo};
+use galley_nn::text::EncoderConfig;
 
 /// Texts up to this size are tokenized in less time than another thread takes to wake.
 const INLINE_BYTES: usize = 2048;
@@ -19,5 +20,15 @@ pub fn recipe_info(entry: &Entry, options: &LoadOptions, weights: String) -> Rec
         cost_unit: "tokens",
         inline_bytes: INLINE_BYTES,
         max_batch_size: None,
+    }
+}
+
+/// A text model in figures, with the parameters that were counted while it was loaded.
+pub fn architecture(encoder: &EncoderConfig, parameters: u64) -> Architecture {
+    Architecture {
+        parameters: Some(parameters),
+        layers: Some(encoder.layers),
+        hidden_size: Some(encoder.hidden),
+        attention_heads: Some(encoder.heads),
     }
 }

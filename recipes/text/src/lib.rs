@@ -15,7 +15,7 @@ mod windows;
 
 pub use document::Document;
 pub use files::{BERT_FILES, HeadConfig, ModelFiles, expect_setting};
-pub use info::{SAMPLE_TOKENS, recipe_info};
+pub use info::{SAMPLE_TOKENS, architecture, recipe_info};
 pub use reader::{MAX_TOKENS_HELP, Reader};
 pub use tokenizer::{Tokenizer, Tokens, WordPieceSettings};
 pub use windows::{Window, windows};

@@ -1,11 +1,13 @@
 //! The three stages: a text into tokens and windows, windows into logits, logits into entities.
 
 use galley_core::{
-    Entry, ForwardError, Input, InputError, LoadError, LoadOptions, Output, RawTensors, Recipe,
-    RecipeInfo, TextInput,
+    Architecture, Entry, ForwardError, Input, InputError, LoadError, LoadOptions, Output,
+    RawTensors, Recipe, RecipeInfo, TextInput, counted,
 };
 use galley_nn::{Backend, text::Classifier};
-use galley_text::{Document, ModelFiles, Reader, SAMPLE_TOKENS, recipe_info, softmax};
+use galley_text::{
+    Document, ModelFiles, Reader, SAMPLE_TOKENS, architecture, recipe_info, softmax,
+};
 use serde_json::{Value, json};
 
 use crate::{
@@ -19,6 +21,7 @@ use crate::{
 /// The loaded recipe.
 pub(crate) struct TokenClassification {
     info: RecipeInfo,
+    architecture: Architecture,
     model: Classifier,
     reader: Reader,
     labels: Vec<String>,
@@ -49,9 +52,12 @@ impl TokenClassification {
         let backend =
             Backend::of(&options.device, options.dtype).map_err(LoadError::Unsupported)?;
         let reader = Reader::new(files.tokenizer, &encoder, options, MAX_TOKENS)?;
+        let (weights_read, parameters) = counted(files.weights);
+        let model = token_classifier(&encoder, labels.len(), &backend, &weights_read)?;
         Ok(Self {
             info: recipe_info(entry, options, weights),
-            model: token_classifier(&encoder, labels.len(), &backend, &files.weights)?,
+            architecture: architecture(&encoder, parameters.get()),
+            model,
             reader,
             labels,
             aggregation,
@@ -112,6 +118,10 @@ impl Recipe for TokenClassification {
 
     fn info(&self) -> &RecipeInfo {
         &self.info
+    }
+
+    fn architecture(&self) -> Architecture {
+        self.architecture
     }
 
     fn example(&self) -> Input {
