@@ -1,13 +1,18 @@
 //! The command line of `galley bench`, as typed.
 
+mod compare;
 mod stream;
 
 use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
 
+use candle_core::{DType, Device};
 use clap::{Args, Subcommand, ValueEnum};
-use galley_core::{DeviceName, WeightSource};
+use galley_core::{DeviceName, WeightSource, usual_dtype};
 
-pub use self::stream::{StreamBenchArgs, StreamSource};
+pub use self::{
+    compare::{CompareArgs, Length},
+    stream::{StreamBenchArgs, StreamSource},
+};
 
 /// Measure a recipe in process and over HTTP, and what serving it costs.
 #[derive(Clone, Debug, Args)]
@@ -65,7 +70,21 @@ pub enum BenchCommand {
   galley bench stream echo --examples 200000 --repeats 1
   galley bench stream efficientnet_lite0 --from list --from nats://127.0.0.1/BENCH")]
     Stream(StreamBenchArgs),
-    /// Write table.md and README.md of earlier runs again, from their results.jsonl
+    /// Compare devices, dtypes and batch sizes: which is fastest, quickest, thriftiest, and what each costs
+    ///
+    /// A recipe runs in this process on each device, in each dtype, in batches of each size. What cannot run is a row that says so.
+    /// Writes a report with recommendations, tables and plots, and the raw records.
+    #[command(after_help = "Examples:
+  galley bench compare distilbert_sst2 --weights synthetic --length 128
+  galley bench compare efficientnet_b2 --devices cpu,cuda:0 --dtypes f32,bf16,f16 --batch 1,8,16,32,64,128
+  galley bench report cpu-folder gpu-folder --out both")]
+    Compare(CompareArgs),
+    /// Write the reports of earlier runs again, from their results.jsonl, or put parts of a comparison together
+    ///
+    /// Parts of a comparison may come from different machines; the report of all says so.
+    #[command(after_help = "Examples:
+  galley bench report bench-results/*/
+  galley bench report here there --out both")]
     Report(ReportArgs),
 }
 
@@ -108,6 +127,28 @@ pub enum DtypeArg {
     F32,
     /// Matrix products in 16-bit floating point with the range of f32; f32 elsewhere.
     Bf16,
+}
+
+impl DtypeArg {
+    /// What it is on a device.
+    pub(crate) fn on(self, device: &Device) -> DType {
+        match self {
+            Self::Auto => usual_dtype(device),
+            Self::F16 => DType::F16,
+            Self::F32 => DType::F32,
+            Self::Bf16 => DType::BF16,
+        }
+    }
+
+    /// Its name on the command line.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::F16 => "f16",
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+        }
+    }
 }
 
 /// How much is run.
@@ -329,6 +370,9 @@ pub struct ReportArgs {
     /// Folders of earlier runs
     #[arg(required = true, value_name = "DIR")]
     pub dirs: Vec<PathBuf>,
+    /// Put their comparisons of one recipe together, in this folder
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

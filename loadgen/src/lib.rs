@@ -6,19 +6,22 @@
 //! - [`corpus`]: the inputs, the same distinct examples on every machine.
 //! - `native`: a recipe's three stages in process, and the model alone; `operators`: what models are made of.
 //! - `agreement`: what a cheaper dtype changes in the answers.
+//! - `compare`: devices, dtypes and batch sizes; `meter`: what a device holds and consumes meanwhile.
 //! - `served`: clients that goose drives, and the server process that they meet.
 //! - `matrix`: both in turn, which gives the table of what serving costs.
 //! - `stream`: `galley stream` from a list or a broker, in turn with native.
-//! - [`report`]: records, tables and a description of the machine.
+//! - [`report`]: records, tables, plots and a description of the machine.
 //!
 //! A program embeds [`BenchArgs`] in its command line and hands the parsed [`BenchCommand`] to [`run()`].
 
 mod agreement;
 pub mod args;
+mod compare;
 pub mod corpus;
 mod error;
 mod interrupt;
 mod matrix;
+mod meter;
 mod native;
 mod operators;
 mod output;

@@ -59,6 +59,7 @@ impl Matrix<'_> {
             batch,
             repeat,
             examples: self.run.examples,
+            distinct: self.run.examples,
         };
         pass.warm_up()?;
         let figures = pass.run(&|done| progress.within(done as f64 * native))?;

@@ -12,7 +12,7 @@ use crate::{
     interrupt,
     report::{
         peak_rss,
-        record::{Model, Native},
+        record::{Model, Native, Packed, Samples},
         reset_peak_rss,
     },
     stats::{Latency, milliseconds},
@@ -25,14 +25,28 @@ pub(crate) struct Pass<'a> {
     pub(crate) batch: usize,
     pub(crate) repeat: usize,
     pub(crate) examples: usize,
+    /// Examples of the corpus that are measured, in turns where the pass has more; the rest are for warming up.
+    pub(crate) distinct: usize,
 }
 
-/// What a batch took.
+/// What a batch took and cost.
 #[derive(Clone, Copy, Debug)]
 struct BatchTime {
     prepare: Duration,
-    /// Forward and finish.
-    rest: Duration,
+    forward: Duration,
+    finish: Duration,
+    /// The sum of its items, in the recipe's unit.
+    cost: u64,
+}
+
+impl BatchTime {
+    fn without_prepare(&self) -> Duration {
+        self.forward + self.finish
+    }
+
+    fn total(&self) -> Duration {
+        self.prepare + self.without_prepare()
+    }
 }
 
 impl Pass<'_> {
@@ -46,14 +60,18 @@ impl Pass<'_> {
         for start in (0..self.examples).step_by(self.batch) {
             interrupt::check()?;
             let end = self.examples.min(start + self.batch);
-            times.push(self.batch_of(start..end)?);
+            times.push(self.batch_of((start..end).map(|i| i % self.distinct))?);
             done(end);
         }
-        let prepare: Duration = times.iter().map(|time| time.prepare).sum();
-        let rest: Duration = times.iter().map(|time| time.rest).sum();
+        let sum = |of: fn(&BatchTime) -> Duration| times.iter().map(of).sum::<Duration>();
+        let (prepare, rest) = (sum(|time| time.prepare), sum(BatchTime::without_prepare));
         let latency = |of: fn(&BatchTime) -> Duration| {
             Latency::of(times.iter().map(of).collect()).unwrap_or_default()
         };
+        let samples = |of: fn(&BatchTime) -> Duration| {
+            Packed(times.iter().map(of).map(milliseconds).collect())
+        };
+        let cost: u64 = times.iter().map(|time| time.cost).sum();
         Ok(Native {
             batch: self.batch,
             repeat: self.repeat,
@@ -62,22 +80,30 @@ impl Pass<'_> {
             prepare_seconds: prepare.as_secs_f64(),
             items_per_s: rate(self.examples, prepare + rest),
             items_per_s_without_prepare: rate(self.examples, rest),
-            latency_ms: latency(|time| time.prepare + time.rest),
-            latency_without_prepare_ms: latency(|time| time.rest),
+            latency_ms: latency(BatchTime::total),
+            latency_without_prepare_ms: latency(BatchTime::without_prepare),
             peak_rss_bytes: peak_rss(None),
+            finish_seconds: Some(sum(|time| time.finish).as_secs_f64()),
+            cost: Some(cost as f64 / self.examples.max(1) as f64),
+            samples: Some(Samples {
+                prepare_ms: samples(|time| time.prepare),
+                forward_ms: samples(|time| time.forward),
+                finish_ms: samples(|time| time.finish),
+            }),
+            ..Native::default()
         })
     }
 
     /// Runs a few batches of examples that are not measured, and gives the seconds that an example takes.
     pub(crate) fn warm_up(&self) -> Result<f64> {
-        let spare = self.examples..self.corpus.len();
+        let spare = self.distinct..self.corpus.len();
         let started = Instant::now();
         let (mut batches, mut best) = (0, f64::INFINITY);
         while batches < 3 && (batches == 0 || started.elapsed() < Duration::from_millis(500)) {
             let first = batches * self.batch;
             let examples = (first..first + self.batch).map(|i| spare.start + i % spare.len());
             let time = self.batch_of(examples)?;
-            best = best.min((time.prepare + time.rest).as_secs_f64() / self.batch as f64);
+            best = best.min(time.total().as_secs_f64() / self.batch as f64);
             batches += 1;
         }
         Ok(best)
@@ -106,16 +132,24 @@ impl Pass<'_> {
             })
             .collect::<Result<Vec<_>>>()?;
         let prepare = started.elapsed();
+        let cost = prepared.iter().map(|item| u64::from(item.cost())).sum();
+        let before = Instant::now();
         let raw = forward(self.recipe.as_ref(), &prepared)?;
+        let forward = before.elapsed();
         let answers: Vec<_> = prepared
             .into_par_iter()
             .zip(raw)
             .with_min_len(grain)
             .map(|(item, raw)| self.recipe.finish(item, raw))
             .collect();
-        let rest = started.elapsed() - prepare;
+        let finish = before.elapsed() - forward;
         drop(answers);
-        Ok(BatchTime { prepare, rest })
+        Ok(BatchTime {
+            prepare,
+            forward,
+            finish,
+            cost,
+        })
     }
 }
 
@@ -240,6 +274,7 @@ mod tests {
             batch: 32,
             repeat: 0,
             examples: 70,
+            distinct: 70,
         };
         let seen = std::cell::RefCell::new(Vec::new());
         let native = pass.run(&|done| seen.borrow_mut().push(done)).unwrap();
@@ -251,6 +286,10 @@ mod tests {
         );
         assert!(native.items_per_s < native.items_per_s_without_prepare);
         assert!(native.latency_ms.p50 >= 4.0);
+        let samples = native.samples.unwrap();
+        assert_eq!(samples.prepare_ms.0.len(), 3);
+        assert!(samples.forward_ms.0.iter().all(|&ms| ms >= 4.0));
+        assert_eq!(native.cost, Some(1.0));
         assert!(pass.warm_up().unwrap() >= 0.004 / 32.0);
     }
 

@@ -75,7 +75,11 @@ fn json_line(record: &Record, recipe: &str) -> Value {
         Record::Native(native) => Some(native.latency_ms.p50),
         Record::Served(served) => served.latency_ms.map(|latency| latency.p50),
         Record::Streamed(streamed) => Some(streamed.latency_ms.p50),
-        Record::Model(_) | Record::Agreement(_) | Record::Run(_) => None,
+        Record::Model(_)
+        | Record::Agreement(_)
+        | Record::Run(_)
+        | Record::Loaded(_)
+        | Record::Missing(_) => None,
     };
     let mut line = serde_json::to_value(record).unwrap_or_default();
     if let (Value::Object(keys), Some(ms)) = (&mut line, median) {
@@ -113,6 +117,7 @@ mod tests {
             },
             latency_without_prepare_ms: Latency::default(),
             peak_rss_bytes: None,
+            ..Native::default()
         });
         let line = json_line(&record, "echo");
         assert_eq!(line["peer"], "galley");

@@ -53,6 +53,7 @@ pub(crate) fn native_costs(
                 batch,
                 repeat: 0,
                 examples: 0,
+                distinct: 0,
             }
             .warm_up()
         })

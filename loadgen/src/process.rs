@@ -12,7 +12,7 @@ use std::{
 };
 
 use crate::{
-    args::{DtypeArg, RecipeArgs},
+    args::RecipeArgs,
     error::{Error, Result},
 };
 
@@ -195,19 +195,13 @@ fn end(status: ExitStatus) -> String {
 
 /// The command line's part that says how a recipe is run, as all commands have it that run one.
 pub(crate) fn model_arguments(recipe: &RecipeArgs) -> Vec<OsString> {
-    let dtype = match recipe.dtype {
-        DtypeArg::Auto => "auto",
-        DtypeArg::F16 => "f16",
-        DtypeArg::F32 => "f32",
-        DtypeArg::Bf16 => "bf16",
-    };
     let mut args: Vec<OsString> = vec![
         "--weights".into(),
         recipe.weights.to_string().into(),
         "--device".into(),
         recipe.device.to_string().into(),
         "--dtype".into(),
-        dtype.into(),
+        recipe.dtype.name().into(),
     ];
     for option in &recipe.options {
         let name = format!("{}.", recipe.recipe);

@@ -11,6 +11,7 @@ use crate::{
         AgreementArgs, BenchCommand, MatrixArgs, NativeArgs, OperatorsArgs, ReportArgs, ServedArgs,
         SizeArgs,
     },
+    compare,
     error::{Error, Result},
     interrupt,
     matrix::Matrix,
@@ -20,6 +21,7 @@ use crate::{
     plan::{described, finish, native_costs, shrink, sizes},
     progress::Progress,
     report::{
+        merge,
         record::{Record, Run, ServerInfo},
         rewrite,
     },
@@ -48,6 +50,7 @@ pub fn run(command: &BenchCommand, context: &Context) -> anyhow::Result<()> {
         BenchCommand::Operators(args) => operators(args, context)?,
         BenchCommand::Agreement(args) => agreement(args, context)?,
         BenchCommand::Stream(args) => stream::run(args, context)?,
+        BenchCommand::Compare(args) => compare::run(args, context)?,
         BenchCommand::Report(args) => report(args)?,
     }
     Ok(())
@@ -79,6 +82,7 @@ fn native(args: &NativeArgs, context: &Context) -> Result<()> {
                     batch,
                     repeat,
                     examples: run.examples,
+                    distinct: run.examples,
                 };
                 pass.warm_up()?;
                 let native = pass.run(&|done| progress.within(done as f64 * cost))?;
@@ -284,6 +288,10 @@ fn agreement(args: &AgreementArgs, context: &Context) -> Result<()> {
 }
 
 fn report(args: &ReportArgs) -> Result<()> {
+    if let Some(out) = &args.out {
+        merge(&args.dirs, out)?;
+        return print_line(&rewrite(out)?);
+    }
     for dir in &args.dirs {
         print_line(&rewrite(dir)?)?;
     }

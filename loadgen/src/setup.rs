@@ -2,12 +2,11 @@
 
 use std::{collections::BTreeMap, num::NonZeroUsize, path::Path, time::SystemTime};
 
-use candle_core::DType;
 use galley_core::{AnyRecipe, DeviceName, Entry, LoadError, LoadOptions, usual_dtype};
 use galley_nn::Backend;
 
 use crate::{
-    args::{DtypeArg, RecipeArgs, SizeArgs},
+    args::{RecipeArgs, SizeArgs},
     corpus::{CALIBRATION_SEED, Corpus, CorpusKind, SEED},
     error::{Error, Result},
     progress::Progress,
@@ -44,12 +43,7 @@ pub(crate) fn load_options(args: &RecipeArgs) -> Result<(&'static Entry, LoadOpt
     let device = (args.device.open())
         .map_err(|reason| LoadError::Unsupported(format!("--device {reason}")))?;
     let options = LoadOptions {
-        dtype: match args.dtype {
-            DtypeArg::Auto => usual_dtype(&device),
-            DtypeArg::F16 => DType::F16,
-            DtypeArg::F32 => DType::F32,
-            DtypeArg::Bf16 => DType::BF16,
-        },
+        dtype: args.dtype.on(&device),
         device,
         weights: args.weights.clone(),
         options: own_options(entry.name, &args.options)?,
@@ -98,20 +92,35 @@ pub(crate) fn set_threads(threads: Option<NonZeroUsize>) {
 
 /// The recipe's corpus: the examples to measure, and behind them those for warming up.
 pub(crate) fn open_corpus(entry: &Entry, examples: usize, quiet: bool) -> Result<Corpus> {
-    open_seeded(entry, examples + WARMUP_EXAMPLES, SEED, quiet)
+    open_kind(CorpusKind::of(entry), examples, quiet)
+}
+
+/// The same of any kind.
+pub(crate) fn open_kind(kind: CorpusKind, examples: usize, quiet: bool) -> Result<Corpus> {
+    open_seeded(kind, examples + WARMUP_EXAMPLES, SEED, quiet)
 }
 
 /// A few examples, other than those to measure, for estimating how long they will take.
 pub(crate) fn calibration_corpus(entry: &Entry, quiet: bool) -> Result<Corpus> {
-    open_seeded(entry, WARMUP_EXAMPLES, CALIBRATION_SEED, quiet)
+    open_seeded(
+        CorpusKind::of(entry),
+        WARMUP_EXAMPLES,
+        CALIBRATION_SEED,
+        quiet,
+    )
 }
 
-fn open_seeded(entry: &Entry, count: usize, seed: u64, quiet: bool) -> Result<Corpus> {
+fn open_seeded(kind: CorpusKind, count: usize, seed: u64, quiet: bool) -> Result<Corpus> {
     let bar = Progress::counting("making the corpus", quiet);
     let progress = |done, of| bar.count(done, of);
-    let corpus = Corpus::open(CorpusKind::of(entry), count, seed, &progress);
+    let corpus = Corpus::open(kind, count, seed, &progress);
     bar.clear();
     corpus
+}
+
+/// A corpus in words, for reports.
+pub(crate) fn described_corpus(kind: CorpusKind) -> String {
+    format!("{}, seed {SEED}: {}", kind.name(), kind.describe())
 }
 
 /// What is common to all runs of a recipe.
@@ -138,6 +147,7 @@ impl Described<'_> {
             corpus: None,
             examples: 0,
             examples_wanted: 0,
+            length: None,
             repeats: 1,
             threads: rayon::current_num_threads(),
             client_threads: None,
@@ -148,10 +158,9 @@ impl Described<'_> {
 
     /// The run's own record.
     pub(crate) fn recipe(&self, entry: &Entry, size: &SizeArgs) -> Run {
-        let kind = CorpusKind::of(entry);
         Run {
             recipe: Some(entry.name.into()),
-            corpus: Some(format!("{}, seed {SEED}: {}", kind.name(), kind.describe())),
+            corpus: Some(described_corpus(CorpusKind::of(entry))),
             examples: size.examples.get(),
             examples_wanted: size.examples.get(),
             repeats: size.repeats.get(),

@@ -10,6 +10,7 @@ mod rng;
 mod texts;
 
 use bytes::Bytes;
+use clap::ValueEnum;
 use galley_core::{Entry, Input, InputKind};
 
 use crate::error::Result;
@@ -20,7 +21,7 @@ pub const SEED: u64 = 1;
 pub const CALIBRATION_SEED: u64 = 2;
 
 /// What the examples are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum CorpusKind {
     /// 500x375 JPEGs, 44 KB each.
     Images,
@@ -28,6 +29,8 @@ pub enum CorpusKind {
     Ner,
     /// 1 to 3 film review snippets of one opinion.
     Sentiment,
+    /// Film review snippets of one opinion, as many as make a review of the length that people write.
+    Reviews,
     /// 3 to 8 snippets run together without punctuation.
     Segment,
 }
@@ -49,6 +52,7 @@ impl CorpusKind {
             Self::Images => "images",
             Self::Ner => "ner",
             Self::Sentiment => "sentiment",
+            Self::Reviews => "reviews",
             Self::Segment => "segment",
         }
     }
@@ -61,10 +65,20 @@ impl CorpusKind {
             Self::Sentiment => {
                 "1 to 3 film review snippets (Sentence Polarity 1.0), 43 words on average"
             }
+            Self::Reviews => {
+                "film review snippets of one opinion (Sentence Polarity 1.0) joined to reviews of 40 to 760 words, 235 on average"
+            }
             Self::Segment => {
                 "3 to 8 film review snippets run together without punctuation, 105 words on average"
             }
         }
+    }
+}
+
+impl CorpusKind {
+    /// Whether a recipe of this kind of input takes its examples.
+    pub(crate) fn suits(self, entry: &Entry) -> bool {
+        (self == Self::Images) == (entry.input_kind == InputKind::File)
     }
 }
 
@@ -105,6 +119,14 @@ impl Corpus {
             ),
         };
         Ok(Self { kind, items })
+    }
+
+    /// Texts made of a corpus of this kind.
+    pub(crate) fn of_texts(kind: CorpusKind, texts: Vec<String>) -> Self {
+        Self {
+            kind,
+            items: Items::Texts(texts),
+        }
     }
 
     /// What the examples are.

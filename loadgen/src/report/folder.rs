@@ -1,12 +1,13 @@
 //! The folder of a run: records are appended as they come, so that an interrupted run keeps what it has.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, File},
     io::{BufRead, BufReader, Write},
     path::{Path, PathBuf},
 };
 
 use super::{
+    compare,
     machine::slug,
     readme,
     record::{Record, Run, SCHEMA},
@@ -15,6 +16,8 @@ use super::{
 use crate::error::{Error, Result};
 
 const RESULTS: &str = "results.jsonl";
+/// What a run is called that compares devices and dtypes.
+pub(crate) const COMPARE: &str = "compare";
 
 /// A run's folder, open for records.
 #[derive(Debug)]
@@ -60,18 +63,85 @@ impl Folder {
     }
 }
 
-/// Writes table and README of a folder from its records; gives the table.
+/// The records of one run; a folder that was merged has several.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Part {
+    /// How they came about.
+    pub run: Run,
+    /// What was measured.
+    pub records: Vec<Record>,
+}
+
+/// Writes report, tables and README of a folder from its records; gives what a terminal shows of them.
 ///
 /// # Errors
 /// The records cannot be read, or the files not written.
 pub fn rewrite(dir: &Path) -> Result<String> {
+    let parts = read(dir)?;
+    let Part { run, records } = &parts[0];
+    let (shown, name, document, mut files) = if run.what == COMPARE {
+        let report = compare::Report::of(&parts);
+        let files = vec![("report.json", report.to_json())];
+        (report.terminal(), "report.md", report.document(), files)
+    } else {
+        let document = table::document(run, records);
+        (document.to_markdown(), "table.md", document, Vec::new())
+    };
+    files.push((name, document.to_markdown()));
+    files.push(("report.html", document.to_html()));
+    files.push(("README.md", readme::render(run, name)));
+    for (name, content) in files {
+        let path = dir.join(name);
+        fs::write(&path, content).map_err(Error::file(&path))?;
+    }
+    Ok(shown)
+}
+
+/// Puts the records of several folders into one: parts of a comparison that were measured on different machines.
+///
+/// # Errors
+/// A folder holds another kind of run, or another recipe's; records cannot be read or written.
+pub fn merge(dirs: &[PathBuf], out: &Path) -> Result<()> {
+    let mut parts: Vec<Part> = Vec::new();
+    for dir in dirs {
+        for part in read(dir)? {
+            let recipe = parts
+                .first()
+                .map_or(&part.run.recipe, |first| &first.run.recipe);
+            if part.run.what != COMPARE || part.run.recipe != *recipe {
+                return Err(invalid(
+                    &dir.join(RESULTS),
+                    format!(
+                        "expected a comparison of {}, got {} of {}",
+                        recipe.as_deref().unwrap_or("a recipe"),
+                        part.run.what,
+                        part.run.recipe.as_deref().unwrap_or("no recipe"),
+                    ),
+                ));
+            }
+            parts.push(part);
+        }
+    }
+    let mut folder: Option<Folder> = None;
+    for Part { run, records } in parts {
+        match &mut folder {
+            None => folder = Some(Folder::create(Some(out), &run)?),
+            Some(folder) => folder.append(&Record::Run(Box::new(run)))?,
+        }
+        if let Some(folder) = &mut folder {
+            records
+                .iter()
+                .try_for_each(|record| folder.append(record))?;
+        }
+    }
+    Ok(())
+}
+
+/// The runs of a folder, of which there is at least one.
+fn read(dir: &Path) -> Result<Vec<Part>> {
     let path = dir.join(RESULTS);
-    let file = OpenOptions::new()
-        .read(true)
-        .open(&path)
-        .map_err(Error::file(&path))?;
-    let mut run = None;
-    let mut records = Vec::new();
+    let file = File::open(&path).map_err(Error::file(&path))?;
+    let mut parts: Vec<Part> = Vec::new();
     for (number, line) in BufReader::new(file).lines().enumerate() {
         let line = line.map_err(Error::file(&path))?;
         let record = serde_json::from_str(&line).map_err(|source| Error::Record {
@@ -79,27 +149,30 @@ pub fn rewrite(dir: &Path) -> Result<String> {
             line: number + 1,
             source,
         })?;
-        match record {
-            Record::Run(found) => run = Some(*found),
-            record => records.push(record),
+        match (record, parts.last_mut()) {
+            (Record::Run(run), _) if !(1..=SCHEMA).contains(&run.schema) => {
+                let expected = format!("expected schema {SCHEMA} or earlier, got {}", run.schema);
+                return Err(invalid(&path, expected));
+            }
+            (Record::Run(run), _) => parts.push(Part {
+                run: *run,
+                records: Vec::new(),
+            }),
+            (record, Some(part)) => part.records.push(record),
+            (_, None) => break,
         }
     }
-    let invalid = |text: String| {
-        Error::file(&path)(std::io::Error::new(std::io::ErrorKind::InvalidData, text))
-    };
-    let run = run.ok_or_else(|| invalid("expected a record of kind run, found none".into()))?;
-    if run.schema != SCHEMA {
-        return Err(invalid(format!(
-            "expected schema {SCHEMA}, got {}",
-            run.schema
-        )));
+    if parts.is_empty() {
+        return Err(invalid(
+            &path,
+            "expected a record of kind run in the first line".into(),
+        ));
     }
-    let text = table::render(&run, &records);
-    for (name, content) in [("table.md", &text), ("README.md", &readme::render(&run))] {
-        let path = dir.join(name);
-        fs::write(&path, content).map_err(Error::file(&path))?;
-    }
-    Ok(text)
+    Ok(parts)
+}
+
+fn invalid(path: &Path, reason: String) -> Error {
+    Error::file(path)(std::io::Error::new(std::io::ErrorKind::InvalidData, reason))
 }
 
 fn default_dir(run: &Run) -> PathBuf {

@@ -1,14 +1,21 @@
 //! What a run leaves behind: records, a table, and a README that says where the figures come from.
 
 mod cells;
+mod compare;
+mod document;
 mod folder;
+mod html;
 mod machine;
+mod matrix;
+mod packed;
+mod plot;
 mod readme;
 pub mod record;
 mod stream;
 mod table;
 
-pub use folder::{Folder, rewrite};
+pub(crate) use folder::COMPARE;
+pub use folder::{Folder, Part, merge, rewrite};
 pub use machine::Machine;
 pub(crate) use machine::{cores, peak_rss, reset_peak_rss, resident};
 pub use table::render;

@@ -4,8 +4,8 @@ use std::fmt::Write;
 
 use super::record::{Run, SCHEMA_TEXT};
 
-/// The README's text.
-pub(super) fn render(run: &Run) -> String {
+/// The README's text; `report` is the file with the figures.
+pub(super) fn render(run: &Run, report: &str) -> String {
     let what = run.recipe.as_deref().unwrap_or("all operators");
     let mut text = format!("# {}: {what}\n\n", run.what);
     let _ = writeln!(text, "```sh\n{}\n```\n", run.command);
@@ -15,8 +15,8 @@ pub(super) fn render(run: &Run) -> String {
     }
     let _ = write!(
         text,
-        "\nThe figures are in [table.md](table.md); `galley bench report` writes it again from the records.\n\n\
-         ## Records\n\n{SCHEMA_TEXT}"
+        "\nThe figures are in [{report}]({report}) and, with plots, in `report.html`; `galley bench report` writes them again from \
+         the records.\n\n## Records\n\n{SCHEMA_TEXT}"
     );
     text
 }

@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 
+use galley_core::Architecture;
 use serde::{Deserialize, Serialize};
 
 use super::machine::Machine;
+pub use super::packed::Packed;
 use crate::stats::Latency;
 
-/// The version of the schema; readers refuse others.
-pub const SCHEMA: u32 = 1;
+/// The version of the schema; readers refuse later ones. Version 1 lacks what is optional below, `loaded` and `missing`.
+pub const SCHEMA: u32 = 2;
 
 /// The schema in words, for the README of each run.
 pub(super) const SCHEMA_TEXT: &str = "\
@@ -19,7 +21,15 @@ pub(super) const SCHEMA_TEXT: &str = "\
 `machine`).
 - `native`: one pass over the examples in process (`batch`, `repeat` from 0, `examples`). `seconds` is the sum over all \
 batches of prepare, forward and finish, `prepare_seconds` the part of it spent in prepare. `latency_ms` is that of a batch \
-with prepare, `latency_without_prepare_ms` without. `peak_rss_bytes` is the process's peak during the pass.
+with prepare, `latency_without_prepare_ms` without. `peak_rss_bytes` is the process's peak during the pass. Since schema 2 also \
+`finish_seconds`, the part of `seconds` spent in finish; `cost`, an example's mean size in the unit of `loaded`; `samples`, each \
+batch's `prepare_ms`, `forward_ms` and `finish_ms` in order, as numbers or, where there are many, the same JSON list compressed by \
+zstd in base64; and from `compare` the pass's `device` and `dtype`, `device_peak_bytes`, the most that was in use of the whole \
+device's memory, and `energy`: `joules` over `seconds` by the counter of `source` (`nvml`: the card, `rapl`: the processor's \
+packages), the mean `clock_mhz` and why clocks were `throttled`.
+- `loaded`: a device and dtype of `compare` (`device`, `dtype`, `seconds` to load, `weights`, `cost_unit`, `architecture`, \
+`device_name`, `device_memory_bytes`, `driver`, `resident_bytes` of the process then).
+- `missing`: what of `compare` could not run (`device`, `dtype`, `batch`; absent where all of them) and the `reason`.
 - `served`: one pass over the examples through HTTP (`batch`, `concurrency`, `repeat`, `examples`, `requests`; `rate` in \
 requests a second where the loop was open). `seconds` runs from the first request to the last byte of the last answer. \
 `latency_ms` is that of a request that was answered well, from before it is sent until its body has been read and \
@@ -36,7 +46,7 @@ items. `resident` are times since the start in seconds and the memory in bytes t
 - `agreement`: another dtype against f32 over the examples (`model`, `weights`, `dtype`, `examples`). A label is chosen by a \
 row of logits: an image's, a token's, a text's. `agreeing_labels` of the `labels` are the same in both, and all are in \
 `agreeing_examples`. `largest_deviation` and `mean_deviation` are those of a logit, `logit_spread` the standard deviation of \
-the f32 logits about their row's mean.
+the f32 logits about their row's mean. Since schema 2 `device`, and `largest_score_difference`, that of a row's softmax.
 
 A latency is `mean`, `p50`, `p90`, `p95`, `p99`, `p99_9` and `max` in milliseconds; percentiles are nearest-rank.
 ";
@@ -57,6 +67,10 @@ pub enum Record {
     Model(Model),
     /// Another dtype's logits against those in f32.
     Agreement(Agreement),
+    /// A recipe on a device in a dtype.
+    Loaded(Loaded),
+    /// What could not run.
+    Missing(Missing),
 }
 
 /// How the figures of a folder came about.
@@ -88,6 +102,9 @@ pub struct Run {
     pub examples: usize,
     /// Examples asked for, before `--seconds` shrank them.
     pub examples_wanted: usize,
+    /// What each example is made to cost, in the recipe's unit; absent where examples are as the corpus has them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub length: Option<usize>,
     /// Passes of each kind.
     pub repeats: usize,
     /// Threads of the CPU pool in process.
@@ -127,8 +144,14 @@ pub struct ServerInfo {
 }
 
 /// One pass over the examples in process.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Native {
+    /// The device, in a run that compares some.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
+    /// The dtype, in a run that compares some.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dtype: Option<String>,
     /// Examples in a batch.
     pub batch: usize,
     /// Which repeat, from 0.
@@ -149,6 +172,87 @@ pub struct Native {
     pub latency_without_prepare_ms: Latency,
     /// The process's peak memory during the pass, where the system tells.
     pub peak_rss_bytes: Option<u64>,
+    /// The part of `seconds` spent in finish.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finish_seconds: Option<f64>,
+    /// What an example costs in the mean, in the recipe's unit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost: Option<f64>,
+    /// What each batch took.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub samples: Option<Samples>,
+    /// The most of the device's memory that was in use, by whomever, where the device tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device_peak_bytes: Option<u64>,
+    /// What the pass consumed, where there is a counter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub energy: Option<Energy>,
+}
+
+/// What each batch of a pass took, in milliseconds and in order.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Samples {
+    /// Prepare, on all cores.
+    pub prepare_ms: Packed,
+    /// Forward: the model.
+    pub forward_ms: Packed,
+    /// Finish, on all cores.
+    pub finish_ms: Packed,
+}
+
+/// What a device consumed during a pass.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Energy {
+    /// Energy.
+    pub joules: f64,
+    /// Over so long.
+    pub seconds: f64,
+    /// Whose counter it is: `nvml` counts the card, `rapl` the processor's packages.
+    pub source: String,
+    /// The clock of the multiprocessors, in the mean.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clock_mhz: Option<f64>,
+    /// Why clocks were held down at times, in NVML's words.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub throttled: Vec<String>,
+}
+
+/// A recipe on a device in a dtype.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Loaded {
+    /// The device.
+    pub device: String,
+    /// The dtype of the computation.
+    pub dtype: String,
+    /// What loading took.
+    pub seconds: f64,
+    /// The weights, as the recipe names them.
+    pub weights: String,
+    /// What an example's cost is counted in.
+    pub cost_unit: String,
+    /// The model in figures.
+    pub architecture: Architecture,
+    /// The device's model; absent for the CPU, which the machine names.
+    pub device_name: Option<String>,
+    /// The device's memory.
+    pub device_memory_bytes: Option<u64>,
+    /// The version of the device's driver.
+    pub driver: Option<String>,
+    /// The process's memory when it was loaded, where the system tells.
+    pub resident_bytes: Option<u64>,
+}
+
+/// What was asked for and could not run.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Missing {
+    /// The device.
+    pub device: String,
+    /// The dtype; absent where none runs.
+    pub dtype: Option<String>,
+    /// The batch size; absent where none runs.
+    pub batch: Option<usize>,
+    /// Why.
+    pub reason: String,
 }
 
 /// One pass over the examples through HTTP.
@@ -260,6 +364,9 @@ pub struct Agreement {
     pub weights: String,
     /// The dtype that is compared with f32.
     pub dtype: String,
+    /// The device that is compared with the CPU.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
     /// Examples compared.
     pub examples: usize,
     /// Those of them whose labels all agree.
@@ -270,6 +377,9 @@ pub struct Agreement {
     pub agreeing_labels: usize,
     /// The largest difference of a logit.
     pub largest_deviation: f64,
+    /// The largest difference of a score: of a row's softmax.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub largest_score_difference: Option<f64>,
     /// The mean difference of a logit.
     pub mean_deviation: f64,
     /// The standard deviation of the f32 logits about their row's mean.

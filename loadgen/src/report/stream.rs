@@ -3,15 +3,16 @@
 use std::collections::BTreeSet;
 
 use super::{
-    cells::{header, mebibytes, number, row},
+    cells::{mebibytes, number},
+    document::{Document, Table},
     record::{Record, Run, Streamed},
 };
 use crate::stats::Repeats;
 
 const STAGES: [&str; 5] = ["fetch", "prepare", "queue", "forward", "write"];
 
-/// A row for each source.
-pub(super) fn table(run: &Run, records: &[Record]) -> String {
+/// A row for each source, and what the columns are.
+pub(super) fn write(run: &Run, records: &[Record], document: &mut Document) {
     let mut columns = vec![
         "Recipe",
         "Source",
@@ -26,7 +27,7 @@ pub(super) fn table(run: &Run, records: &[Record]) -> String {
     let stages = STAGES.map(|stage| format!("{stage} ms"));
     columns.extend(stages.iter().map(String::as_str));
     columns.extend(["batch", "start-up s", "memory early, late", "peak memory"]);
-    let mut text = header(&columns);
+    let mut rows = Table::new(&columns);
     let native = records.iter().filter_map(|record| match record {
         Record::Native(native) => Some(native.items_per_s),
         _ => None,
@@ -63,13 +64,13 @@ pub(super) fn table(run: &Run, records: &[Record]) -> String {
             memory(&passes),
             mebibytes(passes.iter().filter_map(|pass| pass.peak_rss_bytes).max()),
         ]);
-        row(&mut text, &cells);
+        rows.row(cells);
     }
-    text.push_str(
-        "\nNative is in process with prepare, its stages one after the other. Stages are means of a message, `forward` that of a \
-         batch. Memory is the worker's in the second and in the last quarter of its time; where both are alike it is flat.\n",
+    document.table(rows);
+    document.text(
+        "Native is in process with prepare, its stages one after the other. Stages are means of a message, `forward` that of a \
+         batch. Memory is the worker's in the second and in the last quarter of its time; where both are alike it is flat.",
     );
-    text
 }
 
 /// The median, and how far repeats lie apart.
@@ -147,6 +148,7 @@ mod tests {
             latency_ms: Latency::default(),
             latency_without_prepare_ms: Latency::default(),
             peak_rss_bytes: None,
+            ..Native::default()
         })
     }
 

@@ -1,29 +1,44 @@
 //! Tables in Markdown, written from records alone.
 
-use std::{collections::BTreeSet, fmt::Write};
+use std::collections::BTreeSet;
 
 use super::{
-    cells::{header, mebibytes, number, row, seconds},
+    cells::{mebibytes, number, seconds},
+    document::{Document, Table},
+    matrix,
     record::{Agreement, Model, Native, Record, Run, Served},
     stream,
 };
 use crate::stats::{Repeats, STEADY_REQUESTS_PER_USER, is_steady};
 
-/// The table of a run, with what must be known to read it.
-pub fn render(run: &Run, records: &[Record]) -> String {
+/// The tables of a run, with what must be known to read them.
+pub(super) fn document(run: &Run, records: &[Record]) -> Document {
     let figures = Figures::of(records);
-    let mut text = heading(run);
-    let body = match run.what.as_str() {
-        "matrix" => matrix(run, &figures),
-        "native" => native(run, &figures),
-        "served" => served(run, &figures),
-        "agreement" => agreement(&figures),
-        "stream" => stream::table(run, records),
-        _ => model(&figures),
-    };
-    text.push_str(&body);
-    text.push_str(&notes(run, &figures));
-    text
+    let recipe = run.recipe.as_deref().unwrap_or(&run.what);
+    let mut document = Document::new(format!("{recipe}: {}", run.what));
+    document.text(heading(run));
+    if matches!(run.what.as_str(), "matrix" | "native" | "served") {
+        document.plots(matrix::plots(records));
+    }
+    match run.what.as_str() {
+        "matrix" => {
+            document.table(both(run, &figures));
+            document.text("Native, in this process:");
+            document.table(native(run, &figures));
+        }
+        "native" => document.table(native(run, &figures)),
+        "served" => document.table(served(run, &figures)),
+        "agreement" => document.table(agreement(&figures)),
+        "stream" => stream::write(run, records, &mut document),
+        _ => document.table(model(&figures)),
+    }
+    document.list(notes(run, &figures));
+    document
+}
+
+/// The same in Markdown.
+pub fn render(run: &Run, records: &[Record]) -> String {
+    document(run, records).to_markdown()
 }
 
 /// Records by kind.
@@ -48,7 +63,7 @@ impl<'a> Figures<'a> {
                 Record::Served(served) => figures.served.push(served),
                 Record::Model(model) => figures.model.push(model),
                 Record::Agreement(agreement) => figures.agreement.push(agreement),
-                Record::Run(_) | Record::Streamed(_) => (),
+                Record::Run(_) | Record::Streamed(_) | Record::Loaded(_) | Record::Missing(_) => (),
             }
         }
         figures
@@ -91,26 +106,22 @@ fn native_seconds(passes: &[&Native]) -> Option<Repeats> {
 }
 
 fn heading(run: &Run) -> String {
-    let recipe = run.recipe.as_deref().unwrap_or(&run.what);
-    let mut text = format!("# {recipe}: {}\n\n", run.what);
     if run.what == "agreement" {
         let exact = match run.device.as_str() {
             "cpu" => "f32",
             _ => "f32 on the CPU",
         };
-        let _ = writeln!(
-            text,
-            "{} against {exact} on {} distinct examples; weights {}, on {}, {}.\n",
+        format!(
+            "{} against {exact} on {} distinct examples; weights {}, on {}, {}.",
             run.dtype, run.examples, run.weights, run.device, run.machine.name,
-        );
+        )
     } else if run.corpus.is_some() {
         let (figures, of) = match run.what.as_str() {
             "stream" => ("Rates over", "median"),
             _ => ("Seconds for", "mean"),
         };
-        let _ = writeln!(
-            text,
-            "{figures} {} distinct examples{}, {of} of {} on {}; weights {}, {} on {}.\n",
+        format!(
+            "{figures} {} distinct examples{}, {of} of {} on {}; weights {}, {} on {}.",
             run.examples,
             shrunk(run),
             count(run.repeats, "run"),
@@ -118,15 +129,13 @@ fn heading(run: &Run) -> String {
             run.weights,
             run.dtype,
             run.device,
-        );
+        )
     } else {
-        let _ = writeln!(
-            text,
-            "The median of each, on {}; {} on {}.\n",
+        format!(
+            "The median of each, on {}; {} on {}.",
             run.machine.name, run.dtype, run.device
-        );
+        )
     }
-    text
 }
 
 fn shrunk(run: &Run) -> String {
@@ -137,8 +146,8 @@ fn shrunk(run: &Run) -> String {
     }
 }
 
-fn matrix(run: &Run, figures: &Figures) -> String {
-    let mut text = header(&[
+fn both(run: &Run, figures: &Figures) -> Table {
+    let mut table = Table::new(&[
         "Recipe",
         "Batch Size",
         "Native",
@@ -159,29 +168,25 @@ fn matrix(run: &Run, figures: &Figures) -> String {
             (Some(served), Some(to)) if to > 0.0 => format!("{:.2}", served.mean / to),
             _ => "-".into(),
         };
-        row(
-            &mut text,
-            &[
-                run.recipe.clone().unwrap_or_default(),
-                batch.to_string(),
-                seconds(native),
-                concurrency.to_string(),
-                seconds(served),
-                ratio(native.map(|native| native.mean)),
-                ratio(best),
-                latency(&passes, |pass| Some(pass.latency_ms?.p50)),
-                latency(&passes, |pass| Some(pass.latency_ms?.p99)),
-                errors(&passes),
-                mark(&passes),
-            ],
-        );
+        table.row([
+            run.recipe.clone().unwrap_or_default(),
+            batch.to_string(),
+            seconds(native),
+            concurrency.to_string(),
+            seconds(served),
+            ratio(native.map(|native| native.mean)),
+            ratio(best),
+            latency(&passes, |pass| Some(pass.latency_ms?.p50)),
+            latency(&passes, |pass| Some(pass.latency_ms?.p99)),
+            errors(&passes),
+            mark(&passes),
+        ]);
     }
-    text.push_str("\nNative, in this process:\n\n");
-    text + &native(run, figures)
+    table
 }
 
-fn native(run: &Run, figures: &Figures) -> String {
-    let mut text = header(&[
+fn native(run: &Run, figures: &Figures) -> Table {
+    let mut table = Table::new(&[
         "Recipe",
         "Batch Size",
         "Native",
@@ -202,26 +207,23 @@ fn native(run: &Run, figures: &Figures) -> String {
             .iter()
             .map(|pass| pass.seconds - pass.prepare_seconds);
         let memory = passes.iter().filter_map(|pass| pass.peak_rss_bytes).max();
-        row(
-            &mut text,
-            &[
-                run.recipe.clone().unwrap_or_default(),
-                batch.to_string(),
-                seconds(native_seconds(&passes)),
-                seconds(Repeats::of(without)),
-                number(mean(|pass| pass.items_per_s)),
-                number(mean(|pass| pass.items_per_s_without_prepare)),
-                number(mean(|pass| pass.latency_ms.p50)),
-                number(mean(|pass| pass.latency_ms.p99)),
-                mebibytes(memory),
-            ],
-        );
+        table.row([
+            run.recipe.clone().unwrap_or_default(),
+            batch.to_string(),
+            seconds(native_seconds(&passes)),
+            seconds(Repeats::of(without)),
+            number(mean(|pass| pass.items_per_s)),
+            number(mean(|pass| pass.items_per_s_without_prepare)),
+            number(mean(|pass| pass.latency_ms.p50)),
+            number(mean(|pass| pass.latency_ms.p99)),
+            mebibytes(memory),
+        ]);
     }
-    text
+    table
 }
 
-fn served(run: &Run, figures: &Figures) -> String {
-    let mut text = header(&[
+fn served(run: &Run, figures: &Figures) -> Table {
+    let mut table = Table::new(&[
         "Recipe",
         "Batch Size",
         "Req Concurrency",
@@ -239,47 +241,41 @@ fn served(run: &Run, figures: &Figures) -> String {
         let mean = |value: fn(&Served) -> f64| {
             Repeats::of(passes.iter().map(|pass| value(pass))).map_or(0.0, |repeats| repeats.mean)
         };
-        row(
-            &mut text,
-            &[
-                run.recipe.clone().unwrap_or_default(),
-                batch.to_string(),
-                concurrency.to_string(),
-                seconds(Repeats::of(passes.iter().map(|pass| pass.seconds))),
-                number(mean(|pass| pass.items_per_s)),
-                number(mean(|pass| pass.requests_per_s)),
-                latency(&passes, |pass| Some(pass.latency_ms?.p50)),
-                latency(&passes, |pass| Some(pass.latency_ms?.p90)),
-                latency(&passes, |pass| Some(pass.latency_ms?.p99)),
-                latency(&passes, |pass| Some(pass.latency_ms?.p99_9)),
-                errors(&passes),
-                mark(&passes),
-            ],
-        );
+        table.row([
+            run.recipe.clone().unwrap_or_default(),
+            batch.to_string(),
+            concurrency.to_string(),
+            seconds(Repeats::of(passes.iter().map(|pass| pass.seconds))),
+            number(mean(|pass| pass.items_per_s)),
+            number(mean(|pass| pass.requests_per_s)),
+            latency(&passes, |pass| Some(pass.latency_ms?.p50)),
+            latency(&passes, |pass| Some(pass.latency_ms?.p90)),
+            latency(&passes, |pass| Some(pass.latency_ms?.p99)),
+            latency(&passes, |pass| Some(pass.latency_ms?.p99_9)),
+            errors(&passes),
+            mark(&passes),
+        ]);
     }
-    text
+    table
 }
 
-fn model(figures: &Figures) -> String {
-    let mut text = header(&["model", "batch", "shape", "ms", "items/s", "runs"]);
+fn model(figures: &Figures) -> Table {
+    let mut table = Table::new(&["model", "batch", "shape", "ms", "items/s", "runs"]);
     for figure in &figures.model {
-        row(
-            &mut text,
-            &[
-                figure.model.clone(),
-                figure.batch.to_string(),
-                format!("{:?}", figure.shape),
-                format!("{:.3}", figure.ms),
-                number(figure.items_per_s),
-                figure.runs.to_string(),
-            ],
-        );
+        table.row([
+            figure.model.clone(),
+            figure.batch.to_string(),
+            format!("{:?}", figure.shape),
+            format!("{:.3}", figure.ms),
+            number(figure.items_per_s),
+            figure.runs.to_string(),
+        ]);
     }
-    text
+    table
 }
 
-fn agreement(figures: &Figures) -> String {
-    let mut text = header(&[
+fn agreement(figures: &Figures) -> Table {
+    let mut table = Table::new(&[
         "recipe",
         "labels that agree",
         "examples whose labels all agree",
@@ -292,22 +288,19 @@ fn agreement(figures: &Figures) -> String {
         format!("{part} of {of} ({percent:.3} %)")
     };
     for figure in &figures.agreement {
-        row(
-            &mut text,
-            &[
-                figure.model.clone(),
-                share(figure.agreeing_labels, figure.labels),
-                share(figure.agreeing_examples, figure.examples),
-                format!("{:.4}", figure.largest_deviation),
-                format!("{:.5}", figure.mean_deviation),
-                format!("{:.3}", figure.logit_spread),
-            ],
-        );
+        table.row([
+            figure.model.clone(),
+            share(figure.agreeing_labels, figure.labels),
+            share(figure.agreeing_examples, figure.examples),
+            format!("{:.4}", figure.largest_deviation),
+            format!("{:.5}", figure.mean_deviation),
+            format!("{:.3}", figure.logit_spread),
+        ]);
     }
-    text
+    table
 }
 
-fn notes(run: &Run, figures: &Figures) -> String {
+fn notes(run: &Run, figures: &Figures) -> Vec<String> {
     let mut notes = Vec::new();
     if run.repeats > 1 && run.corpus.is_some() {
         notes.push(
@@ -344,8 +337,6 @@ fn notes(run: &Run, figures: &Figures) -> String {
         ));
     }
     notes
-        .into_iter()
-        .fold("\n".to_owned(), |text, note| text + "- " + &note + "\n")
 }
 
 fn steady(pass: &Served) -> bool {

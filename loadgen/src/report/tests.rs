@@ -20,6 +20,7 @@ pub(crate) fn run(what: &str) -> Run {
         corpus: Some("ner".into()),
         examples: 1024,
         examples_wanted: 8192,
+        length: None,
         repeats: 2,
         threads: 2,
         client_threads: Some(1),
@@ -47,6 +48,7 @@ fn native(batch: usize, repeat: usize, seconds: f64) -> Record {
         latency_ms: Latency::default(),
         latency_without_prepare_ms: Latency::default(),
         peak_rss_bytes: Some(3 << 20),
+        ..Native::default()
     })
 }
 
@@ -72,7 +74,7 @@ fn served(batch: usize, concurrency: usize, repeat: usize, seconds: f64) -> Serv
     }
 }
 
-fn matrix() -> Vec<Record> {
+pub(crate) fn matrix() -> Vec<Record> {
     let mut failing = served(32, 16, 0, 3.0);
     failing.errors = [("status 500".to_owned(), 2)].into();
     vec![

@@ -120,6 +120,7 @@ impl Bench<'_> {
             batch: self.args.batch.get(),
             repeat,
             examples: self.run.examples,
+            distinct: self.run.examples,
         };
         pass.warm_up()?;
         let native = pass.run(&|done| self.progress.within(done as f64 * self.cost))?;

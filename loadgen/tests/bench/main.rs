@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends where it fails")]
 
+mod compare;
 mod stand_in;
 
 use std::{collections::HashMap, path::Path};
@@ -46,7 +47,7 @@ fn bench(args: &str, out: &Path) -> anyhow::Result<Written> {
             Record::Native(native) => written.native.push(native),
             Record::Served(served) => written.served.push(served),
             Record::Agreement(agreement) => written.agreement.push(agreement),
-            Record::Model(_) | Record::Streamed(_) => (),
+            _ => (),
         }
     }
     Ok(written)

@@ -1,0 +1,137 @@
+//! Series over sizes: throughput, latency and memory over the batch.
+
+use std::fmt::Write;
+
+use super::{COLOURS, HEIGHT, WIDTH, label, line, mark, picture, scale::Scale, tick};
+use crate::report::{cells::number, document::Table};
+
+/// The space around the plot: left, right, top, bottom.
+const MARGINS: (f64, f64, f64, f64) = (64.0, 16.0, 28.0, 46.0);
+
+/// Lines over the same sizes.
+#[derive(Clone, Debug, Default)]
+pub(in crate::report) struct Lines {
+    pub(in crate::report) title: String,
+    /// What the sizes are: `batch size`.
+    pub(in crate::report) x: String,
+    /// What the values are, with their unit: `items/s`.
+    pub(in crate::report) y: String,
+    /// Whether equal ratios of values are equal steps.
+    pub(in crate::report) log: bool,
+    pub(in crate::report) series: Vec<Series>,
+}
+
+/// A line.
+#[derive(Clone, Debug, Default)]
+pub(in crate::report) struct Series {
+    pub(in crate::report) name: String,
+    /// Sizes, ascending, and values.
+    pub(in crate::report) points: Vec<(f64, f64)>,
+}
+
+impl Lines {
+    /// All sizes, ascending.
+    fn sizes(&self) -> Vec<f64> {
+        let points = self.series.iter().flat_map(|series| &series.points);
+        let mut sizes: Vec<f64> = points.map(|&(size, _)| size).collect();
+        sizes.sort_unstable_by(f64::total_cmp);
+        sizes.dedup();
+        sizes
+    }
+
+    pub(super) fn table(&self) -> Table {
+        let mut columns = vec![self.x.clone()];
+        columns.extend(
+            self.series
+                .iter()
+                .map(|series| format!("{}, {}", series.name, self.y)),
+        );
+        let mut table = Table::new(&columns);
+        for size in self.sizes() {
+            let value = |points: &[(f64, f64)]| {
+                let point = points.iter().find(|&&(at, _)| at == size);
+                point.map_or("-".into(), |&(_, value)| number(value))
+            };
+            let values = self.series.iter().map(|series| value(&series.points));
+            table.row(std::iter::once(tick(size)).chain(values));
+        }
+        table
+    }
+
+    pub(super) fn svg(&self) -> String {
+        let (left, right, top, bottom) = MARGINS;
+        let (right, bottom) = (WIDTH - right, HEIGHT - bottom);
+        let values = self.series.iter().flat_map(|series| &series.points);
+        let y = Scale::new(values.map(|&(_, value)| value), (bottom, top), self.log);
+        // Marks on the first and the last size keep clear of the edge.
+        let x = Scale::of_sizes(&self.sizes(), (left + 14.0, right - 14.0));
+        let mut svg = String::new();
+        for &value in y.ticks() {
+            if let Some(place) = y.place(value) {
+                line(&mut svg, "grid", (left, place), (right, place));
+                label(&mut svg, (left - 8.0, place + 4.0), "end", &tick(value));
+            }
+        }
+        line(&mut svg, "axis", (left, bottom), (right, bottom));
+        for &size in x.ticks() {
+            if let Some(place) = x.place(size) {
+                line(&mut svg, "axis", (place, bottom), (place, bottom + 5.0));
+                label(&mut svg, (place, bottom + 20.0), "middle", &tick(size));
+            }
+        }
+        label(
+            &mut svg,
+            ((left + right) / 2.0, HEIGHT - 6.0),
+            "middle",
+            &self.x,
+        );
+        label(&mut svg, (8.0, 14.0), "start", &self.y);
+        for (number, series) in self.series.iter().enumerate() {
+            let places = series.points.iter();
+            let places: Vec<(f64, f64)> = places
+                .filter_map(|&(size, value)| x.place(size).zip(y.place(value)))
+                .collect();
+            let mut path = String::new();
+            for (index, (x, y)) in places.iter().enumerate() {
+                let command = if index == 0 { 'M' } else { 'L' };
+                let _ = write!(path, "{command}{x:.1} {y:.1}");
+            }
+            let class = number % COLOURS;
+            let _ = write!(svg, "<path class=\"l{class}\" d=\"{path}\"/>");
+            for place in places {
+                svg.push_str(&mark(number, place));
+            }
+        }
+        picture(&self.title, HEIGHT, &svg)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_point_is_a_mark_and_a_cell() {
+        let series = |name: &str, points: &[(f64, f64)]| Series {
+            name: name.into(),
+            points: points.to_vec(),
+        };
+        let lines = Lines {
+            title: "Speed & size".into(),
+            x: "batch".into(),
+            y: "items/s".into(),
+            log: true,
+            series: vec![
+                series("cpu", &[(1.0, 10.0), (8.0, 40.0)]),
+                series("cuda:0", &[(8.0, 4000.0)]),
+            ],
+        };
+        let svg = lines.svg();
+        assert_eq!(svg.matches("<circle").count(), 2);
+        assert_eq!(svg.matches("<rect").count(), 1);
+        assert!(svg.contains("aria-label=\"Speed &amp; size;"), "{svg}");
+        let table = lines.table();
+        assert_eq!(table.columns, ["batch", "cpu, items/s", "cuda:0, items/s"]);
+        assert_eq!(table.rows, [["1", "10.00", "-"], ["8", "40.00", "4000"]]);
+    }
+}
