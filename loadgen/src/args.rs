@@ -371,7 +371,7 @@ pub struct ReportArgs {
     #[arg(required = true, value_name = "DIR")]
     pub dirs: Vec<PathBuf>,
     /// Put their comparisons of one recipe together, in this folder
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", env = "GALLEY_BENCH_REPORT_OUT")]
     pub out: Option<PathBuf>,
 }
 

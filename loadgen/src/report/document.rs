@@ -56,6 +56,18 @@ impl Table {
         self.rows.push(cells.into_iter().collect());
     }
 
+    /// The same without columns that have nothing in any row.
+    pub(super) fn without_empty_columns(self) -> Self {
+        let kept: Vec<usize> = (0..self.columns.len())
+            .filter(|&column| self.rows.iter().any(|row| row[column] != "-"))
+            .collect();
+        let only = |cells: &[String]| kept.iter().map(|&column| cells[column].clone()).collect();
+        Self {
+            columns: only(&self.columns),
+            rows: self.rows.iter().map(|row| only(row)).collect(),
+        }
+    }
+
     /// The table in Markdown.
     pub(super) fn to_markdown(&self) -> String {
         let columns: Vec<&str> = self.columns.iter().map(String::as_str).collect();

@@ -68,8 +68,8 @@ fn figure(plot: &Plot) -> String {
     let mut legend = String::new();
     let names = plot.legend();
     if !names.is_empty() {
-        for (number, name) in names.iter().enumerate() {
-            let _ = write!(legend, "<li>{}{}</li>", swatch(plot, number), inline(name));
+        for (colour, name) in names {
+            let _ = write!(legend, "<li>{}{}</li>", swatch(plot, colour), inline(name));
         }
         legend = format!("<ul class=\"legend\">{legend}</ul>\n");
     }
@@ -82,12 +82,12 @@ fn figure(plot: &Plot) -> String {
 }
 
 /// What stands for a series in the legend.
-fn swatch(plot: &Plot, number: usize) -> String {
-    let class = number % COLOURS;
+fn swatch(plot: &Plot, colour: usize) -> String {
+    let class = colour % COLOURS;
     let picture = if plot.has_marks() {
         format!(
             "<path class=\"l{class}\" d=\"M0 7L26 7\"/>{}",
-            mark(number, (13.0, 7.0))
+            mark(colour, (13.0, 7.0))
         )
     } else {
         format!("<rect class=\"f{class}\" x=\"6\" y=\"1\" width=\"14\" height=\"12\"/>")
@@ -154,7 +154,7 @@ fn is_words(cell: &str) -> bool {
 fn inline(text: &str) -> String {
     let parts: Vec<String> = text.split('`').map(escape).collect();
     // An odd number of backticks is no code.
-    if parts.len() % 2 == 0 {
+    if parts.len().is_multiple_of(2) {
         return escape(text);
     }
     let tagged = parts

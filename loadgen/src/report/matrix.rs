@@ -21,6 +21,7 @@ pub(super) fn plots(records: &[Record]) -> Vec<Plot> {
     if !means.native.is_empty() {
         series.push(Series {
             name: "native".into(),
+            colour: 0,
             points: means
                 .native
                 .iter()
@@ -29,13 +30,14 @@ pub(super) fn plots(records: &[Record]) -> Vec<Plot> {
         });
     }
     let concurrencies: BTreeSet<usize> = means.served.iter().map(|&(_, users, _)| users).collect();
-    for &users in &concurrencies {
+    for (number, &users) in concurrencies.iter().enumerate() {
         let of = means
             .served
             .iter()
             .filter(|&&(_, others, _)| others == users);
         series.push(Series {
             name: format!("served, {users} in flight"),
+            colour: number + 1,
             points: of
                 .map(|&(batch, _, seconds)| (batch as f64, seconds))
                 .collect(),

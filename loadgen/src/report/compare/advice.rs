@@ -113,7 +113,7 @@ fn enough(series: &[Row]) -> Option<String> {
     if series.len() < 2 {
         return None;
     }
-    let device = format!("On {} in {}", knee.place, knee.dtype);
+    let device = format!("On {} in {},", knee.place, knee.dtype);
     if knee.batch == last.batch {
         return Some(format!(
             "{device} throughput still grows at batch {}, the largest that was tried: try larger ones.",
@@ -160,9 +160,9 @@ fn dtypes(rows: &[Row], agreement: &[(String, &Agreement)]) -> Vec<String> {
             let answers =
                 answers.unwrap_or_else(|| "what it does to answers was not measured".into());
             sentences.push(if most < TELLING {
-                format!("On {place} {dtype} is no faster than f32 ({ratio} times its throughput): stay with f32.")
+                format!("On {place}, {dtype} is no faster than f32 ({ratio} times its throughput): stay with f32.")
             } else {
-                format!("On {place} {dtype} has {ratio} times the throughput of f32; {answers}.")
+                format!("On {place}, {dtype} has {ratio} times the throughput of f32; {answers}.")
             });
         }
     }
@@ -233,10 +233,10 @@ fn least_energy(rows: &[Row]) -> Option<String> {
     let best = thriftiest(rows)?;
     let most = rows.iter().filter_map(|row| row.joules).reduce(f64::max)?;
     Some(format!(
-        "For the least energy: {}, {} J an item, or {:.2} kWh for a million; the most was {} J an item.",
+        "For the least energy: {}, {} J an item, or {} kWh for a million; the most was {} J an item.",
         here(best),
         number(best.joules?),
-        best.joules? * 1e6 / 3.6e6,
+        number(best.joules? * 1e6 / 3.6e6),
         number(most),
     ))
 }

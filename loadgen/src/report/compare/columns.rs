@@ -190,18 +190,12 @@ fn mebibytes(bytes: u64) -> String {
 
 /// A table of rows of one device and dtype; columns in which nothing was measured are left out.
 pub(super) fn table(rows: &[Row]) -> Table {
-    let cells = |column: &Column| rows.iter().map(|row| (column.figure)(row).cell()).collect();
-    let columns: Vec<(&str, Vec<String>)> = COLUMNS
-        .iter()
-        .map(|column| (column.head, cells(column)))
-        .filter(|(_, cells): &(_, Vec<String>)| cells.iter().any(|cell| cell != "-"))
-        .collect();
-    let heads: Vec<&str> = columns.iter().map(|(head, _)| *head).collect();
+    let heads: Vec<&str> = COLUMNS.iter().map(|column| column.head).collect();
     let mut table = Table::new(&heads);
-    for row in 0..rows.len() {
-        table.row(columns.iter().map(|(_, cells)| cells[row].clone()));
+    for row in rows {
+        table.row(COLUMNS.iter().map(|column| (column.figure)(row).cell()));
     }
-    table
+    table.without_empty_columns()
 }
 
 /// What columns are, of those that these rows have anything in.

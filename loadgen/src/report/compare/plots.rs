@@ -38,14 +38,15 @@ pub(super) fn over_batches(rows: &[Row]) -> Vec<Plot> {
 
 /// A line for each device and dtype that has any such value.
 fn line_for_each(rows: &[Row], value: fn(&Row) -> Option<f64>) -> Vec<Series> {
-    let line = |rows: &[Row]| Series {
+    let line = |(colour, rows): (usize, &[Row])| Series {
         name: rows[0].series(),
+        colour,
         points: rows
             .iter()
             .filter_map(|row| Some((row.batch as f64, value(row)?)))
             .collect(),
     };
-    let lines = series(rows).into_iter().map(line);
+    let lines = series(rows).into_iter().enumerate().map(line);
     lines.filter(|line| !line.points.is_empty()).collect()
 }
 

@@ -45,9 +45,9 @@ impl Report<'_> {
             }
         }
         for series in &all {
-            row("95 % of that with the least latency", knee(series));
+            row("95 % of that, smallest batch", knee(series));
         }
-        document.table(table);
+        document.table(table.without_empty_columns());
     }
 
     pub(super) fn scaling(&self, document: &mut Document) {
@@ -56,55 +56,55 @@ impl Report<'_> {
         }
         document.section("Scaling over batch sizes");
         document.text("Throughput over that of the smallest batch (above 1, batching pays):");
-        document.table(self.grid(|row, first| Some(row.items_per_s.mean / first.items_per_s.mean)));
+        document.table(self.grid(|row, first| row.items_per_s.mean / first.items_per_s.mean));
         document.text("Latency of a batch over that of the smallest batch, p50:");
-        document.table(self.grid(|row, first| Some(row.latency.p50 / first.latency.p50)));
+        document.table(self.grid(|row, first| row.latency.p50 / first.latency.p50));
         document.text(
             "Efficiency as throughput for each item of a batch, over that of the smallest batch. It falls wherever throughput grows \
              less than the batch does, also where it grows:",
         );
         document.table(self.grid(|row, first| {
             let each = |row: &Row| row.items_per_s.mean / row.batch as f64;
-            Some(each(row) / each(first))
+            each(row) / each(first)
         }));
     }
 
     /// A line for each device and dtype, a column for each batch size: a figure of a row and the first of its line.
-    fn grid(&self, value: impl Fn(&Row, &Row) -> Option<f64>) -> Table {
-        self.lines(series(&self.rows).iter().map(|series| {
-            let ratio = |batch| value(at(series, batch)?, &series[0]);
-            (
-                series[0].series(),
-                Box::new(ratio) as Box<dyn Fn(usize) -> Option<f64>>,
-            )
-        }))
-    }
-
-    /// Names and their ratios over batch sizes.
-    fn lines<'a>(
-        &self,
-        lines: impl Iterator<Item = (String, Box<dyn Fn(usize) -> Option<f64> + 'a>)>,
-    ) -> Table {
-        let batches = batches(&self.rows);
-        let mut columns = vec![String::new()];
-        columns.extend(batches.iter().map(|batch| format!("batch {batch}")));
-        let mut table = Table::new(&columns);
-        for (name, ratio) in lines {
-            let cell =
-                |&batch: &usize| ratio(batch).map_or("-".into(), |ratio| format!("{ratio:.2}"));
-            table.row(std::iter::once(name).chain(batches.iter().map(cell)));
-        }
-        table
+    fn grid(&self, value: fn(&Row, &Row) -> f64) -> Table {
+        let lines = series(&self.rows).into_iter().map(|series| {
+            let ratio = |row: &Row| (row.batch, value(row, &series[0]));
+            (series[0].series(), series.iter().map(ratio).collect())
+        });
+        self.over_batches(lines)
     }
 
     /// Series beside those that they are compared with, as ratios of throughputs.
     fn ratios(&self, pairs: &[(&[Row], &[Row])]) -> Table {
-        self.lines(pairs.iter().map(|&(of, over)| {
+        let lines = pairs.iter().map(|&(of, over)| {
             let name = format!("{} over {}", of[0].series(), over[0].series());
-            let ratio =
-                |batch| Some(at(of, batch)?.items_per_s.mean / at(over, batch)?.items_per_s.mean);
-            (name, Box::new(ratio) as Box<dyn Fn(usize) -> Option<f64>>)
-        }))
+            let ratio = |row: &Row| {
+                let other = at(over, row.batch)?;
+                Some((row.batch, row.items_per_s.mean / other.items_per_s.mean))
+            };
+            (name, of.iter().filter_map(ratio).collect())
+        });
+        self.over_batches(lines)
+    }
+
+    /// Names and their ratios, each of a batch size.
+    fn over_batches(&self, lines: impl Iterator<Item = (String, Vec<(usize, f64)>)>) -> Table {
+        let batches = batches(&self.rows);
+        let mut columns = vec![String::new()];
+        columns.extend(batches.iter().map(|batch| format!("batch {batch}")));
+        let mut table = Table::new(&columns);
+        for (name, ratios) in lines {
+            let cell = |&batch: &usize| {
+                let ratio = ratios.iter().find(|&&(size, _)| size == batch);
+                ratio.map_or("-".into(), |(_, ratio)| format!("{ratio:.2}"))
+            };
+            table.row(std::iter::once(name).chain(batches.iter().map(cell)));
+        }
+        table
     }
 
     pub(super) fn dtype_speed_ups(&self, document: &mut Document) {

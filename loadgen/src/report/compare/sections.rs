@@ -39,13 +39,14 @@ impl Report<'_> {
         )
     }
 
+    /// The machines, each once.
     fn machines(&self) -> Vec<String> {
-        let mut names: Vec<String> = self
-            .parts
-            .iter()
-            .map(|part| part.run.machine.name.clone())
-            .collect();
-        names.dedup();
+        let mut names: Vec<String> = Vec::new();
+        for part in self.parts {
+            if !names.contains(&part.run.machine.name) {
+                names.push(part.run.machine.name.clone());
+            }
+        }
         names
     }
 
@@ -293,7 +294,7 @@ fn thousands(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place) % 3 == 0 {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);

@@ -110,19 +110,19 @@ fn recommendations_follow_from_the_figures() {
     says(
         &said,
         &[
-            "On cuda:0 in f32 batch 32 is enough",
+            "On cuda:0 in f32, batch 32 is enough",
             "97 % of the best throughput (batch 128)",
             "10.96 ms instead of 42.67",
         ],
     );
     says(
         &said,
-        &["On cpu in bf16 throughput still grows at batch 128"],
+        &["On cpu in bf16, throughput still grows at batch 128"],
     );
     says(
         &said,
         &[
-            "On cpu bf16 has 2.00 to 3.12 times",
+            "On cpu, bf16 has 2.00 to 3.12 times",
             "99.60 % of labels",
             "scores within 0.01230",
             "answers stay",
@@ -139,7 +139,7 @@ fn recommendations_follow_from_the_figures() {
         &said,
         &[
             "least energy: cuda:0 in f32 at batch 128, 0.100 J",
-            "0.03 kWh for a million",
+            "0.02778 kWh for a million",
             "the most was 0.500 J",
         ],
     );

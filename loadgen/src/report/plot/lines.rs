@@ -25,6 +25,8 @@ pub(in crate::report) struct Lines {
 #[derive(Clone, Debug, Default)]
 pub(in crate::report) struct Series {
     pub(in crate::report) name: String,
+    /// The number of its colour and mark, the same in all plots of a report.
+    pub(in crate::report) colour: usize,
     /// Sizes, ascending, and values.
     pub(in crate::report) points: Vec<(f64, f64)>,
 }
@@ -86,7 +88,7 @@ impl Lines {
             &self.x,
         );
         label(&mut svg, (8.0, 14.0), "start", &self.y);
-        for (number, series) in self.series.iter().enumerate() {
+        for series in &self.series {
             let places = series.points.iter();
             let places: Vec<(f64, f64)> = places
                 .filter_map(|&(size, value)| x.place(size).zip(y.place(value)))
@@ -96,10 +98,10 @@ impl Lines {
                 let command = if index == 0 { 'M' } else { 'L' };
                 let _ = write!(path, "{command}{x:.1} {y:.1}");
             }
-            let class = number % COLOURS;
+            let class = series.colour % COLOURS;
             let _ = write!(svg, "<path class=\"l{class}\" d=\"{path}\"/>");
             for place in places {
-                svg.push_str(&mark(number, place));
+                svg.push_str(&mark(series.colour, place));
             }
         }
         picture(&self.title, HEIGHT, &svg)
@@ -112,8 +114,9 @@ mod tests {
 
     #[test]
     fn every_point_is_a_mark_and_a_cell() {
-        let series = |name: &str, points: &[(f64, f64)]| Series {
+        let series = |name: &str, colour, points: &[(f64, f64)]| Series {
             name: name.into(),
+            colour,
             points: points.to_vec(),
         };
         let lines = Lines {
@@ -122,8 +125,8 @@ mod tests {
             y: "items/s".into(),
             log: true,
             series: vec![
-                series("cpu", &[(1.0, 10.0), (8.0, 40.0)]),
-                series("cuda:0", &[(8.0, 4000.0)]),
+                series("cpu", 0, &[(1.0, 10.0), (8.0, 40.0)]),
+                series("cuda:0", 1, &[(8.0, 4000.0)]),
             ],
         };
         let svg = lines.svg();

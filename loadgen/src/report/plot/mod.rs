@@ -44,15 +44,16 @@ impl Plot {
         }
     }
 
-    /// What its colours stand for, in order.
-    pub(super) fn legend(&self) -> Vec<&str> {
+    /// What its colours stand for, with their numbers.
+    pub(super) fn legend(&self) -> Vec<(usize, &str)> {
         match self {
-            Self::Lines(lines) => lines
-                .series
-                .iter()
-                .map(|series| series.name.as_str())
-                .collect(),
-            Self::Bars(bars) => bars.parts.iter().map(String::as_str).collect(),
+            Self::Lines(lines) => {
+                let series = lines.series.iter();
+                series
+                    .map(|series| (series.colour, series.name.as_str()))
+                    .collect()
+            }
+            Self::Bars(bars) => bars.parts.iter().map(String::as_str).enumerate().collect(),
             Self::Heat(_) => Vec::new(),
         }
     }
