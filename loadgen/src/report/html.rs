@@ -1,7 +1,7 @@
 //! A report as one page: a file that needs no script, asks nobody for anything, and is dark or light as its reader's system is.
 //!
-//! Plots are drawn here rather than by a library: plotters brings a hundred options for surfaces and candles and fixes colours when
-//! it draws, so that nothing could be dark and light; charming's charts are drawn by ECharts' JavaScript.
+//! Plots are drawn here rather than by a library: plotters writes colours into its SVG as it draws, so that a page could not be both
+//! dark and light; charming's charts are drawn by ECharts' JavaScript in the reader's browser.
 
 use std::fmt::Write;
 
