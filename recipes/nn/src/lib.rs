@@ -17,11 +17,15 @@ pub mod bench;
     allow(dead_code, reason = "tests use what they test")
 )]
 mod cuda;
+pub mod executor;
+pub mod graph;
 mod host;
 pub mod image;
 pub mod jpeg;
 pub mod lstm;
 mod matmul;
+mod ops;
+pub mod plan;
 pub mod pool;
 mod simd;
 pub mod text;

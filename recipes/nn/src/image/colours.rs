@@ -11,7 +11,7 @@ pub struct Colours {
 
 impl Colours {
     /// What each of the 256 values of each colour becomes.
-    pub(super) fn table(&self) -> Table {
+    pub(crate) fn table(&self) -> Table {
         let of =
             |colour: usize, byte: usize| (byte as f64 - self.mean[colour]) / self.deviation[colour];
         Table(std::array::from_fn(|colour| {
@@ -30,11 +30,11 @@ impl Colours {
 
 /// For each colour, what its bytes become.
 #[derive(Debug)]
-pub(super) struct Table([[f32; 256]; 3]);
+pub(crate) struct Table([[f32; 256]; 3]);
 
 impl Table {
     /// `[pixels, 3]` -> `[pixels, 3]`.
-    pub(super) fn apply(&self, bytes: &[u8], values: &mut [f32]) {
+    pub(crate) fn apply(&self, bytes: &[u8], values: &mut [f32]) {
         let [red, green, blue] = &self.0;
         for (pixel, values) in bytes.chunks_exact(3).zip(values.chunks_exact_mut(3)) {
             values[0] = red[usize::from(pixel[0])];

@@ -6,7 +6,7 @@
 
 mod bench;
 mod colours;
-mod cpu;
+pub(crate) mod cpu;
 #[cfg(any(test, feature = "cuda"))]
 #[cfg_attr(
     not(feature = "cuda"),
@@ -16,11 +16,12 @@ mod cuda;
 mod fold;
 mod layers;
 mod network;
-mod padding;
+pub(crate) mod padding;
 
 pub use crate::activation::Activation;
 pub(crate) use bench::bench_cases;
 pub use colours::Colours;
+pub(crate) use colours::Table;
 pub use fold::BatchNorm;
 pub use layers::{Bottleneck, Convolution, Layers, Window};
 pub use network::Network;

@@ -4,13 +4,13 @@ use candle_core::{Result, bail};
 
 /// An image's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Size {
-    pub(super) height: usize,
-    pub(super) width: usize,
+pub(crate) struct Size {
+    pub(crate) height: usize,
+    pub(crate) width: usize,
 }
 
 impl Size {
-    pub(super) fn pixels(self) -> usize {
+    pub(crate) fn pixels(self) -> usize {
         self.height * self.width
     }
 }
@@ -26,15 +26,15 @@ pub enum Padding {
 
 /// A convolution along one axis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Axis {
+pub(crate) struct Axis {
     /// Pixels in.
-    pub(super) size: usize,
+    pub(crate) size: usize,
     /// Pixels out.
-    pub(super) out: usize,
+    pub(crate) out: usize,
     /// Zeros before the first pixel.
-    pub(super) before: usize,
+    pub(crate) before: usize,
     /// Pixels from one output to the next.
-    pub(super) stride: usize,
+    pub(crate) stride: usize,
 }
 
 impl Padding {
@@ -51,7 +51,7 @@ impl Padding {
     }
 
     /// The whole geometry, or `None` where not one window fits.
-    pub(super) fn axis(self, size: usize, kernel: usize, stride: usize) -> Option<Axis> {
+    pub(crate) fn axis(self, size: usize, kernel: usize, stride: usize) -> Option<Axis> {
         let (before, after) = self.around(size, kernel, stride);
         let room = (size + before + after).checked_sub(kernel)?;
         Some(Axis {
@@ -66,7 +66,7 @@ impl Padding {
     ///
     /// # Errors
     /// Not one window fits.
-    pub(super) fn axes(self, size: Size, kernel: usize, stride: usize) -> Result<[Axis; 2]> {
+    pub(crate) fn axes(self, size: Size, kernel: usize, stride: usize) -> Result<[Axis; 2]> {
         let axis = |size| self.axis(size, kernel, stride);
         match (axis(size.height), axis(size.width)) {
             (Some(rows), Some(columns)) => Ok([rows, columns]),
@@ -82,7 +82,7 @@ impl Padding {
 impl Axis {
     /// The taps of a window that lie inside the image, and the pixel under the first of them.
     #[inline(always)]
-    pub(super) fn taps(&self, out: usize, kernel: usize) -> (usize, usize, usize) {
+    pub(crate) fn taps(&self, out: usize, kernel: usize) -> (usize, usize, usize) {
         let start = out * self.stride;
         let first = self.before.saturating_sub(start).min(kernel);
         let end = kernel.min((self.size + self.before).saturating_sub(start));

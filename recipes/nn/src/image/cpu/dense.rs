@@ -11,16 +11,16 @@ use crate::{
 };
 
 #[derive(Debug)]
-pub(super) struct Dense {
-    pub(super) matrix: Matrix,
+pub(crate) struct Dense {
+    pub(crate) matrix: Matrix,
     /// `[outputs]`.
-    pub(super) bias: Vec<f32>,
-    pub(super) activation: Activation,
+    pub(crate) bias: Vec<f32>,
+    pub(crate) activation: Activation,
 }
 
 impl Dense {
     /// From a weight `[outputs, inputs]` or `[outputs, inputs, 1, 1]`.
-    pub(super) fn new(
+    pub(crate) fn new(
         layer: &Convolution,
         inputs: Option<usize>,
         activation: Activation,
@@ -41,16 +41,16 @@ impl Dense {
         })
     }
 
-    pub(super) fn inputs(&self) -> usize {
+    pub(crate) fn inputs(&self) -> usize {
         self.matrix.inputs()
     }
 
-    pub(super) fn outputs(&self) -> usize {
+    pub(crate) fn outputs(&self) -> usize {
         self.matrix.outputs()
     }
 
     /// Of `[rows, inputs]`; gates and a residual are for the caller to add.
-    pub(super) fn product<'a>(&'a self, x: &'a [f32], rows: usize) -> Product<'a> {
+    pub(crate) fn product<'a>(&'a self, x: &'a [f32], rows: usize) -> Product<'a> {
         Product {
             bias: Some(&self.bias),
             activation: self.activation,
@@ -60,7 +60,7 @@ impl Dense {
 }
 
 /// A layer's bias, `[outputs]`.
-pub(super) fn bias(layer: &Convolution, outputs: usize) -> Result<Vec<f32>> {
+pub(crate) fn bias(layer: &Convolution, outputs: usize) -> Result<Vec<f32>> {
     host::expect_shape("bias", &layer.bias, &[outputs])?;
     host::with(&layer.bias.contiguous()?, |bias| Ok(bias.to_vec()))
 }

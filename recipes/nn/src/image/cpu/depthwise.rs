@@ -16,20 +16,20 @@ use crate::{
 };
 
 #[derive(Debug)]
-pub(super) struct Depthwise {
+pub(crate) struct Depthwise {
     /// `[panels, k * k, PANEL]`, with zeros where the last panel is not full.
     weight: Aligned,
     /// `[panels, PANEL]`.
     bias: Aligned,
     channels: usize,
-    pub(super) kernel: usize,
-    pub(super) window: Window,
-    pub(super) activation: Activation,
+    pub(crate) kernel: usize,
+    pub(crate) window: Window,
+    pub(crate) activation: Activation,
 }
 
 impl Depthwise {
     /// From a weight `[c, 1, k, k]`, with `k` 3 or 5.
-    pub(super) fn new(layer: &Convolution, window: Window, activation: Activation) -> Result<Self> {
+    pub(crate) fn new(layer: &Convolution, window: Window, activation: Activation) -> Result<Self> {
         let [channels, kernel] = layer.depthwise(window)?;
         let (panels, taps) = (channels.div_ceil(PANEL), kernel * kernel);
         let mut packed = Aligned::zeros(panels * taps * PANEL);
@@ -54,31 +54,31 @@ impl Depthwise {
         })
     }
 
-    pub(super) fn channels(&self) -> usize {
+    pub(crate) fn channels(&self) -> usize {
         self.channels
     }
 }
 
 /// A line of the output, and what it is computed from.
 #[derive(Clone, Copy)]
-pub(super) struct Line<'a> {
-    pub(super) layer: &'a Depthwise,
+pub(crate) struct Line<'a> {
+    pub(crate) layer: &'a Depthwise,
     /// The panel of channels.
-    pub(super) panel: usize,
+    pub(crate) panel: usize,
     /// `[k][padded width][PANEL]`, the lines in any order: see `line_of`.
-    pub(super) ring: *const f32,
+    pub(crate) ring: *const f32,
     /// Pixels of a line of the ring.
-    pub(super) width: usize,
+    pub(crate) width: usize,
     /// The taps, down, that lie inside the image.
-    pub(super) taps: (usize, usize),
+    pub(crate) taps: (usize, usize),
     /// Where in the ring the line under the first of them is.
-    pub(super) first: usize,
+    pub(crate) first: usize,
     /// The output's first pixel, first channel of the panel.
-    pub(super) out: *mut f32,
+    pub(crate) out: *mut f32,
     /// Its pixels.
-    pub(super) columns: usize,
+    pub(crate) columns: usize,
     /// The output's sums over the line, for the panel's channels.
-    pub(super) sums: *mut f32,
+    pub(crate) sums: *mut f32,
 }
 
 impl Line<'_> {
@@ -87,7 +87,7 @@ impl Line<'_> {
     /// # Safety
     /// The processor has the level; the ring holds the lines, as wide as the windows of all columns reach; `out` and `sums`
     /// have room, and are nobody else's.
-    pub(super) unsafe fn compute(self, level: Level) {
+    pub(crate) unsafe fn compute(self, level: Level) {
         // SAFETY: as the caller's.
         unsafe {
             match (self.layer.kernel, self.layer.window.stride) {

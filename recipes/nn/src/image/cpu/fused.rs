@@ -29,11 +29,11 @@ const TASKS_PER_THREAD: usize = 3;
 
 /// The two layers and how they lie on the image.
 #[derive(Clone, Copy)]
-pub(super) struct Pass<'a> {
-    pub(super) expand: Option<&'a Dense>,
-    pub(super) depthwise: &'a Depthwise,
-    pub(super) rows: Axis,
-    pub(super) columns: Axis,
+pub(crate) struct Pass<'a> {
+    pub(crate) expand: Option<&'a Dense>,
+    pub(crate) depthwise: &'a Depthwise,
+    pub(crate) rows: Axis,
+    pub(crate) columns: Axis,
 }
 
 /// Some lines of an image's output, for a panel of channels.
@@ -52,7 +52,7 @@ struct Task<'a> {
 impl Pass<'_> {
     /// Of `[images, height, width, words]`: the output `[images, out height, out width, channels]`, and the sums over its
     /// lines, `[images, out height, channels]`.
-    pub(super) fn run(&self, level: Level, x: &[f32], images: usize, [out, sums]: [&mut [f32]; 2]) {
+    pub(crate) fn run(&self, level: Level, x: &[f32], images: usize, [out, sums]: [&mut [f32]; 2]) {
         let Self { rows, columns, .. } = *self;
         let channels = self.depthwise.channels();
         let words = self.expand.map_or(channels, |expand| expand.matrix.words());

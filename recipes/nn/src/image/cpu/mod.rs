@@ -8,9 +8,9 @@
 //! Threads are those of rayon's global pool.
 
 mod block;
-mod dense;
-mod depthwise;
-mod fused;
+pub(crate) mod dense;
+pub(crate) mod depthwise;
+pub(crate) mod fused;
 mod means;
 mod stem;
 #[cfg(test)]

@@ -1,0 +1,75 @@
+//! What goes over pixels one by one: factors and terms, sums, gates, and channels from here and there.
+
+use rayon::prelude::*;
+
+use super::{Images, convolution::Before};
+use crate::{
+    activation::Activation,
+    simd::{Level, Vector, dispatch, load_up_to, store_up_to},
+};
+
+/// What becomes of a pixel.
+#[derive(Clone, Copy)]
+pub(crate) enum Change<'a> {
+    /// Factors and terms, and an activation.
+    Scale(&'a Before),
+    /// The other's pixel is added, and an activation follows.
+    Add(Images, Activation),
+    /// Its image's gates are multiplied by.
+    Gate(Images),
+    /// None: it is copied.
+    Copy,
+}
+
+/// Pixels of a task.
+const TASK_PIXELS: usize = 64;
+
+/// Computes it on rayon's pool.
+///
+/// # Safety
+/// Nobody else uses the images meanwhile; the output is none of what is read.
+pub(crate) unsafe fn run(level: Level, images: usize, [from, to]: [Images; 2], change: Change<'_>) {
+    assert_eq!(from.channels, to.channels, "channels");
+    assert_eq!(from.size, to.size, "sizes");
+    let pixels = images * from.pixels();
+    (0..pixels.div_ceil(TASK_PIXELS))
+        .into_par_iter()
+        .for_each(|task| {
+            let first = task * TASK_PIXELS;
+            let pixels = first..pixels.min(first + TASK_PIXELS);
+            for pixel in pixels {
+                // SAFETY: the level is the processor's, and the pixel is this task's alone.
+                unsafe { one(level, &from, &to, pixel, change) };
+            }
+        });
+}
+
+dispatch!(fn one(from: &Images, to: &Images, pixel: usize, change: Change<'_>) = one_kernel);
+
+#[inline(always)]
+unsafe fn one_kernel<V: Vector>(from: &Images, to: &Images, pixel: usize, change: Change<'_>) {
+    for channel in (0..from.channels).step_by(V::LEN) {
+        let count = V::LEN.min(from.channels - channel);
+        // SAFETY: as the caller's: all of them have `count` channels from there on.
+        unsafe {
+            let x: V = load_up_to(from.pixel(pixel).add(channel), count);
+            let value: V = match change {
+                Change::Scale(before) => {
+                    let scale = load_up_to(before.scale.as_ptr().add(channel), count);
+                    let shift = load_up_to(before.shift.as_ptr().add(channel), count);
+                    before.activation.apply(x.mul_add(scale, shift))
+                }
+                Change::Add(other, activation) => {
+                    let other = load_up_to(other.pixel(pixel).add(channel), count);
+                    activation.apply(x.add(other))
+                }
+                Change::Gate(gates) => {
+                    let image = pixel / from.pixels();
+                    x.mul(load_up_to(gates.pixel(image).add(channel), count))
+                }
+                Change::Copy => x,
+            };
+            store_up_to(value, to.pixel(pixel).add(channel), count);
+        }
+    }
+}
