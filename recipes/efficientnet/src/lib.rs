@@ -2,14 +2,13 @@
 //!
 //! Four networks, one implementation: a `spec` says what a network looks like and how images are prepared for it,
 //! `names` what its weight files call their tensors, and `network` fills any of them with weights for `galley-nn` to run.
-//! `galley-image` reads the files.
+//! `galley-image` reads the files and names the classes.
 
-mod config;
-mod labels;
 mod names;
 mod network;
-mod recipe;
 mod spec;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
@@ -17,9 +16,10 @@ use galley_core::{
     AnyRecipe, BundledWeights, Embedded, Entry, HubWeights, InputKind, LoadError, LoadOptions,
     Source, counted, synthetic, weights,
 };
+use galley_image::{Classifier, Config, IMAGENET, Parts};
 use galley_nn::{Backend, image::Network};
 
-use crate::{config::Config, names::Naming, recipe::EfficientNet, spec::Spec};
+use crate::{names::Naming, spec::Spec};
 
 /// The catalog's entries.
 pub static ENTRIES: &[Entry] = &[
@@ -53,7 +53,7 @@ pub static ENTRIES: &[Entry] = &[
         bundled: Some(BundledWeights {
             name: "efficientnet-lite0",
             licence: "Apache-2.0",
-            files: Embedded(&[&LITE0_WEIGHTS, &labels::IMAGENET]),
+            files: Embedded(&[&LITE0_WEIGHTS, &IMAGENET]),
         }),
         ..IMAGE_CLASSES
     },
@@ -106,8 +106,12 @@ fn load(entry: &Entry, options: &LoadOptions) -> Result<AnyRecipe, LoadError> {
     let labels = config.labels()?;
     let (weights, parameters) = counted(weights);
     let layers = network::layers(&spec, naming, config.classes(), &weights)?;
-    let network = Network::new(&layers, &backend)?;
-    let parts = (spec, network, labels, parameters.get());
-    let recipe = EfficientNet::new(entry, options, source.to_string(), parts);
+    let parts = Parts {
+        network: Box::new(Network::new(&layers, &backend)?),
+        labels,
+        view: spec.view,
+        parameters: parameters.get(),
+    };
+    let recipe = Classifier::new(entry, options, source.to_string(), parts);
     Ok(Arc::new(recipe))
 }

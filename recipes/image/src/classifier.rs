@@ -1,4 +1,4 @@
-//! The three stages: a file to a square of pixels, pixels to logits, logits to classes.
+//! The three stages of a recipe that classifies images: a file to a square of pixels, pixels to logits, logits to classes.
 
 use bytes::Bytes;
 use candle_core::{DType, Device, Tensor};
@@ -6,25 +6,82 @@ use galley_core::{
     AnswerForm, Architecture, Entry, ForwardError, Input, InputError, LoadOptions, MemoryBudget,
     Output, Pixels, RawTensors, Recipe, RecipeInfo, Signature, synthetic,
 };
-use galley_image::{Bounds, View};
-use galley_nn::image::Network;
+use galley_nn::{executor::Executor, image::Network};
 use serde_json::{Value, json};
 
 use crate::{
+    Bounds, View,
     labels::{self, Label},
-    spec::Spec,
 };
 
 /// Classes in an answer.
 const TOP: usize = 5;
 
-static EXAMPLE: &[u8] = include_bytes!("../examples/coffee_small.jpg");
+/// A photograph of a cup of coffee.
+pub static EXAMPLE: &[u8] = include_bytes!("../../efficientnet/examples/coffee_small.jpg");
 
-/// A loaded EfficientNet.
-pub(crate) struct EfficientNet {
+/// What gives logits for images.
+pub trait Scorer: Send + Sync {
+    /// Pixels `[n, h, w, 3]` on the host, which mean what they are -> logits `[n, classes]` there, in f32.
+    ///
+    /// # Errors
+    /// The network cannot take images of that size, or the device failed.
+    fn forward(&self, pixels: &Tensor) -> candle_core::Result<Tensor>;
+
+    /// Images as they were decoded, bytes `[height, width, 3]` each -> logits `[images * classes]`.
+    ///
+    /// # Errors
+    /// As [`Self::forward`].
+    fn forward_bytes(
+        &self,
+        images: &[&[u8]],
+        size: (usize, usize),
+    ) -> candle_core::Result<Vec<f32>>;
+
+    /// Logits of an image.
+    fn classes(&self) -> usize;
+}
+
+/// A type of `galley-nn` that has these functions.
+macro_rules! scorer {
+    ($network:ty) => {
+        impl Scorer for $network {
+            fn forward(&self, pixels: &Tensor) -> candle_core::Result<Tensor> {
+                <$network>::forward(self, pixels)
+            }
+            fn forward_bytes(
+                &self,
+                images: &[&[u8]],
+                size: (usize, usize),
+            ) -> candle_core::Result<Vec<f32>> {
+                <$network>::forward_bytes(self, images, size)
+            }
+            fn classes(&self) -> usize {
+                <$network>::classes(self)
+            }
+        }
+    };
+}
+scorer!(Network);
+scorer!(Executor);
+
+/// What a classifier is made of.
+pub struct Parts {
+    /// Its network.
+    pub network: Box<dyn Scorer>,
+    /// Its classes' names, or some of them.
+    pub labels: Vec<Label>,
+    /// The pixels that the network sees.
+    pub view: View,
+    /// The numbers that its weights have.
+    pub parameters: u64,
+}
+
+/// A recipe that classifies images: a file in, its five likeliest classes out.
+pub struct Classifier {
     info: RecipeInfo,
     parameters: u64,
-    network: Network,
+    network: Box<dyn Scorer>,
     labels: Vec<Label>,
     view: View,
     max_pixels: u64,
@@ -33,7 +90,7 @@ pub(crate) struct EfficientNet {
 
 /// A square of pixels: red, green, blue, line by line.
 #[derive(Debug)]
-pub(crate) struct Square {
+pub struct Square {
     side: usize,
     rgb: Rgb,
 }
@@ -64,13 +121,15 @@ impl Rgb {
     }
 }
 
-impl EfficientNet {
-    pub(crate) fn new(
-        entry: &Entry,
-        options: &LoadOptions,
-        weights: String,
-        (spec, network, labels, parameters): (Spec, Network, Vec<Label>, u64),
-    ) -> Self {
+impl Classifier {
+    /// `weights` says which weights the network has.
+    pub fn new(entry: &Entry, options: &LoadOptions, weights: String, parts: Parts) -> Self {
+        let Parts {
+            network,
+            labels,
+            view,
+            parameters,
+        } = parts;
         Self {
             info: RecipeInfo {
                 name: entry.name,
@@ -85,7 +144,7 @@ impl EfficientNet {
             parameters,
             network,
             labels,
-            view: spec.view,
+            view,
             max_pixels: options.limits.max_pixels,
             decode_memory: options.decode_memory.clone(),
         }
@@ -112,7 +171,7 @@ impl EfficientNet {
     }
 }
 
-impl Recipe for EfficientNet {
+impl Recipe for Classifier {
     type Prepared = Square;
     type Raw = Vec<f32>;
 
@@ -150,7 +209,7 @@ impl Recipe for EfficientNet {
                     memory: &self.decode_memory,
                     wanted,
                 };
-                let image = galley_image::decode(file, &bounds)?;
+                let image = crate::decode(file, &bounds)?;
                 Rgb::Decoded(self.view.of(&image))
             }
             Input::Pixels(pixels) => Rgb::Normalised(interleave(pixels, self.view.crop)?),
@@ -244,78 +303,4 @@ fn interleave(pixels: &Pixels, side: usize) -> Result<Vec<f32>, InputError> {
     Ok(colours
         .flat_map(|((&red, &green), &blue)| [red, green, blue])
         .collect())
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use galley_core::{AnyRecipe, run_batch};
-
-    use super::*;
-
-    fn lite0() -> AnyRecipe {
-        let entry = crate::ENTRIES
-            .iter()
-            .find(|entry| entry.name == "efficientnet_lite0")
-            .unwrap();
-        (entry.load)(entry, &LoadOptions::default()).unwrap()
-    }
-
-    #[test]
-    fn pixels_are_the_image_that_they_were_made_from() {
-        let recipe = lite0();
-        let Some([side, width]) = recipe.signature().pixels else {
-            panic!("an image recipe takes pixels");
-        };
-        assert_eq!(side, width);
-        let bounds = Bounds {
-            max_pixels: 1 << 20,
-            memory: &MemoryBudget::unlimited(),
-            wanted: &|| true,
-        };
-        let image = galley_image::decode(EXAMPLE, &bounds).unwrap();
-        let rgb = crate::spec::LITE0.view.of(&image);
-        // Its own scale, as the weights' `config.json` states it.
-        let spec_of_lite0 = |byte: u8| (f32::from(byte) - 127.0) / 128.0;
-        let plane = |colour: usize| {
-            rgb.iter()
-                .skip(colour)
-                .step_by(3)
-                .map(|&b| spec_of_lite0(b))
-        };
-        let values = (0..3).flat_map(plane).collect();
-        let pixels = Input::Pixels(Pixels {
-            size: [side; 2],
-            values,
-        });
-        let answers = run_batch(recipe.as_ref(), vec![recipe.example(), pixels]).unwrap();
-        let classes = |answer: &Result<Output, InputError>| match answer {
-            Ok(Output::ImageClasses(classes)) => classes.clone(),
-            other => panic!("{other:?}"),
-        };
-        let (of_file, of_pixels) = (classes(&answers[0]), classes(&answers[1]));
-        for (a, b) in of_file.iter().zip(&of_pixels) {
-            assert_eq!(a.class_id, b.class_id);
-            assert!((a.score - b.score).abs() < 1e-4, "{a:?} {b:?}");
-        }
-    }
-
-    #[test]
-    fn pixels_of_another_size_or_not_finite_are_refused() {
-        let recipe: AnyRecipe = Arc::clone(&lite0());
-        let [side, _] = recipe.signature().pixels.unwrap();
-        let refuse = |size: [usize; 2], values: Vec<f32>| {
-            let input = Input::Pixels(Pixels { size, values });
-            recipe.prepare(input).err().unwrap().to_string()
-        };
-        let short = refuse([side; 2], vec![0.0; 5]);
-        assert!(short.contains("got 5 values"), "{short}");
-        let wrong = refuse([1, 1], vec![0.0; 3]);
-        assert!(wrong.contains("1 x 1"), "{wrong}");
-        let mut values = vec![0.0; 3 * side * side];
-        values[7] = f32::NAN;
-        let infinite = refuse([side; 2], values);
-        assert!(infinite.contains("finite"), "{infinite}");
-    }
 }

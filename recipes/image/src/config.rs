@@ -12,7 +12,7 @@ const CLASSES: usize = 1000;
 
 /// As timm writes it; every field may be missing, and torchvision has no such file at all.
 #[derive(Debug, Default, Deserialize)]
-pub(crate) struct Config {
+pub struct Config {
     architecture: Option<String>,
     num_classes: Option<usize>,
     label_names: Option<Vec<String>>,
@@ -20,7 +20,10 @@ pub(crate) struct Config {
 
 impl Config {
     /// Reads the file if there is one, and checks that it speaks of this architecture.
-    pub(crate) fn read(dir: &Path, architecture: &str) -> Result<Self, LoadError> {
+    ///
+    /// # Errors
+    /// It cannot be read, or speaks of another architecture.
+    pub fn read(dir: &Path, architecture: &str) -> Result<Self, LoadError> {
         let path = dir.join("config.json");
         if !path.is_file() {
             return Ok(Self::default());
@@ -37,12 +40,15 @@ impl Config {
     }
 
     /// How many classes the classifier has.
-    pub(crate) fn classes(&self) -> usize {
+    pub fn classes(&self) -> usize {
         self.num_classes.unwrap_or(CLASSES)
     }
 
     /// The classes' names: those of the file, else ImageNet's if there are as many, else none.
-    pub(crate) fn labels(&self) -> Result<Vec<Label>, LoadError> {
+    ///
+    /// # Errors
+    /// None in practice: ImageNet's are part of this crate.
+    pub fn labels(&self) -> Result<Vec<Label>, LoadError> {
         match &self.label_names {
             Some(names) => Ok(names
                 .iter()

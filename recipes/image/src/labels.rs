@@ -5,14 +5,15 @@ use serde::Deserialize;
 
 /// A class's names.
 #[derive(Clone, Debug, Deserialize)]
-pub(crate) struct Label {
-    pub(crate) name: String,
+pub struct Label {
+    /// The one to read.
+    pub name: String,
     /// The WordNet id.
-    pub(crate) synset: Option<String>,
+    pub synset: Option<String>,
 }
 
 /// ImageNet's, as a file.
-galley_core::embed!(pub(crate) IMAGENET, "../weights/lite0/labels.json");
+galley_core::embed!(pub IMAGENET, "../imagenet/labels.json");
 
 /// ImageNet's.
 pub(crate) fn imagenet() -> Result<Vec<Label>, LoadError> {

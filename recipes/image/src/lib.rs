@@ -1,7 +1,8 @@
-//! What the image recipes share: from an image file to the pixels that a network sees.
+//! What the image recipes share: from an image file to the pixels that a network sees, and from logits to classes.
 //!
 //! [`decode`] reads a file of any of its [formats](FORMATS) as Pillow does, as the networks were trained on what Pillow
-//! gives, or refuses it; [`View`] resizes and crops, to the bit as Pillow does.
+//! gives, or refuses it; [`View`] resizes and crops, to the bit as Pillow does. A [`Classifier`] is the whole recipe around
+//! a network.
 //!
 //! A file is read within [`Bounds`]. Its size is read from its header and checked, and its memory reserved, before anything
 //! is allocated for it, so that a small file that claims to be a huge image costs nothing. Time is bounded by the same
@@ -14,9 +15,12 @@
 
 mod bmp;
 mod bounds;
+mod classifier;
+mod config;
 mod format;
 mod gif;
 mod jpeg;
+mod labels;
 mod orientation;
 mod png;
 mod rgb;
@@ -26,7 +30,15 @@ mod webp;
 
 use galley_core::InputError;
 
-pub use crate::{bounds::Bounds, format::FORMATS, rgb::Rgb, view::View};
+pub use crate::{
+    bounds::Bounds,
+    classifier::{Classifier, EXAMPLE, Parts, Scorer, Square},
+    config::Config,
+    format::FORMATS,
+    labels::{IMAGENET, Label},
+    rgb::Rgb,
+    view::View,
+};
 use crate::{format::Format, orientation::Orientation};
 
 /// Decodes an image file.
