@@ -3,8 +3,9 @@
 use galley_core::{AnyRecipe, Entry, LoadError, LoadOptions};
 pub use galley_nn::device_uuid;
 
-static CRATES: [&[Entry]; 5] = [
+static CRATES: [&[Entry]; 6] = [
     galley_efficientnet::ENTRIES,
+    galley_torchvision::ENTRIES,
     galley_deepsegment::ENTRIES,
     galley_transformers_ner::ENTRIES,
     galley_distilbert_sst2::ENTRIES,
