@@ -1,0 +1,113 @@
+"""Holds galley's image networks against torchvision's, on the same random weights and pixels.
+
+    python3 -m venv .venv && .venv/bin/pip install torch torchvision safetensors
+    cargo build --release
+    .venv/bin/python bench-results/peers/zoo_check.py --galley target/release/galley resnet50 vgg16 ...
+
+A network gets random weights, BatchNorm's statistics from a pass in training mode (so that its numbers stay tame), and scales
+and shifts that are not all alike. Its state dict goes to a folder, galley says its logits for it, and they are compared: how
+far the worst one is off, in deviations of the logits.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+import torchvision
+from safetensors.torch import save_file
+
+NETWORKS = """
+    alexnet densenet121 densenet161 densenet169 densenet201 googlenet inception_v3
+    mnasnet0_5 mnasnet0_75 mnasnet1_0 mnasnet1_3 mobilenet_v2
+    resnet18 resnet34 resnet50 resnet101 resnet152 resnext50_32x4d resnext101_32x8d wide_resnet50_2 wide_resnet101_2
+    shufflenet_v2_x0_5 shufflenet_v2_x1_0 shufflenet_v2_x1_5 shufflenet_v2_x2_0 squeezenet1_0 squeezenet1_1
+    vgg11 vgg11_bn vgg13 vgg13_bn vgg16 vgg16_bn vgg19 vgg19_bn
+""".split()
+
+
+def build(name, size):
+    """The network in evaluation mode, with statistics of its own."""
+    # Their own initialisation takes minutes, and their auxiliary classifiers want large images.
+    options = {"init_weights": False, "aux_logits": False} if name in ("googlenet", "inception_v3") else {}
+    model = getattr(torchvision.models, name)(**options)
+    norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    with torch.no_grad():
+        for norm in norms:
+            norm.weight.uniform_(0.5, 1.5)
+            norm.bias.uniform_(-0.3, 0.3)
+            norm.momentum = None
+        if norms:
+            model.train()
+            model(torch.randn(4, 3, size, size))
+    return model.eval()
+
+
+def save(model, folder):
+    # As they lie in memory: what is only a view of other numbers would be written wrongly.
+    state = {key: value.detach().clone().contiguous() for key, value in model.state_dict().items()}
+    save_file(state, folder / "model.safetensors")
+
+
+def predict(galley, name, folder, file, more):
+    command = [galley, "predict", name, "--weights", str(folder), "--raw", str(file), *more]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    if ended.returncode != 0:
+        raise SystemExit(f"{' '.join(command)}\n{ended.stderr}")
+    return torch.tensor([json.loads(line)["logits"] for line in ended.stdout.splitlines()])
+
+
+def check(arguments, name, seed):
+    torch.manual_seed(seed)
+    size = arguments.size or (299 if name == "inception_v3" else 224)
+    model = build(name, size)
+    pixels = torch.randn(arguments.images, 3, size, size)
+    with torch.inference_mode():
+        expected = model(pixels)
+    with tempfile.TemporaryDirectory(dir=arguments.dir) as folder:
+        folder = Path(folder)
+        save(model, folder)
+        save_file({"pixels": pixels}, folder / "pixels.safetensors")
+        more = ["--device", arguments.device, *(["--dtype", arguments.dtype] if arguments.dtype else [])]
+        got = predict(arguments.galley, name, folder, folder / "pixels.safetensors", more)
+    assert got.shape == expected.shape, (got.shape, expected.shape)
+    deviation = expected.std(dim=1, keepdim=True)
+    off = ((got - expected).abs() / deviation).max().item()
+    same = (got.argmax(1) == expected.argmax(1)).sum().item()
+    apart = (expected[0] - expected[-1]).abs().max().item() / deviation.max().item()
+    return size, off, same, apart
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("networks", nargs="*", help="torchvision's names; all of SuperBench's if none are given")
+    parser.add_argument("--galley", default="target/release/galley", help="the program")
+    parser.add_argument("--seed", type=int, action="append", help="may be given several times [default: 1]")
+    parser.add_argument("--images", type=int, default=2)
+    parser.add_argument("--size", type=int, help="pixels [default: 224, and 299 for inception_v3]")
+    parser.add_argument("--tolerance", type=float, default=1e-3, help="in deviations of an image's logits")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", help="what galley computes in [default: its own]")
+    parser.add_argument("--dir", help="where to put folders of weights, up to 600 MB each")
+    arguments = parser.parse_args()
+    print("| network | seed | pixels | off, in deviations | same class | images apart | |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: | --- |")
+    failed = 0
+    for name in arguments.networks or NETWORKS:
+        for seed in arguments.seed or [1]:
+            size, off, same, apart = check(arguments, name, seed)
+            good = off <= arguments.tolerance
+            failed += not good
+            verdict = "" if good else "**off**"
+            print(
+                f"| {name} | {seed} | {size} | {off:.1e} | {same} of {arguments.images} | {apart:.2f} | {verdict} |",
+                flush=True,
+            )
+    sys.exit(failed > 0)
+
+
+if __name__ == "__main__":
+    main()
