@@ -196,7 +196,7 @@ mod tests {
     #[test]
     fn unknown_names_and_images_too_small_are_told() {
         assert!(describe("resnet51", at(224, false)).is_none());
-        let small = describe("alexnet", at(30, false)).unwrap().unwrap_err();
+        let small = describe("alexnet", at(31, false)).unwrap().unwrap_err();
         assert_eq!(
             small.to_string().split(':').next(),
             Some("pool after features.10")

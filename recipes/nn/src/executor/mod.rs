@@ -91,14 +91,8 @@ impl Executor {
         }
         let plan = Plan::new(&graph);
         let mut laid = HashMap::new();
-        for step in &plan.steps {
-            let weights = weights::lay(step, &plan, weights)?;
-            if laid
-                .insert(step.name.clone(), weights)
-                .is_some_and(|other: Laid| other.has_weights())
-            {
-                bail!("two layers are called {}", step.name)
-            }
+        for step in plan.steps.iter().filter(|step| Laid::is_needed(step)) {
+            laid.insert(step.name.clone(), weights::lay(step, &plan, weights)?);
         }
         Ok(Self {
             describe,
@@ -180,14 +174,16 @@ impl Executor {
             return Ok(plan.clone());
         }
         let plan = Arc::new(Plan::new(&(self.describe)(size)?));
-        for step in &plan.steps {
-            match self.laid.get(&step.name) {
-                Some(laid) if laid.fits(step, &plan) => (),
-                None if !Laid::is_needed(step) => (),
-                _ => bail!(
+        for step in plan.steps.iter().filter(|step| Laid::is_needed(step)) {
+            if !self
+                .laid
+                .get(&step.name)
+                .is_some_and(|laid| laid.fits(step, &plan))
+            {
+                bail!(
                     "{} has other weights for images of {size:?} pixels",
                     step.name
-                ),
+                )
             }
         }
         let mut plans = plans();

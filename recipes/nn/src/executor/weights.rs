@@ -54,10 +54,6 @@ impl Laid {
         )
     }
 
-    pub(super) fn has_weights(&self) -> bool {
-        !matches!(self.weights, Numbers::None)
-    }
-
     /// Whether they are those of a step of another plan.
     pub(super) fn fits(&self, step: &Step, plan: &Plan) -> bool {
         self.key == Key::of(step, plan)

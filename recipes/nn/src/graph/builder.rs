@@ -291,7 +291,10 @@ impl Builder {
                 Some(shape) if shape.channels > 0 && first + shape.channels <= x.channels => {
                     Ok(shape)
                 }
-                stated => wrong(format!("the channels {stated:?} from {first} on")),
+                _ => {
+                    let channels = stated.map_or(0, |shape| shape.channels);
+                    wrong(format!("{channels} channels from {first} on"))
+                }
             },
             Op::Shuffle { groups } if *groups > 0 && x.channels.is_multiple_of(*groups) => Ok(x),
             Op::Shuffle { groups } => wrong(format!("a multiple of {groups} channels")),

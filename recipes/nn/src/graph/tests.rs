@@ -85,7 +85,7 @@ fn a_mistake_names_the_layer_and_both_shapes() {
         ),
         (
             mistake(|net, x| net.slice(x, 8, 3)),
-            "slice after stem: expected the channels Some([3, 6, 4]) from 8 on, got [10, 6, 4]",
+            "slice after stem: expected 3 channels from 8 on, got [10, 6, 4]",
         ),
         (
             mistake(|net, x| net.gate(x, x)),

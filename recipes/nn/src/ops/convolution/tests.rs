@@ -157,8 +157,10 @@ impl Case {
                     false => expected,
                 };
                 let got = y[pixel * (outputs + 3) + 3 + channel];
+                // Transforms lose a little of the sum's terms, whatever their sum is.
+                let terms = (taps * inputs / self.layer.groups) as f32;
                 assert!(
-                    (got - expected).abs() <= 1e-4 * (1.0 + expected.abs()),
+                    (got - expected).abs() <= 1e-4 * (1.0 + expected.abs()) + 2e-6 * terms,
                     "{level:?}, {:?} of {inputs}, image {image}, channel {channel}: {got}, expected {expected}",
                     self.layer
                 );
