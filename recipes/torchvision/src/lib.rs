@@ -22,7 +22,7 @@ pub mod zoo;
 use std::sync::Arc;
 
 use galley_core::{
-    AnyRecipe, Entry, InputKind, LoadError, LoadOptions, Source, synthetic, weights,
+    AnyRecipe, Entry, InputKind, LoadError, LoadOptions, Source, counted, synthetic, weights,
 };
 use galley_image::{Classifier, Config, Parts, View};
 use galley_nn::{Backend, executor::Executor, image::Colours};
@@ -30,7 +30,7 @@ use galley_nn::{Backend, executor::Executor, image::Colours};
 use crate::zoo::{NETWORKS, Settings};
 
 /// The catalog's entries.
-pub const ENTRIES: &[Entry] = &entries();
+pub static ENTRIES: &[Entry] = &entries();
 
 const fn entries() -> [Entry; NETWORKS.len()] {
     let mut entries = [Entry {
@@ -110,11 +110,13 @@ fn load(entry: &Entry, options: &LoadOptions) -> Result<AnyRecipe, LoadError> {
         network.describe(settings)
     };
     let size = [view.crop; 2];
+    let (weights, parameters) = counted(weights);
     let executor = Executor::new(Box::new(describe), size, &weights, &backend, &colours)?;
     let parts = Parts {
         network: Box::new(executor),
         labels: config.labels()?,
         view,
+        parameters: parameters.get(),
     };
     Ok(Arc::new(Classifier::new(
         entry,
