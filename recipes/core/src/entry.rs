@@ -45,7 +45,8 @@ pub struct BundledWeights {
 /// What a constant or a static reference points to is copied into each part of the program that mentions it.
 #[macro_export]
 macro_rules! embed {
-    ($visible:vis $name:ident, $path:literal) => {
+    ($(#[$doc:meta])* $visible:vis $name:ident, $path:literal) => {
+        $(#[$doc])*
         $visible static $name: [u8; include_bytes!($path).len()] = *include_bytes!($path);
     };
 }

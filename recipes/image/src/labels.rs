@@ -12,8 +12,11 @@ pub struct Label {
     pub synset: Option<String>,
 }
 
-/// ImageNet's, as a file.
-galley_core::embed!(pub IMAGENET, "../imagenet/labels.json");
+galley_core::embed!(
+    /// ImageNet's, as a file.
+    pub IMAGENET,
+    "../imagenet/labels.json"
+);
 
 /// ImageNet's.
 pub(crate) fn imagenet() -> Result<Vec<Label>, LoadError> {
