@@ -70,7 +70,7 @@ pub(crate) unsafe fn run(
         })
     );
     let [height, width] = to.size;
-    // A line is a task; where there is just one, vectors of its channels are.
+    // A line is a task.
     (0..images * height).into_par_iter().for_each(|line| {
         let (image, row) = (line / height, line % height);
         let task = Task {

@@ -1,10 +1,10 @@
 //! How a network is run: a [`Graph`] fused into steps, each of which goes over memory once, and the memory itself.
 //!
-//! All of it is pure and knows no device. [`fuse`] finds what one step can do: a convolution with the BatchNorm after it, or
+//! All of it is pure and knows no device. `fuse` finds what one step can do: a convolution with the BatchNorm after it, or
 //! the one before it, activations and a sum; an expansion with the filters after it. Concatenations, slices and shuffles
-//! are no steps but lists of channels. [`place`] makes memory of these: what is concatenated is written side by side in
+//! are no steps but lists of channels. `place` makes memory of these: what is concatenated is written side by side in
 //! the first place, and channels in another order than their layer's weights mean that the weights are reordered. Only
-//! channels that still lie apart are gathered. [`memory`] lets what is not needed at the same time share memory.
+//! channels that still lie apart are gathered. `memory` lets what is not needed at the same time share memory.
 
 mod fuse;
 mod memory;

@@ -18,6 +18,8 @@ const TASKS_PER_THREAD: usize = 3;
 const TASK_WORK: usize = 1 << 17;
 /// Values of the input that a task reads, at most: they stay in the second-level cache while all weights go past.
 const NEAR: usize = 48 << 10;
+/// Pixels of a task of one long line, at least, if there are as many: each task goes through all of its weights.
+const TASK_PIXELS: usize = 96;
 /// Pixels of a line where an image is one long line: tiles of six and of twelve fill it.
 const LONG_LINE: usize = 48;
 
@@ -74,7 +76,7 @@ impl Pass<'_> {
         let pixels = self.images * self.output.pixels();
         let wanted = self.wanted(pixels);
         let weights = layer.inputs * layer.outputs;
-        let near = (NEAR / self.input.pitch.max(1)).max(LONG_LINE) / LONG_LINE * LONG_LINE;
+        let near = (NEAR / self.input.pitch.max(1)).max(TASK_PIXELS);
         let mut parts = pixels.div_ceil(near);
         if weights <= pixels * layer.inputs {
             parts = parts.max(wanted);

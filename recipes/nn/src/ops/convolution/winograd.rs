@@ -239,12 +239,12 @@ impl Block<'_> {
             // each place.
             unsafe {
                 let zero = V::splat(0.0);
-                let mut columns = [[zero; IN]; IN];
-                for (x, column) in columns.iter_mut().enumerate() {
-                    let mut pixels = [zero; IN];
+                let mut rows = [[zero; IN]; IN];
+                for column in 0..IN {
                     // Wraps around to what is outside, before the first one.
-                    let x = (left + x).wrapping_sub(before);
+                    let x = (left + column).wrapping_sub(before);
                     if x < width {
+                        let mut pixels = [zero; IN];
                         for (y, pixel) in pixels.iter_mut().enumerate() {
                             let y = (top + y).wrapping_sub(above);
                             if y < height {
@@ -259,14 +259,12 @@ impl Block<'_> {
                                 }
                             }
                         }
-                        *column = to_places(pixels);
+                        for (row, place) in rows.iter_mut().zip(to_places(pixels)) {
+                            row[column] = place;
+                        }
                     }
                 }
-                for y in 0..IN {
-                    let mut row = [zero; IN];
-                    for (x, value) in row.iter_mut().enumerate() {
-                        *value = columns[x][y];
-                    }
+                for (y, row) in rows.into_iter().enumerate() {
                     for (x, value) in to_places(row).into_iter().enumerate() {
                         let to = to.add((y * IN + x) * apart + channel);
                         store_up_to(value, to, count);
@@ -292,19 +290,17 @@ impl Block<'_> {
         // SAFETY: as the caller's; only pixels of the output are written.
         unsafe {
             let zero = V::splat(0.0);
-            let mut columns = [[zero; OUT]; IN];
-            for (x, column) in columns.iter_mut().enumerate() {
+            let mut rows = [[zero; IN]; OUT];
+            for column in 0..IN {
                 let mut places = [zero; IN];
                 for (y, place) in places.iter_mut().enumerate() {
-                    *place = V::load(sums.add((y * IN + x) * apart));
+                    *place = V::load(sums.add((y * IN + column) * apart));
                 }
-                *column = to_pixels(places);
+                for (row, pixel) in rows.iter_mut().zip(to_pixels(places)) {
+                    row[column] = pixel;
+                }
             }
-            for y in 0..OUT.min(height - top) {
-                let mut row = [zero; IN];
-                for (x, value) in row.iter_mut().enumerate() {
-                    *value = columns[x][y];
-                }
+            for (y, row) in rows.into_iter().enumerate().take(height - top) {
                 let pixels = to_pixels(row);
                 let first = (image * height + top + y) * width + left;
                 for (x, value) in pixels.into_iter().enumerate().take(width - left) {
