@@ -137,22 +137,18 @@ fn has_no_reader(error: &anyhow::Error) -> bool {
 async fn serve(args: Box<ServeArgs>) -> Result<(), Failure> {
     let mut signals = Signals::new()?;
     // Weights may take minutes, and reading them is not to be interrupted half way.
-    let loading = tokio::task::spawn_blocking(move || {
-        let config = ServeConfig::new(&args).map_err(wrong)?;
-        config.model.start_threads()?;
-        let devices =
-            serve::load(&config.recipes, &config.model, config.batches_in_flight).map_err(wrong)?;
-        Ok::<_, Failure>((config, devices))
-    });
     let loading = async {
-        let (mut config, devices) = loading.await.map_err(anyhow::Error::from)??;
+        let config = tokio::task::spawn_blocking(move || ServeConfig::new(&args)).await;
+        let mut config = config.map_err(anyhow::Error::from)?.map_err(wrong)?;
+        config.model.start_threads()?;
         if let Some(jobs) = &config.jobs {
-            let table = JobTable::open(jobs)
-                .await
-                .context("--jobs")
-                .map_err(wrong)?;
-            config.http.jobs = Some(table);
+            let table = JobTable::open(jobs).await.context("--jobs");
+            config.http.jobs = Some(table.map_err(wrong)?);
         }
+        let own = config.clone();
+        let load = move || serve::load(&own.recipes, &own.model, own.batches_in_flight);
+        let devices = tokio::task::spawn_blocking(load).await;
+        let devices = devices.map_err(anyhow::Error::from)?.map_err(wrong)?;
         Ok::<_, Failure>((config, devices))
     };
     let (config, devices) = tokio::select! {
