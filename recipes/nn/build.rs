@@ -25,8 +25,8 @@ mod kernels {
     use cudaforge::{CudaToolkit, GpuArch};
 
     const FOLDER: &str = "cuda";
-    /// The source that is written for cards of 9.0, and used on no others, also by a build for older ones.
-    const HOPPER: &str = "matmul_sm90";
+    /// How the names of sources end that are written for cards of 9.0, and used on no others, also by a build for older ones.
+    const HOPPER: &str = "_sm90";
 
     pub(crate) fn compile() -> Result<(), Box<dyn Error>> {
         println!("cargo::rerun-if-changed=build.rs");
@@ -91,7 +91,7 @@ mod kernels {
         /// Compiles a source to `OUT_DIR/NAME.fatbin`, and leaves its PTX at `OUT_DIR/NAME.ptx` for tests to read.
         fn fatbin(&self, source: &Path) -> Result<(), Box<dyn Error>> {
             let name = source.file_stem().ok_or("expected a file's name")?;
-            let codes = if name == HOPPER {
+            let codes = if name.to_str().is_some_and(|name| name.ends_with(HOPPER)) {
                 codes("90a", "90a")
             } else {
                 codes(&self.arch.to_string(), &self.arch.base().to_string())

@@ -36,6 +36,19 @@ template <int ACTIVATION> __device__ __forceinline__ float activate(float x) {
     return x;
 }
 
+// The same, where it is not known before.
+__device__ __forceinline__ float activated(float x, int activation) {
+    switch (activation) {
+        case RELU: return activate<RELU>(x);
+        case RELU6: return activate<RELU6>(x);
+        case SILU: return activate<SILU>(x);
+        case GELU: return activate<GELU>(x);
+        case TANH: return activate<TANH>(x);
+        case SIGMOID: return activate<SIGMOID>(x);
+    }
+    return x;
+}
+
 __device__ __forceinline__ float warp_sum(float x) {
 #pragma unroll
     for (int lane = WARP / 2; lane > 0; lane /= 2) x += __shfl_xor_sync(0xffffffffu, x, lane);

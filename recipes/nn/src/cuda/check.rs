@@ -33,6 +33,9 @@ impl Check<'_> {
                     Argument::ReadMap(map) => read.push(map.span),
                     Argument::Write(span) => written.push(*span),
                     Argument::WriteMap(map) => written.push(map.span),
+                    Argument::ReadPatches(patches) => read.push(patches.span),
+                    Argument::ReadBoxes(boxes) => read.push(boxes.span),
+                    Argument::WriteBoxes(boxes) => written.push(boxes.span),
                     Argument::Null | Argument::Word(_) => {}
                 }
             }

@@ -46,6 +46,9 @@ impl Source {
             Self::Crf => fatbin!("crf"),
             Self::Matmul => fatbin!("matmul"),
             Self::MatmulSm90 => fatbin!("matmul_sm90"),
+            Self::Conv => fatbin!("conv"),
+            Self::ConvSm90 => fatbin!("conv_sm90"),
+            Self::Pixels => fatbin!("pixels"),
         }
     }
 }
@@ -254,13 +257,16 @@ pub(crate) mod tests {
     }
 
     /// All sources, each with the PTX that its kernels were compiled from.
-    const SOURCES: [(Source, &str); 6] = [
+    const SOURCES: [(Source, &str); 9] = [
         (Source::Image, ptx!("image")),
         (Source::Text, ptx!("text")),
         (Source::Lstm, ptx!("lstm")),
         (Source::Crf, ptx!("crf")),
         (Source::Matmul, ptx!("matmul")),
         (Source::MatmulSm90, ptx!("matmul_sm90")),
+        (Source::Conv, ptx!("conv")),
+        (Source::ConvSm90, ptx!("conv_sm90")),
+        (Source::Pixels, ptx!("pixels")),
     ];
 
     /// A compiled kernel's parameters, and the threads of a block that it is compiled for at most.
@@ -299,7 +305,11 @@ pub(crate) mod tests {
                 .map(|argument| match argument {
                     Argument::Null | Argument::Read(_) | Argument::Write(_) => Parameter::Pointer,
                     Argument::Word(_) => Parameter::Word,
-                    Argument::ReadMap(_) | Argument::WriteMap(_) => Parameter::Map,
+                    Argument::ReadMap(_)
+                    | Argument::WriteMap(_)
+                    | Argument::ReadPatches(_)
+                    | Argument::ReadBoxes(_)
+                    | Argument::WriteBoxes(_) => Parameter::Map,
                 })
                 .collect();
             let (parameters, threads) = signature(launch.source, &launch.kernel);
@@ -341,7 +351,7 @@ pub(crate) mod tests {
     fn every_source_is_compiled_for_the_card_with_ptx_for_later_ones() {
         for (source, _) in SOURCES {
             let capability = match source {
-                Source::MatmulSm90 => 90,
+                Source::MatmulSm90 | Source::ConvSm90 => 90,
                 _ => BUILT_FOR.parse().unwrap(),
             };
             let images = images(source.fatbin());

@@ -16,9 +16,8 @@ use candle_core::{
 };
 
 use super::{
-    Argument, Buffer, Element, Gpu, Grid, Map, Place, Program, Span,
-    gpu::Function,
-    program::{Launch, Swizzle},
+    Argument, Boxes, Buffer, Element, Gpu, Grid, Map, Patches, Place, Program, Span, Swizzle,
+    gpu::Function, program::Launch,
 };
 
 /// Where the places of a program are.
@@ -78,6 +77,14 @@ impl Launches {
                 }
                 Argument::ReadMap(map) | Argument::WriteMap(map) => {
                     encode(map, memory.address(map.span)?).map(|map| Value::Map(Box::new(map)))
+                }
+                Argument::ReadBoxes(boxes) | Argument::WriteBoxes(boxes) => {
+                    let address = memory.address(boxes.span)?;
+                    encode_boxes(&boxes, address).map(|map| Value::Map(Box::new(map)))
+                }
+                Argument::ReadPatches(patches) => {
+                    let address = memory.address(patches.span)?;
+                    encode_patches(&patches, address).map(|map| Value::Map(Box::new(map)))
                 }
             };
             Ok(Ready {
@@ -167,29 +174,81 @@ impl Graph {
 }
 
 fn encode(map: Map, address: sys::CUdeviceptr) -> Result<sys::CUtensorMap> {
-    let size = Element::F16.size() as u64;
-    let dimensions = [map.columns as u64, map.rows as u64];
-    let strides = [map.columns as u64 * size];
     let [rows, columns] = map.tile;
-    let (tile, steps) = ([columns, rows], [1, 1]);
+    let boxes = Boxes {
+        span: map.span,
+        rank: 2,
+        dimensions: [map.columns, map.rows, 0, 0, 0],
+        strides: [1, map.pitch, 0, 0, 0],
+        tile: [columns, rows, 0, 0, 0],
+        swizzle: map.swizzle,
+    };
+    encode_boxes(&boxes, address)
+}
+
+fn encode_boxes(boxes: &Boxes, address: sys::CUdeviceptr) -> Result<sys::CUtensorMap> {
+    let size = Element::F16.size() as u64;
+    let dimensions = boxes.dimensions.map(|places| places as u64);
+    let strides = boxes.strides.map(|values| values as u64 * size);
     let mut encoded = MaybeUninit::<sys::CUtensorMap>::uninit();
-    // SAFETY: the arrays are of the rank, or one less for the strides, and are read before the call returns; the matrix
-    // lies within its span.
+    // SAFETY: the arrays are of the rank or more, and are read before the call returns; the innermost dimension has no stride.
+    // What they describe lies within its span.
     unsafe {
         sys::cuTensorMapEncodeTiled(
+            from_mut(&mut encoded).cast(),
+            sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
+            boxes.rank as u32,
+            address as *mut c_void,
+            dimensions.as_ptr(),
+            strides[1..].as_ptr(),
+            boxes.tile.as_ptr(),
+            [1; 5].as_ptr(),
+            sys::CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
+            match boxes.swizzle {
+                Swizzle::Bytes32 => sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_32B,
+                Swizzle::Bytes64 => sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_64B,
+                Swizzle::Bytes128 => sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
+            },
+            sys::CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+            sys::CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
+        )
+    }
+    .result()
+    .w()?;
+    // SAFETY: the call succeeded, so it wrote all of it.
+    Ok(unsafe { encoded.assume_init() })
+}
+
+fn encode_patches(patches: &Patches, address: sys::CUdeviceptr) -> Result<sys::CUtensorMap> {
+    let size = Element::F16.size() as u64;
+    let [height, width] = patches.size;
+    let dimensions = [patches.channels, width, height, patches.images].map(|count| count as u64);
+    let pixel = patches.pitch as u64 * size;
+    let strides = [pixel, pixel * width as u64, pixel * (width * height) as u64];
+    let window = patches.window;
+    // Across and down, as the dimensions. The first window begins so many pixels before the image, and the last so many
+    // before its end.
+    let before = [1, 0].map(|axis| -(window.padding[axis] as i32));
+    let after = [1, 0].map(|axis| window.padding[axis] as i32 - (window.kernel[axis] as i32 - 1));
+    let steps = [1, window.stride[1] as u32, window.stride[0] as u32, 1];
+    let [windows, channels] = patches.tile;
+    let mut encoded = MaybeUninit::<sys::CUtensorMap>::uninit();
+    // SAFETY: as in `encode`; corners are of the two inner dimensions.
+    unsafe {
+        sys::cuTensorMapEncodeIm2col(
             from_mut(&mut encoded).cast(),
             sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
             dimensions.len() as u32,
             address as *mut c_void,
             dimensions.as_ptr(),
             strides.as_ptr(),
-            tile.as_ptr(),
+            before.as_ptr(),
+            after.as_ptr(),
+            channels,
+            windows,
             steps.as_ptr(),
             sys::CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
-            match map.swizzle {
-                Swizzle::Bytes64 => sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_64B,
-                Swizzle::Bytes128 => sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
-            },
+            sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
             sys::CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
             sys::CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
         )

@@ -31,7 +31,7 @@ use half::f16;
 pub(crate) use place::{Layout, Place, Span};
 #[cfg(test)]
 pub(crate) use program::Launch;
-pub(crate) use program::{Argument, Grid, Map, Program, Source};
+pub(crate) use program::{Argument, Boxes, Grid, Map, Patches, Program, Source, Swizzle};
 pub(crate) use weights::Weights;
 
 #[cfg(feature = "cuda")]

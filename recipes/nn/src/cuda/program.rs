@@ -3,6 +3,7 @@
 use candle_core::{Result, bail};
 
 use super::{Element, Span};
+use crate::graph::Window;
 
 /// Threads of a block, at most.
 const MOST_THREADS: u32 = 1024;
@@ -20,6 +21,9 @@ pub(crate) enum Source {
     Crf,
     Matmul,
     MatmulSm90,
+    Conv,
+    ConvSm90,
+    Pixels,
 }
 
 /// What a kernel is launched with.
@@ -37,6 +41,12 @@ pub(crate) enum Argument {
     ReadMap(Map),
     /// A matrix that it writes by the copy engine.
     WriteMap(Map),
+    /// Patches of images that it reads by the copy engine.
+    ReadPatches(Patches),
+    /// Boxes of more dimensions that it reads by the copy engine.
+    ReadBoxes(Boxes),
+    /// Boxes of more dimensions that it writes by the copy engine.
+    WriteBoxes(Boxes),
 }
 
 /// How the copy engine finds boxes of a row-major matrix of f16.
@@ -45,14 +55,47 @@ pub(crate) struct Map {
     pub(crate) span: Span,
     pub(crate) rows: usize,
     pub(crate) columns: usize,
+    /// Values from row to row.
+    pub(crate) pitch: usize,
     /// Rows and columns of a box.
     pub(crate) tile: [u32; 2],
+    pub(crate) swizzle: Swizzle,
+}
+
+/// How the copy engine finds what lies under a moving window: of so many windows at once, one after the other through all
+/// images, the pixel at one place of the window, zeros outside the image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Patches {
+    pub(crate) span: Span,
+    pub(crate) images: usize,
+    /// Pixels, `[down, across]`.
+    pub(crate) size: [usize; 2],
+    pub(crate) channels: usize,
+    /// Values from pixel to pixel.
+    pub(crate) pitch: usize,
+    pub(crate) window: Window,
+    /// Windows and channels of a box, the channels 128 bytes.
+    pub(crate) tile: [u32; 2],
+}
+
+/// How the copy engine finds boxes of f16 in several dimensions, the innermost first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Boxes {
+    pub(crate) span: Span,
+    pub(crate) rank: usize,
+    /// Places along each.
+    pub(crate) dimensions: [usize; 5],
+    /// Values from place to place, which are next to each other along the innermost.
+    pub(crate) strides: [usize; 5],
+    /// Of a box.
+    pub(crate) tile: [u32; 5],
     pub(crate) swizzle: Swizzle,
 }
 
 /// The bytes after which the order of a box's 16-byte pieces repeats.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Swizzle {
+    Bytes32,
     Bytes64,
     Bytes128,
 }
@@ -166,6 +209,21 @@ impl Program {
     }
 }
 
+impl Swizzle {
+    /// For boxes of so many bytes a row.
+    ///
+    /// # Panics
+    /// There is none.
+    pub(crate) fn of(row_bytes: usize) -> Self {
+        match row_bytes {
+            32 => Self::Bytes32,
+            64 => Self::Bytes64,
+            128 => Self::Bytes128,
+            _ => panic!("expected a box of 32, 64 or 128 bytes a row, got {row_bytes}"),
+        }
+    }
+}
+
 impl Map {
     /// A matrix that fills its span.
     ///
@@ -177,17 +235,30 @@ impl Map {
             rows * columns * Element::F16.size(),
             "a matrix of f16"
         );
-        let row_bytes = tile[1] as usize * Element::F16.size();
+        Self::pitched(span, [rows, columns], columns, tile)
+    }
+
+    /// A matrix whose rows are so many values apart.
+    ///
+    /// # Panics
+    /// The span is shorter, or a box's row is of a size that there is no swizzle for.
+    pub(crate) fn pitched(
+        span: Span,
+        [rows, columns]: [usize; 2],
+        pitch: usize,
+        tile: [u32; 2],
+    ) -> Self {
+        let size = Element::F16.size();
+        let bytes = (rows.saturating_sub(1) * pitch + columns) * size;
+        assert!(columns <= pitch && bytes <= span.bytes, "a matrix of f16");
+        let row_bytes = tile[1] as usize * size;
         Self {
             span,
             rows,
             columns,
+            pitch,
             tile,
-            swizzle: match row_bytes {
-                64 => Swizzle::Bytes64,
-                128 => Swizzle::Bytes128,
-                _ => panic!("expected a box of 64 or 128 bytes a row, got {row_bytes}"),
-            },
+            swizzle: Swizzle::of(row_bytes),
         }
     }
 }

@@ -3,7 +3,7 @@
 use candle_core::{Result, bail};
 use rayon::prelude::*;
 
-use super::{Executor, weights::Numbers};
+use super::{OnCpu, weights::Numbers};
 use crate::{
     aligned::Aligned,
     host::Shared,
@@ -32,7 +32,7 @@ pub(super) struct Workspace {
 
 /// Logits `[images, classes]`.
 pub(super) fn run(
-    executor: &Executor,
+    network: &OnCpu,
     plan: &Plan,
     fill: &(dyn Fn(usize, &mut [f32]) + Sync),
     logits: &mut [f32],
@@ -40,15 +40,16 @@ pub(super) fn run(
     let threads = rayon::current_num_threads();
     let together = TOGETHER / (plan.len * size_of::<f32>()).max(1);
     let together = (together / threads * threads).max(threads);
-    let parts = logits.chunks_mut(together * executor.classes.max(1));
+    let classes = plan.output.channels * plan.buffers[plan.output.buffer].pixels();
+    let parts = logits.chunks_mut(together * classes.max(1));
     for (part, logits) in parts.enumerate() {
-        let images = logits.len() / executor.classes;
+        let images = logits.len() / classes;
         let fill = |i: usize, to: &mut [f32]| fill(part * together + i, to);
-        executor.workspaces.with(|workspace| {
+        network.workspaces.with(|workspace| {
             let Workspace { memory, sums } = workspace;
             let memory = Shared::new(memory.at_least(plan.len * images));
             let mut pass = Batch {
-                executor,
+                network,
                 plan,
                 images,
                 memory,
@@ -68,7 +69,7 @@ pub(super) fn run(
 
 /// Images on their way through the plan.
 struct Batch<'a> {
-    executor: &'a Executor,
+    network: &'a OnCpu,
     plan: &'a Plan,
     images: usize,
     /// So many times the plan's memory as there are images.
@@ -135,7 +136,7 @@ impl Batch<'_> {
     fn step(&mut self, step: &Step) -> Result<()> {
         let (level, images) = (self.level, self.images);
         let output = self.images(step.output);
-        let numbers = self.executor.laid.get(&step.name).map(|laid| &laid.weights);
+        let numbers = self.network.laid.get(&step.name).map(|laid| &laid.weights);
         // SAFETY, for all operators: the level is the processor's. Steps run one after the other. The plan gives buffers that
         // are needed at the same time places of their own, and no step reads the channels that it writes.
         match (&step.operation, numbers) {

@@ -3,6 +3,12 @@
 //! A plan is for images of one size, and made when the first ones of that size come; weights do not depend on it.
 
 mod cpu;
+#[cfg(any(test, feature = "cuda"))]
+#[cfg_attr(
+    not(feature = "cuda"),
+    allow(dead_code, reason = "tests use what they test")
+)]
+mod cuda;
 #[cfg(test)]
 pub(crate) mod tests;
 mod weights;
@@ -16,13 +22,13 @@ use std::{
 use candle_core::{Device, Result, Tensor, bail};
 use candle_nn::VarBuilder;
 
-use self::weights::Laid;
+use self::weights::{Laid, Reader};
 use crate::{
-    backend::Backend,
+    backend::{Backend, Kind},
     graph::{Graph, Mistake},
     host,
     image::{Colours, Table},
-    plan::Plan,
+    plan::{Form, Plan, Step},
     pool,
     simd::Precision,
     workspace::Workspaces,
@@ -36,35 +42,55 @@ const PLANS: usize = 8;
 /// Describes a network for images of a size, `[down, across]`.
 pub type Describe = Box<dyn Fn([usize; 2]) -> std::result::Result<Graph, Mistake> + Send + Sync>;
 
-/// An image network that is described by a graph, laid out for the CPU.
+/// An image network that is described by a graph, laid out for a device.
 ///
-/// A pass runs in the CPU pool, in memory that is kept for the next.
+/// A pass on the CPU runs in the CPU pool; one on another device is waited for by the calling thread. Memory is kept for the
+/// next.
 pub struct Executor {
     describe: Describe,
-    /// Of each step, by its name: what it reads from weights.
-    laid: HashMap<String, Laid>,
+    form: Form,
     /// The plans of the sizes that came last, the latest at the end.
     plans: Mutex<Vec<([usize; 2], Arc<Plan>)>>,
-    table: Table,
     classes: usize,
+    device: OnDevice,
+}
+
+enum OnDevice {
+    Cpu(Box<OnCpu>),
+    #[cfg(feature = "cuda")]
+    Cuda(Box<cuda::Network>),
+}
+
+struct OnCpu {
+    /// Of each step, by its name: what it reads from weights.
+    laid: HashMap<String, Laid>,
+    /// What bytes become.
+    table: Table,
     workspaces: Workspaces<cpu::Workspace>,
 }
 
 impl fmt::Debug for Executor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Executor[{} steps' weights]", self.laid.len())
+        let device = match &self.device {
+            OnDevice::Cpu(_) => "the CPU",
+            #[cfg(feature = "cuda")]
+            OnDevice::Cuda(_) => "CUDA",
+        };
+        write!(f, "Executor[{} logits on {device}]", self.classes)
     }
 }
 
 impl Executor {
-    /// Whether it runs on a backend: the CPU, in f32.
+    /// Whether it runs on a backend: the CPU in f32, CUDA in f16 or f32.
     ///
     /// # Errors
     /// It does not; the message is for whoever chose that.
     pub fn runs_on(backend: &Backend) -> std::result::Result<(), String> {
-        match backend.cpu()? {
-            Precision::F32 => Ok(()),
-            _ => Err("this network computes in f32 on the CPU: use --dtype f32".into()),
+        match &backend.0 {
+            Kind::Cpu(Precision::F32) => Ok(()),
+            Kind::Cpu(_) => Err("this network computes in f32 on the CPU: use --dtype f32".into()),
+            #[cfg(feature = "cuda")]
+            Kind::Cuda(_) => Ok(()),
         }
     }
 
@@ -89,18 +115,27 @@ impl Executor {
                 graph.nodes()[0].shape
             )
         }
-        let plan = Plan::new(&graph);
-        let mut laid = HashMap::new();
-        for step in plan.steps.iter().filter(|step| Laid::is_needed(step)) {
-            laid.insert(step.name.clone(), weights::lay(step, &plan, weights)?);
-        }
+        let form = match &backend.0 {
+            Kind::Cpu(_) => Form::CPU,
+            #[cfg(feature = "cuda")]
+            Kind::Cuda(_) => cuda::Network::FORM,
+        };
+        let plan = Plan::new(&graph, form);
+        let reader = Reader(weights);
+        let device = match &backend.0 {
+            Kind::Cpu(_) => OnDevice::Cpu(Box::new(OnCpu::new(&plan, &reader, colours)?)),
+            #[cfg(feature = "cuda")]
+            Kind::Cuda(gpu) => {
+                let network = cuda::Network::new(gpu, (&plan, &reader), colours)?;
+                OnDevice::Cuda(Box::new(network))
+            }
+        };
         Ok(Self {
             describe,
-            laid,
+            form,
             classes: plan.output.channels * plan.buffers[plan.output.buffer].pixels(),
             plans: Mutex::new(vec![(size, Arc::new(plan))]),
-            table: colours.table(),
-            workspaces: Workspaces::default(),
+            device,
         })
     }
 
@@ -120,8 +155,18 @@ impl Executor {
         }
         let len = height * width * COLOURS;
         let logits = host::with(&pixels.contiguous()?, |pixels| {
-            let fill = |i: usize, to: &mut [f32]| to.copy_from_slice(&pixels[i * len..][..len]);
-            self.run(n, [height, width], &fill)
+            if n == 0 {
+                // Whatever their size would be.
+                return Ok(Vec::new());
+            }
+            let plan = self.plan([height, width])?;
+            match &self.device {
+                OnDevice::Cpu(cpu) => cpu.run(&plan, (n, self.classes), &|i, to: &mut [f32]| {
+                    to.copy_from_slice(&pixels[i * len..][..len]);
+                }),
+                #[cfg(feature = "cuda")]
+                OnDevice::Cuda(network) => network.forward(&plan, n, pixels),
+            }
         })?;
         Tensor::from_vec(logits, (n, self.classes), &Device::Cpu)
     }
@@ -143,27 +188,18 @@ impl Executor {
                 other.len()
             )
         }
-        let fill = |i: usize, to: &mut [f32]| self.table.apply(images[i], to);
-        self.run(images.len(), [height, width], &fill)
-    }
-
-    /// `fill(i, pixels)` writes those of image `i`, `[height, width, 3]`.
-    fn run(
-        &self,
-        images: usize,
-        size: [usize; 2],
-        fill: &(dyn Fn(usize, &mut [f32]) + Sync),
-    ) -> Result<Vec<f32>> {
-        if images == 0 {
-            // Whatever their size would be.
+        if images.is_empty() {
             return Ok(Vec::new());
         }
-        let plan = self.plan(size)?;
-        pool::run(|| {
-            let mut logits = vec![0.0; images * self.classes];
-            cpu::run(self, &plan, fill, &mut logits)?;
-            Ok(logits)
-        })
+        let plan = self.plan([height, width])?;
+        match &self.device {
+            OnDevice::Cpu(cpu) => {
+                let fill = |i: usize, to: &mut [f32]| cpu.table.apply(images[i], to);
+                cpu.run(&plan, (images.len(), self.classes), &fill)
+            }
+            #[cfg(feature = "cuda")]
+            OnDevice::Cuda(network) => network.forward_bytes(&plan, images),
+        }
     }
 
     /// The plan for images of a size.
@@ -173,18 +209,11 @@ impl Executor {
         if let Some((_, plan)) = plans().iter().find(|(known, _)| *known == size) {
             return Ok(plan.clone());
         }
-        let plan = Arc::new(Plan::new(&(self.describe)(size)?));
-        for step in plan.steps.iter().filter(|step| Laid::is_needed(step)) {
-            if !self
-                .laid
-                .get(&step.name)
-                .is_some_and(|laid| laid.fits(step, &plan))
-            {
-                bail!(
-                    "{} has other weights for images of {size:?} pixels",
-                    step.name
-                )
-            }
+        let plan = Arc::new(Plan::new(&(self.describe)(size)?, self.form));
+        match &self.device {
+            OnDevice::Cpu(cpu) => cpu.check(&plan)?,
+            #[cfg(feature = "cuda")]
+            OnDevice::Cuda(network) => network.check(&plan)?,
         }
         let mut plans = plans();
         if plans.len() == PLANS {
@@ -193,4 +222,53 @@ impl Executor {
         plans.push((size, plan.clone()));
         Ok(plan)
     }
+}
+
+impl OnCpu {
+    fn new(plan: &Plan, reader: &Reader<'_>, colours: &Colours) -> Result<Self> {
+        let mut laid = HashMap::new();
+        for step in plan.steps.iter().filter(|step| Laid::is_needed(step)) {
+            laid.insert(step.name.clone(), weights::lay(step, plan, reader)?);
+        }
+        Ok(Self {
+            laid,
+            table: colours.table(),
+            workspaces: Workspaces::default(),
+        })
+    }
+
+    /// Whether a plan for images of another size has the same weights.
+    fn check(&self, plan: &Plan) -> Result<()> {
+        let fits = |step: &&Step| match self.laid.get(&step.name) {
+            Some(laid) => laid.fits(step, plan),
+            None => !Laid::is_needed(step),
+        };
+        match plan.steps.iter().find(|step| !fits(step)) {
+            Some(step) => Err(other_weights(step, plan)),
+            None => Ok(()),
+        }
+    }
+
+    /// `fill(i, pixels)` writes those of image `i`, `[height, width, 3]`.
+    fn run(
+        &self,
+        plan: &Plan,
+        (images, classes): (usize, usize),
+        fill: &(dyn Fn(usize, &mut [f32]) + Sync),
+    ) -> Result<Vec<f32>> {
+        pool::run(|| {
+            let mut logits = vec![0.0; images * classes];
+            cpu::run(self, plan, fill, &mut logits)?;
+            Ok(logits)
+        })
+    }
+}
+
+/// A plan for images of another size wants a step to have other weights.
+fn other_weights(step: &Step, plan: &Plan) -> candle_core::Error {
+    let size = plan.buffers[0].size;
+    candle_core::Error::Msg(format!(
+        "{} has other weights for images of {size:?} pixels",
+        step.name
+    ))
 }

@@ -172,6 +172,14 @@ pub(crate) fn weights(graph: &Graph) -> HashMap<String, Tensor> {
 }
 
 pub(crate) fn executor(graph: &Graph, tensors: &HashMap<String, Tensor>) -> Executor {
+    executor_on(graph, tensors, &Precision::F32.into())
+}
+
+pub(crate) fn executor_on(
+    graph: &Graph,
+    tensors: &HashMap<String, Tensor>,
+    backend: &Backend,
+) -> Executor {
     let (description, shape) = (graph.clone(), graph.nodes()[0].shape);
     let weights = VarBuilder::from_tensors(tensors.clone(), DType::F32, &Device::Cpu);
     let colours = Colours {
@@ -180,7 +188,7 @@ pub(crate) fn executor(graph: &Graph, tensors: &HashMap<String, Tensor>) -> Exec
     };
     let describe: Describe = Box::new(move |_| Ok(description.clone()));
     let size = [shape.height, shape.width];
-    Executor::new(describe, size, &weights, &Precision::F32.into(), &colours).unwrap()
+    Executor::new(describe, size, &weights, backend, &colours).unwrap()
 }
 
 #[test]
@@ -222,7 +230,7 @@ fn fused_networks_give_what_their_layers_give() {
             assert!(
                 off <= 2e-4 * (1.0 + largest),
                 "seed {seed}, value {i}: {got}, expected {expected}\n{graph:#?}\n{:#?}",
-                Plan::new(&graph)
+                Plan::new(&graph, Form::CPU)
             );
         }
     }

@@ -24,7 +24,7 @@ pub(super) struct Laid {
 
 /// What weights depend on.
 #[derive(Debug, PartialEq)]
-struct Key {
+pub(super) struct Key {
     operation: Operation<Option<Vec<usize>>>,
     /// Values of an image, where each has a weight of its own.
     inputs: usize,
@@ -61,7 +61,7 @@ impl Laid {
 }
 
 impl Key {
-    fn of(step: &Step, plan: &Plan) -> Self {
+    pub(super) fn of(step: &Step, plan: &Plan) -> Self {
         let inputs = match &step.operation {
             Operation::Linear { input, .. } => plan.buffers[input.view.buffer].len(),
             _ => 0,
@@ -74,8 +74,7 @@ impl Key {
 }
 
 /// Reads and lays out a step's.
-pub(super) fn lay(step: &Step, plan: &Plan, weights: &VarBuilder<'_>) -> Result<Laid> {
-    let reader = Reader(weights);
+pub(super) fn lay(step: &Step, plan: &Plan, reader: &Reader<'_>) -> Result<Laid> {
     let numbers = match &step.operation {
         Operation::Convolution {
             input,
@@ -119,7 +118,8 @@ pub(super) fn lay(step: &Step, plan: &Plan, weights: &VarBuilder<'_>) -> Result<
     })
 }
 
-struct Reader<'a>(&'a VarBuilder<'a>);
+/// A state dict, read as steps want it.
+pub(super) struct Reader<'a>(pub(super) &'a VarBuilder<'a>);
 
 impl Reader<'_> {
     fn convolution(
@@ -165,11 +165,7 @@ impl Reader<'_> {
             }
             None => None,
         };
-        let mut folded = self.folded(layer, layer.convolution.outputs)?;
-        if expand.is_none() {
-            folded.weight = ordered(&folded.weight, 0, input)?;
-            folded.bias = ordered(&folded.bias, 0, input)?;
-        }
+        let folded = self.filters(layer, expand.is_none().then_some(input))?;
         let window = image::Window {
             stride: layer.convolution.window.stride[0],
             padding: image::Padding::Symmetric(layer.convolution.window.padding[0]),
@@ -178,8 +174,22 @@ impl Reader<'_> {
         Ok(Numbers::Depthwise { expand, layer })
     }
 
+    /// Filters of each channel, in the order of the images that they read, unless an expansion stands between.
+    pub(super) fn filters(
+        &self,
+        layer: &Layer,
+        input: Option<&Operand>,
+    ) -> Result<image::Convolution> {
+        let mut folded = self.folded(layer, layer.convolution.outputs)?;
+        if let Some(input) = input {
+            folded.weight = ordered(&folded.weight, 0, input)?;
+            folded.bias = ordered(&folded.bias, 0, input)?;
+        }
+        Ok(folded)
+    }
+
     /// A weight's columns are in the order of an image's memory, pixel by pixel; a state dict's are channel by channel.
-    fn linear(
+    pub(super) fn linear(
         &self,
         name: &str,
         input: &Operand,
@@ -203,7 +213,7 @@ impl Reader<'_> {
     }
 
     /// A convolution's weight and bias, with the BatchNorm after it folded in.
-    fn folded(&self, layer: &Layer, inputs: usize) -> Result<image::Convolution> {
+    pub(super) fn folded(&self, layer: &Layer, inputs: usize) -> Result<image::Convolution> {
         let convolution = &layer.convolution;
         let [down, across] = convolution.window.kernel;
         let outputs = convolution.outputs;
@@ -242,33 +252,35 @@ impl Reader<'_> {
         })
     }
 
-    /// Factors and terms in the order of the input's channels.
     fn before(&self, input: &Operand, scaling: &Scaling) -> Result<Before> {
-        let channels = input.view.channels;
-        let [scale, shift] = match &scaling.norm {
-            Some(norm) => {
-                let norm = self.norm(norm, channels)?;
-                let [variance, scale, shift, mean] =
-                    [&norm.variance, &norm.scale, &norm.shift, &norm.mean].map(|x| x.to_dtype(F64));
-                let scale = (scale? / (variance? + norm.eps)?.sqrt()?)?;
-                let shift = (shift? - (mean? * &scale)?)?;
-                [
-                    host::to_vec(&ordered(&scale, 0, input)?)?,
-                    host::to_vec(&ordered(&shift, 0, input)?)?,
-                ]
-            }
-            None => [vec![1.0; channels], vec![0.0; channels]],
-        };
+        let [scale, shift] = self.factors(input, scaling)?;
         Ok(Before {
             scale,
             shift,
             activation: scaling.activation,
         })
     }
+
+    /// Factors and terms in the order of the input's channels.
+    pub(super) fn factors(&self, input: &Operand, scaling: &Scaling) -> Result<[Vec<f32>; 2]> {
+        let channels = input.view.channels;
+        let Some(norm) = &scaling.norm else {
+            return Ok([vec![1.0; channels], vec![0.0; channels]]);
+        };
+        let norm = self.norm(norm, channels)?;
+        let [variance, scale, shift, mean] =
+            [&norm.variance, &norm.scale, &norm.shift, &norm.mean].map(|x| x.to_dtype(F64));
+        let scale = (scale? / (variance? + norm.eps)?.sqrt()?)?;
+        let shift = (shift? - (mean? * &scale)?)?;
+        Ok([
+            host::to_vec(&ordered(&scale, 0, input)?)?,
+            host::to_vec(&ordered(&shift, 0, input)?)?,
+        ])
+    }
 }
 
 /// A weight with what belongs to the input's channels in their order.
-fn ordered(weight: &Tensor, dim: usize, input: &Operand) -> Result<Tensor> {
+pub(super) fn ordered(weight: &Tensor, dim: usize, input: &Operand) -> Result<Tensor> {
     let Some(order) = &input.order else {
         return Ok(weight.clone());
     };

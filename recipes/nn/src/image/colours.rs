@@ -21,7 +21,7 @@ impl Colours {
 
     /// The same as `byte * scale + shift`: scales and shifts.
     #[cfg(any(test, feature = "cuda"))]
-    pub(super) fn scale_and_shift(&self) -> [[f32; 3]; 2] {
+    pub(crate) fn scale_and_shift(&self) -> [[f32; 3]; 2] {
         let scale = self.deviation.map(|deviation| 1.0 / deviation);
         let shift: [f64; 3] = std::array::from_fn(|i| -self.mean[i] * scale[i]);
         [scale, shift].map(|values| values.map(|value| value as f32))

@@ -12,7 +12,7 @@ pub(crate) mod cpu;
     not(feature = "cuda"),
     allow(dead_code, reason = "tests use what they test")
 )]
-mod cuda;
+pub(crate) mod cuda;
 mod fold;
 mod layers;
 mod network;

@@ -39,10 +39,12 @@ pub(super) struct Channel {
     pub(super) index: usize,
 }
 
-pub(super) fn fuse(graph: &Graph) -> Draft {
+/// `expands` says whether a step may expand and filter at once.
+pub(super) fn fuse(graph: &Graph, expands: bool) -> Draft {
     let users = users(graph);
     let mut fuser = Fuser {
         graph,
+        expands,
         known: vec![None; graph.nodes().len()],
         absorbed: vec![false; graph.nodes().len()],
         draft: Draft {
@@ -87,6 +89,7 @@ enum Known {
 
 struct Fuser<'a> {
     graph: &'a Graph,
+    expands: bool,
     users: Vec<Vec<usize>>,
     known: Vec<Option<Known>>,
     /// Nodes that are part of a step already.
@@ -180,7 +183,8 @@ impl Fuser<'_> {
         let filters = self.filters(node, convolution);
         let layer = layer(node, convolution, &chain);
         // The filters after an expansion, if nobody else sees what is between them.
-        if before.is_none()
+        if self.expands
+            && before.is_none()
             && chain.residual.is_none()
             && convolution.groups == 1
             && convolution.window.is_pointwise()

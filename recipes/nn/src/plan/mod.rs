@@ -192,10 +192,27 @@ pub struct Norm {
     pub eps: f64,
 }
 
+/// What a device wants of a plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Form {
+    /// The values of which each view of a buffer begins at a multiple. Channels up to the next one are nobody's.
+    pub vector: usize,
+    /// Whether a step expands and filters at once.
+    pub expands: bool,
+}
+
+impl Form {
+    /// Without gaps, and with as much as possible in one step.
+    pub const CPU: Self = Self {
+        vector: 1,
+        expands: true,
+    };
+}
+
 impl Plan {
     /// The plan of a network.
-    pub fn new(graph: &Graph) -> Self {
-        place::place(fuse::fuse(graph))
+    pub fn new(graph: &Graph, form: Form) -> Self {
+        place::place(fuse::fuse(graph, form.expands), form.vector)
     }
 }
 

@@ -8,8 +8,8 @@ use super::{
     memory,
 };
 
-pub(super) fn place(draft: Draft) -> Plan {
-    let mut placer = Placer::new(&draft);
+pub(super) fn place(draft: Draft, vector: usize) -> Plan {
+    let mut placer = Placer::new(&draft, vector);
     for step in draft.steps {
         let keeps_order = step.operation.keeps_order();
         let mut order = None;
@@ -46,6 +46,8 @@ pub(super) fn place(draft: Draft) -> Plan {
 }
 
 struct Placer {
+    /// Tensors begin at its multiples.
+    vector: usize,
     tensors: Vec<Tensor>,
     /// Of each tensor, its buffer and its first channel there.
     homes: Vec<[usize; 2]>,
@@ -75,13 +77,14 @@ impl Order {
 }
 
 impl Placer {
-    fn new(draft: &Draft) -> Self {
+    fn new(draft: &Draft, vector: usize) -> Self {
         let tensors = &draft.tensors;
+        let wide = |tensor: usize| tensors[tensor].shape.channels.next_multiple_of(vector);
         let mut homes = vec![None; tensors.len()];
         let mut buffers = Vec::new();
         // The input's is the first.
         homes[0] = Some([0, 0]);
-        buffers.push(room(&tensors[0], tensors[0].shape.channels));
+        buffers.push(room(&tensors[0], wide(0)));
         let mut lists = lists(draft);
         lists.sort_by_key(|list| Reverse(list.len()));
         for list in lists {
@@ -94,19 +97,19 @@ impl Placer {
             let mut first = 0;
             for member in members {
                 homes[member] = Some([buffers.len(), first]);
-                first += tensors[member].shape.channels;
+                first += wide(member);
             }
-            buffers.push(room(&tensors[list[0].tensor], list.len()));
+            buffers.push(room(&tensors[list[0].tensor], first));
         }
         let homes = homes.into_iter().enumerate().map(|(tensor, home)| {
             home.unwrap_or_else(|| {
-                let channels = tensors[tensor].shape.channels;
-                buffers.push(room(&tensors[tensor], channels));
+                buffers.push(room(&tensors[tensor], wide(tensor)));
                 [buffers.len() - 1, 0]
             })
         });
         let homes = homes.collect();
         Self {
+            vector,
             tensors: tensors.clone(),
             homes,
             orders: tensors.iter().map(|_| None).collect(),
@@ -146,8 +149,9 @@ impl Placer {
             .iter()
             .enumerate()
             .all(|(place, i)| places[*i] == [buffer, first + place]);
-        let fits = !need.whole || self.buffers[buffer].channels == places.len();
-        if together && fits {
+        let wide = places.len().next_multiple_of(self.vector);
+        let fits = !need.whole || self.buffers[buffer].channels == wide;
+        if together && fits && first.is_multiple_of(self.vector) {
             let view = View {
                 buffer,
                 first,
@@ -166,9 +170,9 @@ impl Placer {
             channels: places.len(),
         };
         let of = &self.tensors[channels[0].tensor];
-        self.buffers.push(room(of, places.len()));
+        self.buffers.push(room(of, wide));
         self.steps.push(Step {
-            name: "gather".into(),
+            name: format!("gather {}", view.buffer),
             operation: Operation::Gather { parts },
             output: view,
         });

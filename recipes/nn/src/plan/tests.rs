@@ -72,14 +72,14 @@ pub(crate) fn check(plan: &Plan) {
 #[test]
 fn nothing_is_read_that_is_not_there() {
     for seed in 1000..1600 {
-        check(&Plan::new(&network(seed)));
+        check(&Plan::new(&network(seed), Form::CPU));
     }
 }
 
 #[test]
 fn buffers_that_live_together_lie_apart() {
     for seed in 1600..2200 {
-        let plan = Plan::new(&network(seed));
+        let plan = Plan::new(&network(seed), Form::CPU);
         let lives = memory::lives(&plan.steps, plan.buffers.len(), plan.output.buffer);
         for (i, a) in plan.buffers.iter().enumerate() {
             assert!(a.offset + a.len() <= plan.len);
@@ -97,7 +97,7 @@ fn plan(describe: impl Fn(&mut Builder, Value) -> Value) -> Plan {
     let mut net = Builder::new(8, [6, 6]);
     let x = net.input();
     let x = describe(&mut net, x);
-    let plan = Plan::new(&net.finish(x).unwrap());
+    let plan = Plan::new(&net.finish(x).unwrap(), Form::CPU);
     check(&plan);
     plan
 }

@@ -7,7 +7,8 @@ use super::{
     planner::{Images, Planner},
 };
 use crate::{
-    cuda::{Argument, Element, Grid, Source, Span, Weights},
+    activation::Activation,
+    cuda::{Argument, Element, Grid, Program, Source, Span, Weights},
     host,
     image::{Convolution, Window, padding::Size},
 };
@@ -18,7 +19,7 @@ const CHANNELS: usize = 16;
 const MOST_IMAGES: usize = 65_535;
 
 #[derive(Debug)]
-pub(super) struct Depthwise {
+pub(crate) struct Depthwise {
     /// `[kernel * kernel, channels]`, f32.
     weight: Span,
     bias: Span,
@@ -30,7 +31,7 @@ pub(super) struct Depthwise {
 
 /// Sums over each channel's output, tile by tile: what squeeze-excite takes.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Partials {
+pub(crate) struct Partials {
     /// `[images, tiles, channels]`, f32.
     pub(super) span: Span,
     pub(super) tiles: usize,
@@ -38,7 +39,7 @@ pub(super) struct Partials {
 
 impl Depthwise {
     /// Also its channels before they were padded.
-    pub(super) fn new(
+    pub(crate) fn new(
         weights: &mut Weights,
         layer: &Convolution,
         window: Window,
@@ -65,22 +66,58 @@ impl Depthwise {
         x: Images,
         summed: bool,
     ) -> Result<(Images, Option<Partials>)> {
-        assert_eq!(x.channels, self.channels, "channels");
-        let Window { stride, padding } = self.window;
-        let [down, across] = padding.axes(x.size, self.kernel, stride)?;
-        let size = Size {
-            height: down.out,
-            width: across.out,
-        };
-        let element = planner.target.element;
-        let tiling = Tiling::of(element, [self.kernel, stride], size);
-        let blocks = tiling.blocks(self.channels);
-        let tiles = tiling.tiles(size);
+        let size = self.out(x.size)?;
         let out = planner.images(x.count, size, self.channels)?;
+        let tiling = self.tiling(planner.target.element, size);
+        let tiles = tiling.tiles(size);
         let partials = summed.then(|| Partials {
             span: (planner.scratch).take(x.count * tiles * self.channels * size_of::<f32>()),
             tiles,
         });
+        let images = [x, out];
+        let program = &mut planner.program;
+        self.launch(
+            planner.target.element,
+            program,
+            images,
+            partials,
+            planner.activation,
+        )?;
+        Ok((out, partials))
+    }
+
+    /// An image's size after it.
+    fn out(&self, size: Size) -> Result<Size> {
+        let Window { stride, padding } = self.window;
+        let [down, across] = padding.axes(size, self.kernel, stride)?;
+        Ok(Size {
+            height: down.out,
+            width: across.out,
+        })
+    }
+
+    fn tiling(&self, element: Element, out: Size) -> Tiling {
+        Tiling::of(element, [self.kernel, self.window.stride], out)
+    }
+
+    /// From images into others, whose channels are all of a pixel.
+    ///
+    /// # Errors
+    /// The images are too small, or too large for a launch.
+    pub(crate) fn launch(
+        &self,
+        element: Element,
+        program: &mut Program,
+        [x, out]: [Images; 2],
+        partials: Option<Partials>,
+        activation: Activation,
+    ) -> Result<()> {
+        assert_eq!([x.channels, out.channels], [self.channels; 2], "channels");
+        let Window { stride, padding } = self.window;
+        let [down, across] = padding.axes(x.size, self.kernel, stride)?;
+        let tiling = self.tiling(element, out.size);
+        let blocks = tiling.blocks(self.channels);
+        let tiles = tiling.tiles(out.size);
         let grid = Grid {
             blocks: [
                 self.channels.div_ceil(CHANNELS * blocks),
@@ -113,11 +150,10 @@ impl Depthwise {
             tiling.rows.into(),
             tiling.strips.into(),
             blocks.into(),
-            (planner.activation as usize).into(),
+            (activation as usize).into(),
         ];
         // SAFETY: the arguments are those that the head of `image.cu` lists, of the shapes that it states.
-        unsafe { (planner.program).push((Source::Image, kernel), grid, arguments) }?;
-        Ok((out, partials))
+        unsafe { program.push((Source::Image, kernel), grid, arguments) }
     }
 }
 

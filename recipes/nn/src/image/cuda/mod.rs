@@ -6,12 +6,12 @@
 //! ([`scratch`]); only logits come back. What decides the order of sums follows from the layer alone, so that an image's
 //! result does not depend on its batch.
 
-mod depthwise;
+pub(crate) mod depthwise;
 #[cfg(test)]
 mod emulator;
 mod layout;
 mod model;
-mod planner;
+pub(crate) mod planner;
 mod scratch;
 mod squeeze;
 mod stem;

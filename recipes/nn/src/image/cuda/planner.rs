@@ -15,12 +15,12 @@ const MOST_PIXELS: usize = 1 << 30;
 
 /// Images between two layers, `[count, height, width, channels]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Images {
-    pub(super) span: Span,
-    pub(super) count: usize,
-    pub(super) size: Size,
+pub(crate) struct Images {
+    pub(crate) span: Span,
+    pub(crate) count: usize,
+    pub(crate) size: Size,
     /// As they lie there, padded.
-    pub(super) channels: usize,
+    pub(crate) channels: usize,
 }
 
 impl Images {

@@ -9,6 +9,12 @@
 //! Weights are packed into strips of two vectors of outputs. Groups that are narrower than that go together, with zeros
 //! between them.
 
+#[cfg(any(test, feature = "cuda"))]
+#[cfg_attr(
+    not(feature = "cuda"),
+    allow(dead_code, reason = "tests use what they test")
+)]
+pub(crate) mod cuda;
 mod kernel;
 mod pack;
 mod tasks;

@@ -1,0 +1,225 @@
+// What networks of images need beside their convolutions: input, pools, means, sums, gates, gathering.
+//
+// Images are [n, height, width, pitch], f16 or f32, of which the first `channels` of each pixel count; arithmetic is f32.
+// Channels and pitches are multiples of 8 and pointers aligned to 16 bytes. Channels beyond a network's own, up to the next
+// multiple, are of any value that is a number. An image's result does not depend on its batch. T is `f16` or `f32`.
+//
+// `input_T_bytes(pixels, scale, shift, out, count, height, width, top, left, out_height, out_width, channels)`,
+// `input_T_floats(pixels, out, count, ..)`
+//     Pixels [count, height, width, 3] -> [count, out_height, out_width, channels], `top` lines of zeros above and `left` pixels
+//     before them, zeros behind them, and behind the colours; channels at least 3, of any number. u8, which mean `byte *
+//     scale[colour] + shift[colour]` (f32 [3] each), or f32 that mean what they are. A thread a pixel of the output: grid
+//     ceil(pixels / 256), block 256.
+//
+// `pool_T(in, out, count, height, width, channels, in_pitch, out_height, out_width, out_pitch, kernel_height, kernel_width,
+//         stride_height, stride_width, top, left, kind)`
+//     kind 0: the largest value; 1: the mean, of which padding is part, but not what is beyond it; 2: without padding.
+//
+// `mean_T(in, out, count, height, width, channels, in_pitch, out_height, out_width, out_pitch)`
+//     Means over out_height by out_width fields of pixels, as even as they can be.
+//
+// `change_T(in, other, scale, shift, out, count, pixels, channels, in_pitch, other_pitch, out_pitch, kind, activation)`
+//     kind 0: in * scale + shift (f32 [channels]); 1: in + other; 2: in * other[image]; each with an activation after it.
+//
+// `gather_T(source 0, .. source 15, pitch 0, .. pitch 15, from, out, pixels, channels, out_pitch)`
+//     from int [channels, 2]: for each channel its source, and the channel there; a source of -1 gives zeros. pixels of all
+//     images together.
+//
+// The last four: a thread has a vector of a pixel (`gather`: a channel), grid ceil(threads / 256), block 256. Memory is the
+// bound of all of them.
+#include "common.cuh"
+
+namespace galley {
+
+template <typename T> constexpr int LENGTH = 16 / sizeof(T);
+
+// A vector in f32.
+template <typename T> struct Vector {
+    float values[LENGTH<T>];
+
+    __device__ static __forceinline__ Vector load(const T* from) {
+        const uint4 packed = __ldg(reinterpret_cast<const uint4*>(from));
+        Vector vector;
+#pragma unroll
+        for (int i = 0; i < LENGTH<T>; i++) vector.values[i] = to_float(reinterpret_cast<const T*>(&packed)[i]);
+        return vector;
+    }
+    __device__ __forceinline__ void store(T* to) const {
+        uint4 packed;
+#pragma unroll
+        for (int i = 0; i < LENGTH<T>; i++) reinterpret_cast<T*>(&packed)[i] = from_float<T>(values[i]);
+        *reinterpret_cast<uint4*>(to) = packed;
+    }
+};
+
+// The thread's number, if it is below `threads`.
+__device__ __forceinline__ bool thread(size_t threads, size_t& number) {
+    number = static_cast<size_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+    return number < threads;
+}
+
+template <typename T, typename P>
+__device__ __forceinline__ void input(const P* pixels, const float* scale, const float* shift, T* out, int count,
+                                      int height, int width, int top, int left, int out_height, int out_width,
+                                      int channels) {
+    size_t number;
+    if (!thread(static_cast<size_t>(count) * out_height * out_width, number)) return;
+    const int x = static_cast<int>(number % out_width) - left, y = static_cast<int>(number / out_width % out_height) - top;
+    const bool inside = x >= 0 && x < width && y >= 0 && y < height;
+    const size_t pixel = (number / out_width / out_height * height + y) * width + x;
+    for (int channel = 0; channel < channels; channel++) {
+        float value = 0.0f;
+        if (inside && channel < 3) {
+            value = static_cast<float>(pixels[pixel * 3 + channel]);
+            if (scale) value = fmaf(value, scale[channel], shift[channel]);
+        }
+        out[number * channels + channel] = from_float<T>(value);
+    }
+}
+
+enum Pool { MAX, MEAN, MEAN_INSIDE };
+
+template <typename T>
+__device__ void pool(const T* in, T* out, int count, int height, int width, int channels, int in_pitch, int out_height,
+                     int out_width, int out_pitch, int kernel_height, int kernel_width, int stride_height,
+                     int stride_width, int top, int left, int kind) {
+    const int vectors = channels / LENGTH<T>;
+    size_t number;
+    if (!thread(static_cast<size_t>(count) * out_height * out_width * vectors, number)) return;
+    const int channel = number % vectors * LENGTH<T>;
+    const size_t pixel = number / vectors;
+    const int x = pixel % out_width, y = pixel / out_width % out_height;
+    const size_t image = pixel / out_width / out_height;
+    const int first_y = y * stride_height - top, first_x = x * stride_width - left;
+    const int end_y = min(first_y + kernel_height, height + top), end_x = min(first_x + kernel_width, width + left);
+    const int from_y = max(first_y, 0), to_y = min(end_y, height), from_x = max(first_x, 0), to_x = min(end_x, width);
+    Vector<T> result;
+#pragma unroll
+    for (int i = 0; i < LENGTH<T>; i++) result.values[i] = kind == MAX ? -INFINITY : 0.0f;
+    for (int row = from_y; row < to_y; row++) {
+        for (int column = from_x; column < to_x; column++) {
+            const Vector<T> value =
+                Vector<T>::load(in + ((image * height + row) * width + column) * in_pitch + channel);
+#pragma unroll
+            for (int i = 0; i < LENGTH<T>; i++)
+                // A NaN is the largest of all, as elsewhere.
+                result.values[i] = kind != MAX ? result.values[i] + value.values[i]
+                                   : value.values[i] > result.values[i] || isnan(value.values[i]) ? value.values[i]
+                                                                                              : result.values[i];
+        }
+    }
+    const int counted = kind == MEAN ? (end_y - first_y) * (end_x - first_x) : (to_y - from_y) * (to_x - from_x);
+#pragma unroll
+    for (int i = 0; i < LENGTH<T>; i++)
+        if (kind != MAX) result.values[i] /= counted;
+    result.store(out + pixel * out_pitch + channel);
+}
+
+template <typename T>
+__device__ void mean(const T* in, T* out, int count, int height, int width, int channels, int in_pitch, int out_height,
+                     int out_width, int out_pitch) {
+    const int vectors = channels / LENGTH<T>;
+    size_t number;
+    if (!thread(static_cast<size_t>(count) * out_height * out_width * vectors, number)) return;
+    const int channel = number % vectors * LENGTH<T>;
+    const size_t pixel = number / vectors;
+    const int x = pixel % out_width, y = pixel / out_width % out_height;
+    const size_t image = pixel / out_width / out_height;
+    const int from_y = y * height / out_height, to_y = ((y + 1) * height + out_height - 1) / out_height;
+    const int from_x = x * width / out_width, to_x = ((x + 1) * width + out_width - 1) / out_width;
+    Vector<T> result = {};
+    for (int row = from_y; row < to_y; row++) {
+        for (int column = from_x; column < to_x; column++) {
+            const Vector<T> value =
+                Vector<T>::load(in + ((image * height + row) * width + column) * in_pitch + channel);
+#pragma unroll
+            for (int i = 0; i < LENGTH<T>; i++) result.values[i] += value.values[i];
+        }
+    }
+#pragma unroll
+    for (int i = 0; i < LENGTH<T>; i++) result.values[i] /= (to_y - from_y) * (to_x - from_x);
+    result.store(out + pixel * out_pitch + channel);
+}
+
+enum Change { SCALE, ADD, GATE };
+
+template <typename T>
+__device__ void change(const T* in, const T* other, const float* scale, const float* shift, T* out, int count, int pixels,
+                       int channels, int in_pitch, int other_pitch, int out_pitch, int kind, int activation) {
+    const int vectors = channels / LENGTH<T>;
+    size_t number;
+    if (!thread(static_cast<size_t>(count) * pixels * vectors, number)) return;
+    const int channel = number % vectors * LENGTH<T>;
+    const size_t pixel = number / vectors;
+    Vector<T> x = Vector<T>::load(in + pixel * in_pitch + channel);
+    if (kind == SCALE) {
+#pragma unroll
+        for (int i = 0; i < LENGTH<T>; i++) x.values[i] = fmaf(x.values[i], scale[channel + i], shift[channel + i]);
+    } else {
+        const size_t place = kind == ADD ? pixel : pixel / pixels;
+        const Vector<T> y = Vector<T>::load(other + place * other_pitch + channel);
+#pragma unroll
+        for (int i = 0; i < LENGTH<T>; i++) x.values[i] = kind == ADD ? x.values[i] + y.values[i] : x.values[i] * y.values[i];
+    }
+#pragma unroll
+    for (int i = 0; i < LENGTH<T>; i++) x.values[i] = activated(x.values[i], activation);
+    x.store(out + pixel * out_pitch + channel);
+}
+
+template <typename T>
+__device__ void gather(const T* const (&sources)[16], const int (&pitches)[16], const int* from, T* out, int pixels,
+                       int channels, int out_pitch) {
+    size_t number;
+    if (!thread(static_cast<size_t>(pixels) * channels, number)) return;
+    const int channel = number % channels;
+    const size_t pixel = number / channels;
+    const int source = from[channel * 2], there = from[channel * 2 + 1];
+    out[pixel * out_pitch + channel] =
+        source < 0 ? from_float<T>(0.0f) : sources[source][pixel * pitches[source] + there];
+}
+
+}  // namespace galley
+
+using namespace galley;
+
+#define GALLEY_KERNEL extern "C" __global__ void __launch_bounds__(256)
+#define GALLEY_PIXELS(name, T)                                                                                         \
+    GALLEY_KERNEL input_##name##_bytes(const uint8_t* pixels, const float* scale, const float* shift, T* out,         \
+                                       int count, int height, int width, int top, int left, int out_height,           \
+                                       int out_width, int channels) {                                                 \
+        input<T>(pixels, scale, shift, out, count, height, width, top, left, out_height, out_width, channels);        \
+    }                                                                                                                  \
+    GALLEY_KERNEL input_##name##_floats(const float* pixels, T* out, int count, int height, int width, int top,       \
+                                        int left, int out_height, int out_width, int channels) {                      \
+        const float* none = nullptr;                                                                                   \
+        input<T>(pixels, none, none, out, count, height, width, top, left, out_height, out_width, channels);          \
+    }                                                                                                                  \
+    GALLEY_KERNEL pool_##name(const T* in, T* out, int count, int height, int width, int channels, int in_pitch,      \
+                              int out_height, int out_width, int out_pitch, int kernel_height, int kernel_width,      \
+                              int stride_height, int stride_width, int top, int left, int kind) {                     \
+        pool<T>(in, out, count, height, width, channels, in_pitch, out_height, out_width, out_pitch, kernel_height,   \
+                kernel_width, stride_height, stride_width, top, left, kind);                                          \
+    }                                                                                                                  \
+    GALLEY_KERNEL mean_##name(const T* in, T* out, int count, int height, int width, int channels, int in_pitch,      \
+                              int out_height, int out_width, int out_pitch) {                                         \
+        mean<T>(in, out, count, height, width, channels, in_pitch, out_height, out_width, out_pitch);                 \
+    }                                                                                                                  \
+    GALLEY_KERNEL change_##name(const T* in, const T* other, const float* scale, const float* shift, T* out,          \
+                                int count, int pixels, int channels, int in_pitch, int other_pitch, int out_pitch,    \
+                                int kind, int activation) {                                                           \
+        change<T>(in, other, scale, shift, out, count, pixels, channels, in_pitch, other_pitch, out_pitch, kind,      \
+                  activation);                                                                                         \
+    }                                                                                                                  \
+    GALLEY_KERNEL gather_##name(const T* s0, const T* s1, const T* s2, const T* s3, const T* s4, const T* s5,          \
+                                const T* s6, const T* s7, const T* s8, const T* s9, const T* s10, const T* s11,        \
+                                const T* s12, const T* s13, const T* s14, const T* s15, int p0, int p1, int p2,        \
+                                int p3, int p4, int p5, int p6, int p7, int p8, int p9, int p10, int p11, int p12,     \
+                                int p13, int p14, int p15, const int* from, T* out, int pixels, int channels,          \
+                                int out_pitch) {                                                                       \
+        const T* const sources[16] = {s0, s1, s2, s3, s4, s5, s6, s7, s8, s9, s10, s11, s12, s13, s14, s15};           \
+        const int pitches[16] = {p0, p1, p2, p3, p4, p5, p6, p7, p8, p9, p10, p11, p12, p13, p14, p15};                \
+        gather<T>(sources, pitches, from, out, pixels, channels, out_pitch);                                           \
+    }
+
+GALLEY_PIXELS(f16, __half)
+GALLEY_PIXELS(f32, float)
