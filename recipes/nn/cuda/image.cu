@@ -2,9 +2,9 @@
 // squeeze-excite and the mean over all pixels. Images are [n, height, width, channels], f16 or f32; sums are f32.
 //
 // Weights are prepared by the host as each kernel says; pointers are aligned to 16 bytes. `activation` is an
-// `Activation`: none, ReLU6 or SiLU. `top` and `left` are rows and columns of zeros before the image; what is missing
-// behind it, up to the output's size, is zeros too. An image's result depends neither on the batch nor on its place
-// in it.
+// `Activation`: none, ReLU6 or SiLU, and ReLU of depthwise convolutions. `top` and `left` are rows and columns of zeros
+// before the image; what is missing behind it, up to the output's size, is zeros too. An image's result depends neither
+// on the batch nor on its place in it.
 //
 // `stem_f16_bytes(pixels, scale, shift, weight, bias, out, images, height, width, channels, top, left, out_height,
 //                 out_width, activation)`
@@ -456,6 +456,9 @@ template <int COLUMNS> __device__ __forceinline__ void activate_all(float2 (&x)[
     } else if (activation == RELU6) {
 #pragma unroll
         for (float2& pair : x) pair = make_float2(relu6(pair.x), relu6(pair.y));
+    } else if (activation == RELU) {
+#pragma unroll
+        for (float2& pair : x) pair = make_float2(fmaxf(pair.x, 0.0f), fmaxf(pair.y, 0.0f));
     }
 }
 

@@ -72,12 +72,32 @@ pub(super) fn lay(
         }
         Operation::Depthwise { input, layer, .. } => {
             let folded = reader.filters(layer, Some(input))?;
-            let window = image::Window {
-                stride: layer.convolution.window.stride[0],
-                padding: image::Padding::Symmetric(layer.convolution.window.padding[0]),
-            };
-            let (depthwise, _) = Depthwise::new(weights, &folded, window)?;
-            Numbers::Depthwise(depthwise, layer.activation)
+            let known = [
+                Activation::None,
+                Activation::Relu,
+                Activation::Relu6,
+                Activation::Silu,
+            ];
+            if known.contains(&layer.activation) {
+                let window = image::Window {
+                    stride: layer.convolution.window.stride[0],
+                    padding: image::Padding::Symmetric(layer.convolution.window.padding[0]),
+                };
+                let (depthwise, _) = Depthwise::new(weights, &folded, window)?;
+                Numbers::Depthwise(depthwise, layer.activation)
+            } else {
+                Numbers::Convolution(Convolution::new(
+                    (weights, target),
+                    &layer.convolution,
+                    [&folded.weight, &folded.bias],
+                    Around {
+                        before: None,
+                        activation: layer.activation,
+                        sums: false,
+                        first: false,
+                    },
+                )?)
+            }
         }
         Operation::Linear {
             input,

@@ -208,6 +208,16 @@ impl Making<'_> {
                 };
                 pass.push(self.target, &mut self.program)
             }
+            (Operation::Depthwise { input, .. }, Some(Numbers::Convolution(layer))) => {
+                let pass = Pass {
+                    layer,
+                    input: self.images(input.view),
+                    output,
+                    residual: None,
+                    after: Activation::None,
+                };
+                pass.push(self.target, &mut self.program)
+            }
             (Operation::Depthwise { input, .. }, Some(Numbers::Depthwise(layer, activation))) => {
                 let [x, out] = [self.images(input.view), output].map(|images| Whole {
                     span: images.span,
