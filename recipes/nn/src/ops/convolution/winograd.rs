@@ -28,11 +28,9 @@ const OUT: usize = 4;
 const IN: usize = OUT + 2;
 /// Places of a square.
 const PLACES: usize = IN * IN;
-/// Pixels of an image from which on it is worth it: the transformed weights are four times as many to read.
-const LEAST_PIXELS: usize = 144;
-/// Bytes of transformed weights that need more pixels than that.
-const LARGE: usize = 16 << 20;
-const PIXELS_IF_LARGE: usize = 576;
+/// Pixels of an image from which on it is worth it: the transformed weights are four times as many to read. The many layers
+/// that deep networks have on fewer pixels would add up their errors besides.
+const LEAST_PIXELS: usize = 576;
 /// Channels from which on the products outweigh the transforms.
 const LEAST_CHANNELS: usize = 16;
 /// Values of a task's transformed input, about.
@@ -44,17 +42,11 @@ const TASKS_PER_THREAD: usize = 3;
 
 /// Whether a convolution of an image is computed so.
 pub(super) fn takes(layer: &graph::Convolution, inputs: usize, pixels: usize) -> bool {
-    let bytes = PLACES * inputs * layer.outputs * size_of::<f32>();
-    let least = if bytes > LARGE {
-        PIXELS_IF_LARGE
-    } else {
-        LEAST_PIXELS
-    };
     layer.window.kernel == [3, 3]
         && layer.window.stride == [1, 1]
         && layer.groups == 1
         && inputs.min(layer.outputs) >= LEAST_CHANNELS
-        && pixels >= least
+        && pixels >= LEAST_PIXELS
 }
 
 /// Weights `[strips, places, inputs, strip]`.
