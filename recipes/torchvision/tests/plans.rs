@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use galley_nn::plan::{Operation, Plan};
+use galley_nn::plan::{Form, Operation, Plan};
 use galley_torchvision::zoo::{Settings, describe};
 
 fn plan(name: &str) -> Plan {
@@ -17,7 +17,7 @@ fn plan(name: &str) -> Plan {
         auxiliary,
         ..settings
     };
-    Plan::new(&describe(name, settings).unwrap().unwrap())
+    Plan::new(&describe(name, settings).unwrap().unwrap(), Form::CPU)
 }
 
 /// How often each kind of step there is.
