@@ -61,6 +61,14 @@ async fn every_recipe_gives_the_cpu_s_numbers() {
             (expected.iter().flatten()).fold(0.0, |most: f64, value| most.max(value.abs()));
         assert!(largest > 0.0, "{}", entry.name);
         for (dtype, tolerance) in [("f32", 1e-3), ("f16", 2e-2)] {
+            // Random weights make numbers of some that f16 has not.
+            if dtype == "f16" && largest > 65_504.0 {
+                println!(
+                    "skipped: {} in f16, whose numbers go up to {largest}",
+                    entry.name
+                );
+                continue;
+            }
             let got = numbers(&raw(entry, &tensors, "cuda:0", dtype));
             let lengths = |items: &[Vec<f64>]| items.iter().map(Vec::len).collect::<Vec<_>>();
             assert_eq!(lengths(&got), lengths(&expected), "{}", entry.name);
