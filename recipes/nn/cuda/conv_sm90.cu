@@ -42,7 +42,7 @@
 // 2 pixels filters places channels flops. Tiles of few channels are bound by what comes from L2 (each place is read anew),
 // the others by the tensor cores: 600 TFLOP/s were seen.
 #include "common.cuh"
-#include "matmul_sm90.cuh"
+#include "conv_sm90.cuh"
 
 namespace {
 
@@ -67,77 +67,6 @@ template <int GROUPS, int TILE_N> struct Layout {
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
-__device__ __forceinline__ void copy_patches_in(uint32_t shared, const CUtensorMap& map, int channel, int x, int y,
-                                                int image, uint16_t s, uint16_t r, uint32_t barrier) {
-    asm volatile(
-        "cp.async.bulk.tensor.4d.shared::cluster.global.im2col.mbarrier::complete_tx::bytes"
-        " [%0], [%1, {%2, %3, %4, %5}], [%6], {%7, %8};" ::"r"(shared),
-        "l"(&map), "r"(channel), "r"(x), "r"(y), "r"(image), "r"(barrier), "h"(s), "h"(r)
-        : "memory");
-}
-
-// Lines of an image as they lie: `line` of the kernel under each of 16 by 8 pixels, and the next ones.
-__device__ __forceinline__ void copy_lines_in(uint32_t shared, const CUtensorMap& map, int x, int y, int line, int image,
-                                              uint32_t barrier) {
-    asm volatile(
-        "cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes"
-        " [%0], [%1, {%2, %3, %4, %5, %6}], [%7];" ::"r"(shared),
-        "l"(&map), "r"(0), "r"(x), "r"(y), "r"(line), "r"(image), "r"(barrier)
-        : "memory");
-}
-__device__ __forceinline__ void copy_taps_in(uint32_t shared, const CUtensorMap& map, int filter, int line,
-                                             uint32_t barrier) {
-    asm volatile(
-        "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes"
-        " [%0], [%1, {%2, %3, %4}], [%5];" ::"r"(shared),
-        "l"(&map), "r"(0), "r"(filter), "r"(line), "r"(barrier)
-        : "memory");
-}
-__device__ __forceinline__ void copy_pixels_out(const CUtensorMap& map, int filter, int x, int y, int image,
-                                                uint32_t shared) {
-    asm volatile(
-        "cp.async.bulk.tensor.4d.global.shared::cta.bulk_group [%0, {%1, %2, %3, %4}], [%5];\n"
-        "cp.async.bulk.commit_group;" ::"l"(&map),
-        "r"(filter), "r"(x), "r"(y), "r"(image), "r"(shared)
-        : "memory");
-}
-
-// As `matrix_descriptor`, of rows of LINE values, swizzled by as many bytes.
-template <int LINE> __device__ __forceinline__ uint64_t line_descriptor(uint32_t address) {
-    constexpr uint64_t SWIZZLE = LINE == 64 ? 1 : LINE == 32 ? 2 : 3, ROW_GROUP_STRIDE = LINE * 2 * 8 >> 4;
-    return SWIZZLE << 62 | ROW_GROUP_STRIDE << 32 | 1ull << 16 | ((address & 0x3ffff) >> 4);
-}
-
-__device__ __forceinline__ uint32_t pack(float low, float high) {
-    const __half2 pair = __floats2half2_rn(low, high);
-    return *reinterpret_cast<const uint32_t*>(&pair);
-}
-__device__ __forceinline__ float2 unpack(uint32_t pair) { return __half22float2(*reinterpret_cast<__half2*>(&pair)); }
-
-__device__ __forceinline__ void wgmma32(float (&d)[32], uint64_t a, uint64_t b, int accumulate) {
-    asm volatile(
-        "{\n.reg .pred p;\nsetp.ne.b32 p, %34, 0;\n"
-        "wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 "
-        "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,"
-        "%30,%31}, %32, %33, p, 1, 1, 0, 0;\n}"
-        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]), "+f"(d[8]),
-          "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]), "+f"(d[16]),
-          "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]), "+f"(d[24]),
-          "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31])
-        : "l"(a), "l"(b), "r"(accumulate));
-}
-__device__ __forceinline__ void product(float (&d)[32], uint64_t a, uint64_t b, int accumulate) { wgmma32(d, a, b, accumulate); }
-__device__ __forceinline__ void product(float (&d)[64], uint64_t a, uint64_t b, int accumulate) { wgmma(d, a, b, accumulate); }
-
-__device__ __forceinline__ void product(float (&d)[32], const uint32_t (&a)[4], uint64_t b) {
-    asm volatile("{wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 {%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31}, {%32,%33,%34,%35}, %36, 1, 1, 1, 0;}"
-        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]), "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]), "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]), "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
-}
-__device__ __forceinline__ void product(float (&d)[64], const uint32_t (&a)[4], uint64_t b) {
-    asm volatile("{wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 {%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31,%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63}, {%64,%65,%66,%67}, %68, 1, 1, 1, 0;}"
-        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]), "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]), "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]), "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31]), "+f"(d[32]), "+f"(d[33]), "+f"(d[34]), "+f"(d[35]), "+f"(d[36]), "+f"(d[37]), "+f"(d[38]), "+f"(d[39]), "+f"(d[40]), "+f"(d[41]), "+f"(d[42]), "+f"(d[43]), "+f"(d[44]), "+f"(d[45]), "+f"(d[46]), "+f"(d[47]), "+f"(d[48]), "+f"(d[49]), "+f"(d[50]), "+f"(d[51]), "+f"(d[52]), "+f"(d[53]), "+f"(d[54]), "+f"(d[55]), "+f"(d[56]), "+f"(d[57]), "+f"(d[58]), "+f"(d[59]), "+f"(d[60]), "+f"(d[61]), "+f"(d[62]), "+f"(d[63]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
-}
-
 struct Ring {
     uint32_t full, empty;
     int stages;
@@ -152,25 +81,6 @@ struct Ring {
         }
     }
 };
-
-__device__ __forceinline__ uint32_t cluster_rank() {
-    uint32_t rank;
-    asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
-    return rank;
-}
-__device__ __forceinline__ void cluster_sync() {
-    asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
-}
-__device__ __forceinline__ float4 load_of(uint32_t address, uint32_t rank) {
-    float4 v;
-    asm volatile(
-        "{\n.reg .b32 a;\nmapa.shared::cluster.u32 a, %4, %5;\n"
-        "ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [a];\n}"
-        : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
-        : "r"(address), "r"(rank)
-        : "memory");
-    return v;
-}
 
 template <int GROUPS, int TILE_N, int SPLIT, bool SCALED, int LINE = 0>
 __device__ __forceinline__ void conv(const CUtensorMap& x, const CUtensorMap& w, const CUtensorMap& out,
@@ -256,165 +166,165 @@ __device__ __forceinline__ void conv(const CUtensorMap& x, const CUtensorMap& w,
             cluster_sync();
         }
     } else {
-    float sums[TILE_N / 2];
+        float sums[TILE_N / 2];
 #pragma unroll
-    for (int i = 0; i < TILE_N / 2; ++i) sums[i] = 0;
-    const int lane = threadIdx.x % 32;
-    int previous = -1;
-    if constexpr (SCALED) {
-        uint32_t parts[2][4][4];
-        const auto turn = [&](uint32_t (&values)[4][4], int step) {
-            const uint32_t stage = stages + ring.stage * L::STAGE_BYTES;
-            const uint64_t b = matrix_descriptor(stage + L::A_BYTES);
-            barrier_wait(ring.full + 8 * ring.stage, ring.parity);
-            const int panel_row = lane % 16;
-            const uint32_t own = stage + (threadIdx.x / 32 * 16 + panel_row) * ROW_BYTES;
+        for (int i = 0; i < TILE_N / 2; ++i) sums[i] = 0;
+        const int lane = threadIdx.x % 32;
+        int previous = -1;
+        if constexpr (SCALED) {
+            uint32_t parts[2][4][4];
+            const auto turn = [&](uint32_t (&values)[4][4], int step) {
+                const uint32_t stage = stages + ring.stage * L::STAGE_BYTES;
+                const uint64_t b = matrix_descriptor(stage + L::A_BYTES);
+                barrier_wait(ring.full + 8 * ring.stage, ring.parity);
+                const int panel_row = lane % 16;
+                const uint32_t own = stage + (threadIdx.x / 32 * 16 + panel_row) * ROW_BYTES;
+                const uint32_t swizzle = (lane / 16) ^ (panel_row % 8);
+#pragma unroll
+                for (int k = 0; k < 4; ++k) {
+                    load_matrices(own + ((swizzle ^ (2 * k)) << 4), values[k]);
+#pragma unroll
+                    for (int half = 0; half < 2; ++half) {
+                        const int at = step * (STEP / 2) + k * 8 + half * 4 + lane % 4;
+                        const __half2 factor = scale[at], term = shift[at];
+#pragma unroll
+                        for (int i = 0; i < 2; ++i) {
+                            __half2& value = reinterpret_cast<__half2&>(values[k][2 * half + i]);
+                            value = __hfma2_relu(value, factor, term);
+                        }
+                    }
+                }
+                wgmma_fence();
+#pragma unroll
+                for (int k = 0; k < 4; ++k) product(sums, values[k], b + 2 * k);
+                wgmma_commit();
+                if (previous >= 0) {
+                    wgmma_wait<1>();
+                    if (lane == 0) barrier_arrive(ring.empty + 8 * previous);
+                }
+                previous = ring.stage;
+                ring.advance();
+            };
+            int step = first;
+            for (; step + 1 < last; step += 2) {
+                turn(parts[0], step);
+                turn(parts[1], step + 1);
+            }
+            if (step < last) turn(parts[0], step);
+        } else {
+            for (int step = first; step < last; ++step) {
+                const uint32_t stage = stages + ring.stage * L::STAGE_BYTES;
+                const uint64_t a = matrix_descriptor(stage + group * 64 * ROW_BYTES);
+                const uint64_t b = matrix_descriptor(stage + L::A_BYTES);
+                barrier_wait(ring.full + 8 * ring.stage, ring.parity);
+                wgmma_fence();
+#pragma unroll
+                for (int k = 0; k < STEP / 16; ++k) {
+                    if constexpr (LINE > 0) {
+                        const int line = k * 16 / LINE, within = k * 16 % LINE / 16 * 2;
+                        const uint32_t pixels = stage + (line * L::TILE_M + group * 64) * LINE * 2;
+                        const uint32_t taps = stage + L::A_BYTES + line * TILE_N * LINE * 2;
+                        product(sums, line_descriptor<LINE>(pixels) + within, line_descriptor<LINE>(taps) + within);
+                    } else {
+                        product(sums, a + 2 * k, b + 2 * k);
+                    }
+                }
+                wgmma_commit();
+                if (previous >= 0) {
+                    wgmma_wait<1>();
+                    if (lane == 0) barrier_arrive(ring.empty + 8 * previous);
+                }
+                previous = ring.stage;
+                ring.advance();
+            }
+        }
+        wgmma_wait<0>();
+        if (previous >= 0 && lane == 0) barrier_arrive(ring.empty + 8 * previous);
+        settle(sums);
+        const int activation = shape.activation;
+
+        if constexpr (SPLIT == 1) {
+            const int warp_row = threadIdx.x / 32 * 16, panel_row = lane % 16;
             const uint32_t swizzle = (lane / 16) ^ (panel_row % 8);
 #pragma unroll
-            for (int k = 0; k < 4; ++k) {
-                load_matrices(own + ((swizzle ^ (2 * k)) << 4), values[k]);
+            for (int panel = 0; panel < PANELS; ++panel) {
+                if (column + panel * 64 >= shape.filters) break;
+                const uint32_t stage = stages + ring.stage * L::STAGE_BYTES;
+                if (adds) barrier_wait(ring.full + 8 * ring.stage, ring.parity);
+                const uint32_t own = stage + warp_row * ROW_BYTES;
+#pragma unroll
+                for (int slice = 0; slice < 4; ++slice) {
+                    const uint32_t address = own + panel_row * ROW_BYTES + ((swizzle ^ (2 * slice)) << 4);
+                    uint32_t values[4], added[4] = {0, 0, 0, 0};
+                    if (adds) load_matrices(address, added);
+#pragma unroll
+                    for (int half = 0; half < 2; ++half) {
+                        const int at = column + panel * 64 + slice * 16 + half * 8 + lane % 4 * 2;
+                        float2 c = make_float2(0, 0);
+                        if (at < shape.filters) c = __ldg(reinterpret_cast<const float2*>(bias + at));
+                        const float* s = sums + (panel * 8 + slice * 2 + half) * 4;
+#pragma unroll
+                        for (int i = 0; i < 2; ++i) {
+                            const float2 more = unpack(added[2 * half + i]);
+                            values[2 * half + i] = pack(activated(s[2 * i] + c.x + more.x, activation),
+                                                        activated(s[2 * i + 1] + c.y + more.y, activation));
+                        }
+                    }
+                    store_matrices(address, values);
+                }
+                async_proxy_fence();
+                __syncwarp();
+                if (lane == 0) {
+                    if constexpr (LINE > 0)
+                        copy_pixels_out(out, column + panel * 64, spot_x, spot_y + warp_row / 16, spot_image, own);
+                    else
+                        copy_box_out(out, column + panel * 64, row + warp_row, own);
+                }
+                ring.advance();
+            }
+            if (lane == 0) wait_boxes_read<0>();
+        } else {
+            // All products of this block have ended before its stages are used anew.
+            asm volatile("bar.sync 1, %0;" ::"n"(GROUPS * WARPGROUP) : "memory");
+            constexpr int QUADS = TILE_N / 8, EACH = QUADS / SPLIT, CONSUMERS = GROUPS * WARPGROUP;
+            static_assert(QUADS % SPLIT == 0);
+#pragma unroll
+            for (int i = 0; i < QUADS; ++i) {
+                const uint32_t at = stages + (i * CONSUMERS + threadIdx.x) * 16;
+                asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(at), "f"(sums[4 * i]), "f"(sums[4 * i + 1]),
+                             "f"(sums[4 * i + 2]), "f"(sums[4 * i + 3])
+                             : "memory");
+            }
+            cluster_sync();
+#pragma unroll
+            for (int i = 0; i < EACH; ++i) {
+                const int quad = rank * EACH + i;
+                const uint32_t at = stages + (quad * CONSUMERS + threadIdx.x) * 16;
+                float4 total = make_float4(0, 0, 0, 0);
+#pragma unroll
+                for (int other = 0; other < SPLIT; ++other) {
+                    const float4 part = load_of(at, other);
+                    total.x += part.x, total.y += part.y, total.z += part.z, total.w += part.w;
+                }
+                const int f = column + quad * 8 + lane % 4 * 2;
+                if (f >= shape.filters) continue;
+                const float2 c = __ldg(reinterpret_cast<const float2*>(bias + f));
 #pragma unroll
                 for (int half = 0; half < 2; ++half) {
-                    const int at = step * (STEP / 2) + k * 8 + half * 4 + lane % 4;
-                    const __half2 factor = scale[at], term = shift[at];
-#pragma unroll
-                    for (int i = 0; i < 2; ++i) {
-                        __half2& value = reinterpret_cast<__half2&>(values[k][2 * half + i]);
-                        value = __hfma2_relu(value, factor, term);
+                    const int pixel = row + threadIdx.x / 32 * 16 + lane / 4 + half * 8;
+                    if (pixel >= shape.pixels) continue;
+                    float2 value = half ? make_float2(total.z + c.x, total.w + c.y) : make_float2(total.x + c.x, total.y + c.y);
+                    if (adds) {
+                        const float2 more = unpack(*reinterpret_cast<const uint32_t*>(
+                            residual_values + static_cast<size_t>(pixel) * shape.residual_pitch + f));
+                        value.x += more.x, value.y += more.y;
                     }
+                    *reinterpret_cast<uint32_t*>(out_values + static_cast<size_t>(pixel) * shape.out_pitch + f) =
+                        pack(activated(value.x, activation), activated(value.y, activation));
                 }
             }
-            wgmma_fence();
-#pragma unroll
-            for (int k = 0; k < 4; ++k) product(sums, values[k], b + 2 * k);
-            wgmma_commit();
-            if (previous >= 0) {
-                wgmma_wait<1>();
-                if (lane == 0) barrier_arrive(ring.empty + 8 * previous);
-            }
-            previous = ring.stage;
-            ring.advance();
-        };
-        int step = first;
-        for (; step + 1 < last; step += 2) {
-            turn(parts[0], step);
-            turn(parts[1], step + 1);
+            cluster_sync();
         }
-        if (step < last) turn(parts[0], step);
-    } else {
-    for (int step = first; step < last; ++step) {
-        const uint32_t stage = stages + ring.stage * L::STAGE_BYTES;
-        const uint64_t a = matrix_descriptor(stage + group * 64 * ROW_BYTES);
-        const uint64_t b = matrix_descriptor(stage + L::A_BYTES);
-        barrier_wait(ring.full + 8 * ring.stage, ring.parity);
-        wgmma_fence();
-#pragma unroll
-        for (int k = 0; k < STEP / 16; ++k) {
-            if constexpr (LINE > 0) {
-                const int line = k * 16 / LINE, within = k * 16 % LINE / 16 * 2;
-                const uint32_t pixels = stage + (line * L::TILE_M + group * 64) * LINE * 2;
-                const uint32_t taps = stage + L::A_BYTES + line * TILE_N * LINE * 2;
-                product(sums, line_descriptor<LINE>(pixels) + within, line_descriptor<LINE>(taps) + within, 1);
-            } else {
-                product(sums, a + 2 * k, b + 2 * k, 1);
-            }
-        }
-        wgmma_commit();
-        if (previous >= 0) {
-            wgmma_wait<1>();
-            if (lane == 0) barrier_arrive(ring.empty + 8 * previous);
-        }
-        previous = ring.stage;
-        ring.advance();
-    }
-    }
-    wgmma_wait<0>();
-    if (previous >= 0 && lane == 0) barrier_arrive(ring.empty + 8 * previous);
-    settle(sums);
-    const int activation = shape.activation;
-
-    if constexpr (SPLIT == 1) {
-        const int warp_row = threadIdx.x / 32 * 16, panel_row = lane % 16;
-        const uint32_t swizzle = (lane / 16) ^ (panel_row % 8);
-#pragma unroll
-        for (int panel = 0; panel < PANELS; ++panel) {
-            if (column + panel * 64 >= shape.filters) break;
-            const uint32_t stage = stages + ring.stage * L::STAGE_BYTES;
-            if (adds) barrier_wait(ring.full + 8 * ring.stage, ring.parity);
-            const uint32_t own = stage + warp_row * ROW_BYTES;
-#pragma unroll
-            for (int slice = 0; slice < 4; ++slice) {
-                const uint32_t address = own + panel_row * ROW_BYTES + ((swizzle ^ (2 * slice)) << 4);
-                uint32_t values[4], added[4] = {0, 0, 0, 0};
-                if (adds) load_matrices(address, added);
-#pragma unroll
-                for (int half = 0; half < 2; ++half) {
-                    const int at = column + panel * 64 + slice * 16 + half * 8 + lane % 4 * 2;
-                    float2 c = make_float2(0, 0);
-                    if (at < shape.filters) c = __ldg(reinterpret_cast<const float2*>(bias + at));
-                    const float* s = sums + (panel * 8 + slice * 2 + half) * 4;
-#pragma unroll
-                    for (int i = 0; i < 2; ++i) {
-                        const float2 more = unpack(added[2 * half + i]);
-                        values[2 * half + i] = pack(activated(s[2 * i] + c.x + more.x, activation),
-                                                    activated(s[2 * i + 1] + c.y + more.y, activation));
-                    }
-                }
-                store_matrices(address, values);
-            }
-            async_proxy_fence();
-            __syncwarp();
-            if (lane == 0) {
-                if constexpr (LINE > 0)
-                    copy_pixels_out(out, column + panel * 64, spot_x, spot_y + warp_row / 16, spot_image, own);
-                else
-                    copy_box_out(out, column + panel * 64, row + warp_row, own);
-            }
-            ring.advance();
-        }
-        if (lane == 0) wait_boxes_read<0>();
-    } else {
-        // All products of this block have ended before its stages are used anew.
-        asm volatile("bar.sync 1, %0;" ::"n"(GROUPS * WARPGROUP) : "memory");
-        constexpr int QUADS = TILE_N / 8, EACH = QUADS / SPLIT, CONSUMERS = GROUPS * WARPGROUP;
-        static_assert(QUADS % SPLIT == 0);
-#pragma unroll
-        for (int i = 0; i < QUADS; ++i) {
-            const uint32_t at = stages + (i * CONSUMERS + threadIdx.x) * 16;
-            asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(at), "f"(sums[4 * i]), "f"(sums[4 * i + 1]),
-                         "f"(sums[4 * i + 2]), "f"(sums[4 * i + 3])
-                         : "memory");
-        }
-        cluster_sync();
-#pragma unroll
-        for (int i = 0; i < EACH; ++i) {
-            const int quad = rank * EACH + i;
-            const uint32_t at = stages + (quad * CONSUMERS + threadIdx.x) * 16;
-            float4 total = make_float4(0, 0, 0, 0);
-#pragma unroll
-            for (int other = 0; other < SPLIT; ++other) {
-                const float4 part = load_of(at, other);
-                total.x += part.x, total.y += part.y, total.z += part.z, total.w += part.w;
-            }
-            const int f = column + quad * 8 + lane % 4 * 2;
-            if (f >= shape.filters) continue;
-            const float2 c = __ldg(reinterpret_cast<const float2*>(bias + f));
-#pragma unroll
-            for (int half = 0; half < 2; ++half) {
-                const int pixel = row + threadIdx.x / 32 * 16 + lane / 4 + half * 8;
-                if (pixel >= shape.pixels) continue;
-                float2 value = half ? make_float2(total.z + c.x, total.w + c.y) : make_float2(total.x + c.x, total.y + c.y);
-                if (adds) {
-                    const float2 more = unpack(*reinterpret_cast<const uint32_t*>(
-                        residual_values + static_cast<size_t>(pixel) * shape.residual_pitch + f));
-                    value.x += more.x, value.y += more.y;
-                }
-                *reinterpret_cast<uint32_t*>(out_values + static_cast<size_t>(pixel) * shape.out_pitch + f) =
-                    pack(activated(value.x, activation), activated(value.y, activation));
-            }
-        }
-        cluster_sync();
-    }
     }
 }
 #define GALLEY_CLUSTER(split) __cluster_dims__(split, 1, 1)

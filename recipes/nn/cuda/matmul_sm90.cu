@@ -102,13 +102,6 @@ template <int STAGES> struct Ring {
     }
 };
 
-__device__ __forceinline__ uint32_t pack(float low, float high) {
-    const __half2 pair = __floats2half2_rn(low, high);
-    return *reinterpret_cast<const uint32_t*>(&pair);
-}
-
-__device__ __forceinline__ float2 unpack(uint32_t pair) { return __half22float2(*reinterpret_cast<__half2*>(&pair)); }
-
 // x Phi(x) = max(x, 0) - |x| Phi(-|x|), where Phi, the normal distribution's cumulative function, is
 // (1 + erf(x / sqrt 2)) / 2 and log2 Phi(-a) is close to a polynomial. This one is our own weighted minimax fit on
 // [0, 4.5]; for all x the error of erf stays below 3.1e-6 and that of GELU below 2.9e-6, and for x in [-3, 0] GELU's

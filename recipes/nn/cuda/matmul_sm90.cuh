@@ -190,6 +190,12 @@ __device__ __forceinline__ void load_matrices(uint32_t address, uint32_t* regist
 
 // ---- arithmetic ----
 
+__device__ __forceinline__ uint32_t pack(float low, float high) {
+    const __half2 pair = __floats2half2_rn(low, high);
+    return *reinterpret_cast<const uint32_t*>(&pair);
+}
+__device__ __forceinline__ float2 unpack(uint32_t pair) { return __half22float2(*reinterpret_cast<__half2*>(&pair)); }
+
 // 2^x within 2 ulp; 0 far below.
 __device__ __forceinline__ float exp2_fast(float x) {
     float y;

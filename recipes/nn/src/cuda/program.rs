@@ -179,11 +179,11 @@ impl Program {
     /// # Safety
     /// The arguments are of the number and the kinds that the kernel takes, and with them it reads and writes nothing
     /// but the spans among them.
-    pub(crate) unsafe fn push<const N: usize>(
+    pub(crate) unsafe fn push(
         &mut self,
         (source, kernel): (Source, impl Into<String>),
         grid: Grid,
-        arguments: [Argument; N],
+        arguments: impl IntoIterator<Item = Argument>,
     ) -> Result<()> {
         let [x, y, z] = grid.blocks;
         let kernel = kernel.into();
@@ -198,7 +198,7 @@ impl Program {
                 source,
                 kernel,
                 grid,
-                arguments: arguments.into(),
+                arguments: arguments.into_iter().collect(),
             });
         }
         Ok(())

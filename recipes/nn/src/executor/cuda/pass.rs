@@ -135,11 +135,11 @@ impl Making<'_> {
     }
 
     /// A kernel of `pixels.cu` with a thread for each of so many.
-    fn push<const N: usize>(
+    fn push(
         &mut self,
         name: &str,
         threads: usize,
-        arguments: [Argument; N],
+        arguments: impl IntoIterator<Item = Argument>,
     ) -> Result<()> {
         let name = format!("{name}_{}", self.target.element.name());
         let grid = Grid::row(threads.div_ceil(256), 256);
@@ -163,28 +163,19 @@ impl Making<'_> {
         let numbers = [
             to.count, size[0], size[1], top, left, to.size[0], to.size[1], to.pitch,
         ];
-        let [a, b, c, d, e, f, g, h] = numbers.map(Argument::from);
-        let (from, out) = (pixels.read(), to.span.write());
+        let (kind, meaning) = match kind {
+            Pixels::Floats => ("floats", None),
+            Pixels::Bytes => ("bytes", Some([scale.read(), shift.read()])),
+        };
+        let arguments = [pixels.read()]
+            .into_iter()
+            .chain(meaning.into_iter().flatten())
+            .chain([to.span.write()])
+            .chain(numbers.map(Argument::from));
+        let kernel = format!("input_{}_{kind}", self.target.element.name());
         let grid = Grid::row(to.pixels().div_ceil(256), 256);
-        let element = self.target.element.name();
         // SAFETY: as in `push`.
-        unsafe {
-            match kind {
-                Pixels::Floats => {
-                    let kernel = (Source::Pixels, format!("input_{element}_floats"));
-                    (self.program).push(kernel, grid, [from, out, a, b, c, d, e, f, g, h])
-                }
-                Pixels::Bytes => {
-                    let kernel = (Source::Pixels, format!("input_{element}_bytes"));
-                    let (scale, shift) = (scale.read(), shift.read());
-                    (self.program).push(
-                        kernel,
-                        grid,
-                        [from, scale, shift, out, a, b, c, d, e, f, g, h],
-                    )
-                }
-            }
-        }
+        unsafe { (self.program).push((Source::Pixels, kernel), grid, arguments) }
     }
 
     fn step(&mut self, step: &Step, numbers: Option<&Numbers>) -> Result<()> {
@@ -257,10 +248,9 @@ impl Making<'_> {
                     output.size[1],
                     output.pitch,
                 ];
-                let [a, b, c, d, e, f, g, h] = numbers.map(Argument::from);
                 let spans = [x.span.read(), output.span.write()];
-                let [from, to] = spans;
-                self.push("mean", threads, [from, to, a, b, c, d, e, f, g, h])
+                let arguments = spans.into_iter().chain(numbers.map(Argument::from));
+                self.push("mean", threads, arguments)
             }
             (Operation::Scale { input, .. }, Some(Numbers::Scale(factors, activation))) => {
                 let x = self.images(input.view);
@@ -308,11 +298,8 @@ impl Making<'_> {
             pool.window.padding[1],
             kind,
         ];
-        let mut arguments = [Argument::Null; 17];
-        [arguments[0], arguments[1]] = [x.span.read(), output.span.write()];
-        for (to, number) in arguments[2..].iter_mut().zip(numbers) {
-            *to = number.into();
-        }
+        let spans = [x.span.read(), output.span.write()];
+        let arguments = spans.into_iter().chain(numbers.map(Argument::from));
         self.push("pool", threads, arguments)
     }
 
@@ -341,29 +328,23 @@ impl Making<'_> {
             kind,
             activation as usize,
         ];
-        let [a, b, c, d, e, f, g, h] = numbers.map(Argument::from);
-        let (from, to) = (x.span.read(), output.span.write());
-        let arguments = [from, other, scale, shift, to, a, b, c, d, e, f, g, h];
+        let spans = [x.span.read(), other, scale, shift, output.span.write()];
+        let arguments = spans.into_iter().chain(numbers.map(Argument::from));
         self.push("change", threads, arguments)
     }
 
     fn gather(&mut self, table: Span, sources: &[View], output: Images) -> Result<()> {
         let channels = self.wide(output);
-        let mut arguments = [Argument::Null; 2 * SOURCES + 5];
+        let mut spans = [Argument::Null; SOURCES];
+        let mut pitches = [Argument::from(0); SOURCES];
         for (i, source) in sources.iter().enumerate() {
             let images = self.images(*source);
-            arguments[i] = images.span.read();
-            arguments[SOURCES + i] = images.pitch.into();
-        }
-        for pitch in &mut arguments[SOURCES + sources.len()..2 * SOURCES] {
-            *pitch = 0.into();
+            (spans[i], pitches[i]) = (images.span.read(), images.pitch.into());
         }
         let numbers = [output.pixels(), channels, output.pitch];
         let end = [table.read(), output.span.write()];
-        let end = end.into_iter().chain(numbers.map(Argument::from));
-        for (to, argument) in arguments[2 * SOURCES..].iter_mut().zip(end) {
-            *to = argument;
-        }
+        let arguments =
+            (spans.into_iter().chain(pitches).chain(end)).chain(numbers.map(Argument::from));
         self.push("gather", output.pixels() * channels, arguments)
     }
 }

@@ -188,13 +188,7 @@ impl Pass<'_> {
             none.into(),
             none.into(),
         ];
-        let mut arguments = [Argument::Null; 24];
-        for (to, from) in arguments
-            .iter_mut()
-            .zip(head.into_iter().chain(numbers.map(Argument::from)))
-        {
-            *to = from;
-        }
+        let arguments = head.into_iter().chain(numbers.map(Argument::from));
         let kernel = (Source::ConvSm90, format!("conv_f16_sm90_lines{line}"));
         // SAFETY: the arguments are those that the head of `conv_sm90.cu` lists, of the shapes that it states.
         unsafe { program.push(kernel, grid, arguments) }

@@ -289,13 +289,7 @@ impl Pass<'_> {
             residual.map(|residual| residual.span).into(),
             output.span.write(),
         ];
-        let mut arguments = [Argument::Null; 27];
-        for (to, from) in arguments
-            .iter_mut()
-            .zip(spans.into_iter().chain(numbers.map(Argument::from)))
-        {
-            *to = from;
-        }
+        let arguments = spans.into_iter().chain(numbers.map(Argument::from));
         let name = format!("conv_{}", target.element.name());
         // SAFETY: the arguments are those that the head of `conv.cu` lists, of the shapes that it states.
         unsafe { program.push((Source::Conv, name), grid, arguments) }
@@ -381,13 +375,7 @@ impl Pass<'_> {
             scale,
             shift,
         ];
-        let mut arguments = [Argument::Null; 24];
-        for (to, from) in arguments
-            .iter_mut()
-            .zip(head.into_iter().chain(numbers.map(Argument::from)))
-        {
-            *to = from;
-        }
+        let arguments = head.into_iter().chain(numbers.map(Argument::from));
         // SAFETY: the arguments are those that the head of `conv_sm90.cu` lists, of the shapes that it states.
         unsafe {
             program.push(
