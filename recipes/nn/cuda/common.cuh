@@ -10,6 +10,14 @@ namespace galley {
 
 constexpr int WARP = 32;
 
+// The first thing that a kernel does once it has set itself up: waits until what the kernels before it wrote is there, and lets
+// the next one set itself up, for which its launch says that it may (programmatic stream serialization, of Hopper on).
+__device__ __forceinline__ void take_turn() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;\ngriddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
 // In the order of `Activation` on the host.
 enum Activation : int { NONE, RELU6, SILU, GELU, TANH, SIGMOID, RELU };
 

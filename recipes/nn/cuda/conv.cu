@@ -102,6 +102,7 @@ using namespace galley;
         T* out, int count, int height, int width, int channels, int in_pitch, int out_height, int out_width,           \
         int filters, int out_pitch, int residual_pitch, int kernel_height, int kernel_width, int stride_height,        \
         int stride_width, int top, int left, int groups, int before, int activation, int after) {                      \
+        galley::take_turn();                                                                                           \
         conv<T>(in, scale, shift, weight, bias, residual, out, count, height, width, channels, in_pitch, out_height,   \
                 out_width, filters, out_pitch, residual_pitch, kernel_height, kernel_width, stride_height,             \
                 stride_width, top, left, groups, before, activation, after);                                           \

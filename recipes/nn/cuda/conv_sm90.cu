@@ -48,6 +48,7 @@ namespace {
 
 using namespace galley::hopper;
 using galley::activated;
+using galley::take_turn;
 
 constexpr int STEP = 64;  // channels: 128 bytes of f16, one row of the swizzle
 constexpr int ROW_BYTES = STEP * 2;
@@ -105,7 +106,7 @@ __device__ __forceinline__ void conv(const CUtensorMap& x, const CUtensorMap& w,
         barrier_init_fence();
     }
     __syncthreads();
-    start_dependents();
+    take_turn();
 
     const int rank = SPLIT > 1 ? cluster_rank() : 0, tile = blockIdx.x / SPLIT;
     const int across = (shape.filters + TILE_N - 1) / TILE_N;
@@ -127,7 +128,6 @@ __device__ __forceinline__ void conv(const CUtensorMap& x, const CUtensorMap& w,
             const int left = within % shape.width * shape.stride - shape.left;
             int place = first / shape.chunks, chunk = first % shape.chunks;
             int r = place / shape.kernel_width, s = place % shape.kernel_width;
-            wait_for_predecessors();
             for (int step = first; step < last; ++step) {
                 const uint32_t stage = stages + ring.stage * L::STAGE_BYTES, full = ring.full + 8 * ring.stage;
                 barrier_wait(ring.empty + 8 * ring.stage, ring.parity ^ 1);

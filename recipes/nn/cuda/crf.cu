@@ -353,6 +353,7 @@ using namespace galley;
 extern "C" __global__ void __launch_bounds__(emissions::WARPS* WARP, 2)
     crf_emissions_f16(const __half* x, const __half* dense, const float* dense_bias, const float* weight,
                       const float* bias, float* scores, int rows, int inputs, int x_stride, int units, int tags) {
+    galley::take_turn();
     emissions::score(x, {dense, dense_bias, weight, bias}, scores, {rows, inputs, x_stride, units, tags});
 }
 
@@ -360,6 +361,7 @@ extern "C" __global__ void __launch_bounds__(emissions::WARPS* WARP, 2)
     extern "C" __global__ void __launch_bounds__(emissions::PLAIN_THREADS) crf_emissions_##NAME##_plain(               \
         const T* x, const float* dense, const float* dense_bias, const float* weight, const float* bias,               \
         float* scores, int rows, int inputs, int x_stride, int units, int tags) {                                      \
+        galley::take_turn();                                                                                           \
         emissions::score_plain<T>(x, dense, dense_bias, weight, bias, scores, {rows, inputs, x_stride, units, tags});  \
     }
 
@@ -369,6 +371,7 @@ CRF_EMISSIONS_PLAIN(f32, float)
 extern "C" __global__ void __launch_bounds__(viterbi::WARPS* WARP)
     crf_viterbi_f32(const float* scores, const int4* sequences, const float* start, const float* end,
                     const float* transitions, uint2* back, uint8_t* labels, int count, int tags) {
+    galley::take_turn();
     const int number = blockIdx.x * viterbi::WARPS + threadIdx.x / WARP;
     if (number >= count) return;
     const int4 sequence = __ldg(sequences + number);

@@ -213,6 +213,7 @@ extern "C" __global__ void __launch_bounds__(Patch::THREADS)
     stem_f16_bytes(const uint8_t* pixels, const float* scale, const float* shift, const __half* weight,
                    const float* bias, __half* out, int images, int height, int width, int channels, int top, int left,
                    int out_height, int out_width, int activation) {
+    galley::take_turn();
     stem(Bytes{pixels, scale, shift, byte_count(images, height, width)}, weight, bias, out,
          {images, height, width, channels, top, left, out_height, out_width, activation});
 }
@@ -220,6 +221,7 @@ extern "C" __global__ void __launch_bounds__(Patch::THREADS)
 extern "C" __global__ void __launch_bounds__(Patch::THREADS)
     stem_f16_floats(const float* pixels, const __half* weight, const float* bias, __half* out, int images, int height,
                     int width, int channels, int top, int left, int out_height, int out_width, int activation) {
+    galley::take_turn();
     stem(Floats{pixels}, weight, bias, out,
          {images, height, width, channels, top, left, out_height, out_width, activation});
 }
@@ -268,6 +270,7 @@ extern "C" __global__ void __launch_bounds__(PLAIN_STEM_THREADS)
     stem_f32_bytes(const uint8_t* pixels, const float* scale, const float* shift, const float* weight,
                    const float* bias, float* out, int images, int height, int width, int channels, int top, int left,
                    int out_height, int out_width, int activation) {
+    galley::take_turn();
     plain_stem(Bytes{pixels, scale, shift, byte_count(images, height, width)}, weight, bias, out,
                {images, height, width, channels, top, left, out_height, out_width, activation});
 }
@@ -275,6 +278,7 @@ extern "C" __global__ void __launch_bounds__(PLAIN_STEM_THREADS)
 extern "C" __global__ void __launch_bounds__(PLAIN_STEM_THREADS)
     stem_f32_floats(const float* pixels, const float* weight, const float* bias, float* out, int images, int height,
                     int width, int channels, int top, int left, int out_height, int out_width, int activation) {
+    galley::take_turn();
     plain_stem(Floats{pixels}, weight, bias, out,
                {images, height, width, channels, top, left, out_height, out_width, activation});
 }
@@ -533,6 +537,7 @@ __device__ __forceinline__ void depthwise(const T* in, const float* weights, con
             const T* in, const float* weight, const float* bias, T* out, float* partials, int images, int height,      \
             int width, int channels, int top, int left, int out_height, int out_width, int rows, int strips,           \
             int blocks, int activation) {                                                                              \
+        galley::take_turn();                                                                                           \
         depthwise<T, KERNEL, STRIDE, COLUMNS>(in, weight, bias, out, partials,                                         \
                                               {images, height, width, channels, top, left, out_height, out_width,      \
                                                rows, strips, blocks, activation});                                     \
@@ -699,6 +704,7 @@ constexpr int SQUEEZE_IMAGES = 1;
     extern "C" __global__ void __launch_bounds__(SQUEEZE_THREADS) squeeze_excite_##NAME(                               \
         const float* partials, const T* reduce, const float* reduce_bias, const T* expand, const float* expand_bias,   \
         T* gates, int images, int tiles, int pixels, int channels, int squeezed) {                                     \
+        galley::take_turn();                                                                                           \
         squeeze_excite<T, SQUEEZE_IMAGES>(partials, reduce, reduce_bias, expand, expand_bias, gates,                   \
                                           {images, tiles, channels, squeezed, 1.0f / pixels});                         \
     }
@@ -738,10 +744,12 @@ template <typename T> __device__ __forceinline__ void mean(const T* in, T* out, 
 
 extern "C" __global__ void __launch_bounds__(MEAN_WARPS* WARP)
     mean_f16(const __half* in, __half* out, int pixels, int channels) {
+    galley::take_turn();
     mean(in, out, pixels, channels);
 }
 extern "C" __global__ void __launch_bounds__(MEAN_WARPS* WARP)
     mean_f32(const float* in, float* out, int pixels, int channels) {
+    galley::take_turn();
     mean(in, out, pixels, channels);
 }
 

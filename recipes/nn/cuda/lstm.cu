@@ -588,6 +588,7 @@ using namespace galley;
         const uint4* weights, const uint2* gates, const int* index, const int4* sequences, __half* out,                \
         __half* hidden, float* cell, int count, int group, int units, int out_stride, int direction_stride,            \
         int place_stride) {                                                                                            \
+        galley::take_turn();                                                                                           \
         const Recurrence<__half> to{index, sequences, out, hidden, cell,                                               \
                                     count, units, out_stride, direction_stride, place_stride};                         \
         recur<K_TILES, GROUP / TILE>(weights, gates, to, group);                                                       \
@@ -606,6 +607,7 @@ LSTM_F16(8, 16, 512)
     extern "C" __global__ void __launch_bounds__(PLAIN_UNITS* PLAIN_GROUP) lstm_##NAME##_plain(                        \
         const T* weights, const T* gates, const int* index, const int4* sequences, T* out, T* hidden, float* cell,     \
         int count, int units, int out_stride, int direction_stride, int place_stride) {                                \
+        galley::take_turn();                                                                                           \
         const Recurrence<T> to{index, sequences, out, hidden, cell,                                                    \
                                count, units, out_stride, direction_stride, place_stride};                              \
         recur_plain<T>(weights, gates, to);                                                                            \
@@ -617,17 +619,20 @@ LSTM_PLAIN(f32, float)
 extern "C" __global__ void __launch_bounds__(projection::WARPS* WARP)
     lstm_project_f16(const __half* x, const __half* weights, const float* bias, __half* gates, int rows, int inputs,
                      int x_stride, int columns) {
+    galley::take_turn();
     projection::project(x, weights, bias, gates, rows, inputs, x_stride, columns);
 }
 
 extern "C" __global__ void __launch_bounds__(projection::SIDE* projection::SIDE)
     lstm_project_f32(const float* x, const float* weights, const float* bias, float* gates, int rows, int inputs,
                      int x_stride, int columns) {
+    galley::take_turn();
     projection::project(x, weights, bias, gates, rows, inputs, x_stride, columns);
 }
 
 extern "C" __global__ void __launch_bounds__(GATHERED_ROWS* WARP)
     gather_rows(const uint4* table, const uint32_t* ids, uint4* out, int rows, int vectors, int out_stride) {
+    galley::take_turn();
     const int row = blockIdx.x * GATHERED_ROWS + threadIdx.x / WARP;
     if (row >= rows) return;
     const uint4* from = table + static_cast<size_t>(__ldg(ids + row)) * vectors;

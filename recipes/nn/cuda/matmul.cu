@@ -313,6 +313,7 @@ template <int ROWS_, int CHUNK_, int WARPS_> struct Wide {
     extern "C" __global__ void __launch_bounds__(WARPS* WARP, BLOCKS) matmul_f16_wide_##ROWS##x##CHUNK(                \
         const __half* a, const __half* w, const float* bias, const __half*, const __half* residual, __half* out,       \
         int m, int n, int k, int, int activation) {                                                                    \
+        galley::take_turn();                                                                                           \
         const Product product{a, w, nullptr, m, n, k, 1};                                                              \
         Wide<ROWS, CHUNK, WARPS>(product).run({bias, residual, out, m, n, activation});                                \
     }
@@ -324,6 +325,7 @@ MATMUL_WIDE(128, 48, 4, 4)
         matmul_f16_##NAME(const __half* a, const __half* w, const float* bias, const __half* gates,                    \
                           const __half* residual, __half* out, int m, int n, int k, int rows_per_image,                \
                           int activation) {                                                                            \
+        galley::take_turn();                                                                                           \
         multiply<Tile<__VA_ARGS__>, GATES<Tile<__VA_ARGS__>::DOWN>>({a, w, gates, m, n, k, rows_per_image},            \
                                                                     {bias, residual, out, m, n, activation});          \
     }
@@ -447,6 +449,7 @@ struct PlainProduct {
 extern "C" __global__ void __launch_bounds__(PlainProduct::THREADS)
     matmul_f32(const float* a, const float* w, const float* bias, const float* gates, const float* residual, float* out,
                int m, int n, int k, int rows_per_image, int activation) {
+    galley::take_turn();
     const PlainProduct product{a, w, bias, gates, residual, out, m, n, k, rows_per_image};
     for (int row = blockIdx.y * PlainProduct::SIDE; row < m; row += gridDim.y * PlainProduct::SIDE) {
         product.tile(row, blockIdx.x * PlainProduct::SIDE, activation);

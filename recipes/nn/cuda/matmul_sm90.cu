@@ -27,18 +27,19 @@
 //                                              {32, 16}    64 bytes     where T = 96
 //
 // Launch: grid min(multiprocessors, ceil(M / 128) ceil(N / T)), block 384, dynamic shared memory 230656 bytes (T = 256
-// and 128) or 218368 (T = 96). With programmatic stream serialization a kernel sets itself up while the one before it
-// ends, which hides about a microsecond a launch; without it nothing changes.
+// and 128) or 218368 (T = 96).
 // Rule for T: the least  ceil(ceil(M / 128) ceil(N / T) / multiprocessors) (T + 24),  of equals the larger T.
 //
 // 2 M N K flops against 2 (M K + N K + M N) bytes, and 2 M N more for a residual. At M = 32768 the tensor cores bound
 // the products of a 768-wide encoder (768 by 768: 48 us at 800 TFLOP/s, 34 us at 3.0 TB/s; 3072 by 768: 193 and 85 us),
 // or rather the card's power, which on normally distributed operands holds the clock to 1.2 to 1.4 GHz.
+#include "common.cuh"
 #include "matmul_sm90.cuh"
 
 namespace {
 
 using namespace galley::hopper;
+using galley::take_turn;
 
 enum Epilogue { BIAS, BIAS_GELU, BIAS_RESIDUAL };
 
@@ -335,14 +336,9 @@ __device__ __forceinline__ void produce(const CUtensorMap& a, const CUtensorMap&
                                         int steps) {
     using L = Layout<TILE_N>;
     constexpr int PANELS = TILE_N / L::PANEL;
-    bool first = true;
     for (int tile = blockIdx.x; tile < tiles.count(); tile += gridDim.x) {
         int row, column;
         tiles.locate(tile, row, column);
-        if (first) {  // and not sooner: the place of the first tile is worked out meanwhile
-            wait_for_predecessors();
-            first = false;
-        }
         if constexpr (EPILOGUE == BIAS_RESIDUAL) {
             for (int i = 0; i < WARPS * PANELS; ++i) {
                 prefetch_box(residual, column * TILE_N + i % PANELS * L::PANEL, row * TILE_M + i / PANELS * 16);
@@ -384,7 +380,7 @@ __device__ __forceinline__ void matmul(const CUtensorMap& a, const CUtensorMap& 
         barrier_init_fence();
     }
     __syncthreads();
-    start_dependents();
+    take_turn();
 
     const Tiles tiles{(m + TILE_M - 1) / TILE_M, (n + TILE_N - 1) / TILE_N};
     const int steps = k / STEP_K;
@@ -395,7 +391,6 @@ __device__ __forceinline__ void matmul(const CUtensorMap& a, const CUtensorMap& 
     } else {
         take_registers<240>();
         const uint32_t first_buffer = threadIdx.x / 32 * PANEL_BUFFERS;
-        wait_for_predecessors();
         Consumer<TILE_N, EPILOGUE> consumer{residual, out, bias, n, ring, stages,
                                             stages + L::PANELS_AT + first_buffer * L::PANEL_BYTES,
                                             landed + first_buffer * 8, warpgroup};

@@ -16,14 +16,6 @@ __device__ __forceinline__ uint32_t shared_address(const void* pointer) {
     return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
 }
 
-// ---- neighbouring launches ----
-
-// With programmatic stream serialization: lets the next kernel's blocks take the places that this one's leave.
-__device__ __forceinline__ void start_dependents() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
-
-// Returns when the kernels before this one have ended and what they wrote is visible.
-__device__ __forceinline__ void wait_for_predecessors() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
-
 // ---- barriers ----
 
 __device__ __forceinline__ void barrier_init(uint32_t barrier, uint32_t arrivals) {

@@ -187,26 +187,31 @@ using namespace galley;
     GALLEY_KERNEL input_##name##_bytes(const uint8_t* pixels, const float* scale, const float* shift, T* out,         \
                                        int count, int height, int width, int top, int left, int out_height,           \
                                        int out_width, int channels) {                                                 \
+        galley::take_turn();                                                                                          \
         input<T>(pixels, scale, shift, out, count, height, width, top, left, out_height, out_width, channels);        \
     }                                                                                                                  \
     GALLEY_KERNEL input_##name##_floats(const float* pixels, T* out, int count, int height, int width, int top,       \
                                         int left, int out_height, int out_width, int channels) {                      \
+        galley::take_turn();                                                                                          \
         const float* none = nullptr;                                                                                   \
         input<T>(pixels, none, none, out, count, height, width, top, left, out_height, out_width, channels);          \
     }                                                                                                                  \
     GALLEY_KERNEL pool_##name(const T* in, T* out, int count, int height, int width, int channels, int in_pitch,      \
                               int out_height, int out_width, int out_pitch, int kernel_height, int kernel_width,      \
                               int stride_height, int stride_width, int top, int left, int kind) {                     \
+        galley::take_turn();                                                                                          \
         pool<T>(in, out, count, height, width, channels, in_pitch, out_height, out_width, out_pitch, kernel_height,   \
                 kernel_width, stride_height, stride_width, top, left, kind);                                          \
     }                                                                                                                  \
     GALLEY_KERNEL mean_##name(const T* in, T* out, int count, int height, int width, int channels, int in_pitch,      \
                               int out_height, int out_width, int out_pitch) {                                         \
+        galley::take_turn();                                                                                          \
         mean<T>(in, out, count, height, width, channels, in_pitch, out_height, out_width, out_pitch);                 \
     }                                                                                                                  \
     GALLEY_KERNEL change_##name(const T* in, const T* other, const float* scale, const float* shift, T* out,          \
                                 int count, int pixels, int channels, int in_pitch, int other_pitch, int out_pitch,    \
                                 int kind, int activation) {                                                           \
+        galley::take_turn();                                                                                          \
         change<T>(in, other, scale, shift, out, count, pixels, channels, in_pitch, other_pitch, out_pitch, kind,      \
                   activation);                                                                                         \
     }                                                                                                                  \
@@ -216,6 +221,7 @@ using namespace galley;
                                 int p3, int p4, int p5, int p6, int p7, int p8, int p9, int p10, int p11, int p12,     \
                                 int p13, int p14, int p15, const int* from, T* out, int pixels, int channels,          \
                                 int out_pitch) {                                                                       \
+        galley::take_turn();                                                                                           \
         const T* const sources[16] = {s0, s1, s2, s3, s4, s5, s6, s7, s8, s9, s10, s11, s12, s13, s14, s15};           \
         const int pitches[16] = {p0, p1, p2, p3, p4, p5, p6, p7, p8, p9, p10, p11, p12, p13, p14, p15};                \
         gather<T>(sources, pitches, from, out, pixels, channels, out_pitch);                                           \

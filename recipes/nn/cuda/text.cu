@@ -951,12 +951,14 @@ __device__ __forceinline__ void bias_gelu(const T *x, const float *bias, T *out,
     extern "C" __global__ void __launch_bounds__(galley::THREADS) embeddings_##NAME(                                  \
         const uint32_t *ids, const int *offsets, const T *words, const T *positions, const float *weight,             \
         const float *beta, T *out, int tokens, int sequences, int hidden, float eps) {                                \
+        galley::take_turn();                                                                                          \
         galley::embeddings<T, VECTORS>(ids, offsets, words, positions, weight, beta, out, tokens, sequences, hidden,  \
                                        eps);                                                                          \
     }                                                                                                                 \
     extern "C" __global__ void __launch_bounds__(galley::THREADS) residual_layer_norm_##NAME(                         \
         const T *x, const T *residual, const float *bias, const float *weight, const float *beta, T *out, int rows,   \
         int hidden, float eps) {                                                                                      \
+        galley::take_turn();                                                                                          \
         galley::residual_layer_norm<T, VECTORS>(x, residual, bias, weight, beta, out, rows, hidden, eps);             \
     }
 
@@ -972,6 +974,7 @@ ROW_KERNELS(f32_h1024, float, 4)
 #define ATTENTION_KERNEL(DIM, BLOCKS_OF_SM)                                                                           \
     extern "C" __global__ void __launch_bounds__(galley::THREADS, BLOCKS_OF_SM)                                       \
         attention_f16_d##DIM(const __half *qkv, const int4 *tiles, __half *context, int heads) {                      \
+        galley::take_turn();                                                                                          \
         galley::attention<DIM>(qkv, tiles, context, heads);                                                           \
     }
 
@@ -981,19 +984,23 @@ ATTENTION_KERNEL(32, 5)
 #define PLAIN_KERNELS(NAME, T)                                                                                        \
     extern "C" __global__ void __launch_bounds__(galley::THREADS)                                                     \
         attention_##NAME(const T *qkv, const int4 *tiles, T *context, int heads, int dim) {                           \
+        galley::take_turn();                                                                                          \
         galley::attention_plain<T>(qkv, tiles, context, heads, dim);                                                  \
     }                                                                                                                 \
     extern "C" __global__ void __launch_bounds__(galley::THREADS)                                                     \
         first_tokens_##NAME(const T *x, const int *offsets, T *out, int sequences, int hidden) {                      \
+        galley::take_turn();                                                                                          \
         galley::first_tokens<T>(x, offsets, out, sequences, hidden);                                                  \
     }                                                                                                                 \
     extern "C" __global__ void __launch_bounds__(galley::HEAD_THREADS, 4) token_head_##NAME(                          \
         const T *x, const T *weight, const float *bias, float *logits, float *probabilities, int *best,               \
         float *best_probability, int rows, int hidden, int labels) {                                                  \
+        galley::take_turn();                                                                                          \
         galley::token_head(x, weight, bias, {logits, probabilities, best, best_probability}, rows, hidden, labels);   \
     }                                                                                                                 \
     extern "C" __global__ void __launch_bounds__(galley::THREADS)                                                     \
         bias_gelu_##NAME(const T *x, const float *bias, T *out, int rows, int columns) {                              \
+        galley::take_turn();                                                                                          \
         galley::bias_gelu<T>(x, bias, out, rows, columns);                                                            \
     }
 

@@ -3,7 +3,7 @@
 use std::{
     ffi::c_void,
     mem::MaybeUninit,
-    ptr::{from_mut, from_ref},
+    ptr::{from_mut, from_ref, null_mut},
     sync::Arc,
 };
 
@@ -11,7 +11,7 @@ use candle_core::{
     Result, bail,
     cuda_backend::{
         WrapErr,
-        cudarc::driver::{CudaGraph, CudaStream, result, sys},
+        cudarc::driver::{CudaGraph, CudaStream, sys},
     },
 };
 
@@ -59,7 +59,11 @@ enum Value {
 }
 
 /// A program, ready to be started on a device.
-pub(super) struct Launches(Vec<Ready>);
+pub(super) struct Launches {
+    ready: Vec<Ready>,
+    /// A kernel may set itself up while the one before it ends.
+    overlap: bool,
+}
 
 impl Launches {
     /// Loads the kernels and works out the addresses; the device is the calling thread's.
@@ -93,12 +97,14 @@ impl Launches {
                 arguments: launch.arguments.iter().map(value).collect::<Result<_>>()?,
             })
         };
-        program
-            .launches()
-            .iter()
-            .map(ready)
-            .collect::<Result<_>>()
-            .map(Self)
+        Ok(Self {
+            ready: program
+                .launches()
+                .iter()
+                .map(ready)
+                .collect::<Result<_>>()?,
+            overlap: gpu.kernels_take_turns(),
+        })
     }
 
     /// Starts all of them, in order; the device is the calling thread's.
@@ -111,25 +117,44 @@ impl Launches {
     /// the pass.
     pub(super) unsafe fn start(&self, stream: &CudaStream) -> Result<()> {
         let mut addresses: Vec<*mut c_void> = Vec::new();
-        for launch in &self.0 {
+        let mut early = sys::CUlaunchAttribute {
+            id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+            pad: [0; 4],
+            value: sys::CUlaunchAttributeValue {
+                programmaticStreamSerializationAllowed: 1,
+            },
+        };
+        for (number, launch) in self.ready.iter().enumerate() {
             addresses.clear();
             addresses.extend(launch.arguments.iter().map(|argument| match argument {
                 Value::Word(word) => from_ref(word).cast_mut().cast(),
                 Value::Map(map) => from_ref(&**map).cast_mut().cast(),
             }));
             let [x, y, z] = launch.grid.blocks.map(|blocks| blocks as u32);
+            let config = sys::CUlaunchConfig {
+                gridDimX: x,
+                gridDimY: y,
+                gridDimZ: z,
+                blockDimX: launch.grid.threads,
+                blockDimY: 1,
+                blockDimZ: 1,
+                sharedMemBytes: launch.grid.shared,
+                hStream: stream.cu_stream(),
+                attrs: &raw mut early,
+                // What stands before the first is not ours.
+                numAttrs: (self.overlap && number > 0).into(),
+            };
             // SAFETY: whoever pushed the launch promised its arguments; the driver reads them before the call returns.
-            // The memory is the caller's to vouch for.
+            // The memory is the caller's to vouch for. Where launches overlap, each kernel waits for those before it.
             unsafe {
-                result::launch_kernel(
+                sys::cuLaunchKernelEx(
+                    &raw const config,
                     launch.function.handle,
-                    (x, y, z),
-                    (launch.grid.threads, 1, 1),
-                    launch.grid.shared,
-                    stream.cu_stream(),
-                    &mut addresses,
+                    addresses.as_mut_ptr(),
+                    null_mut(),
                 )
             }
+            .result()
             .w()?;
         }
         Ok(())
