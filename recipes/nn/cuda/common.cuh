@@ -32,7 +32,13 @@ __device__ __forceinline__ float sigmoid(float x) { return __fdividef(1.0f, 1.0f
 __device__ __forceinline__ float silu(float x) { return x * sigmoid(x); }
 // Hendrycks and Gimpel, "Gaussian Error Linear Units": x times the normal distribution's cumulative function.
 __device__ __forceinline__ float gelu(float x) { return 0.5f * x * (1.0f + erff(x * 0.70710678118654752f)); }
-__device__ __forceinline__ float relu6(float x) { return fminf(fmaxf(x, 0.0f), 6.0f); }
+// A NaN stays one, as elsewhere.
+__device__ __forceinline__ float bounded(float x, float low, float high) {
+    asm("max.NaN.f32 %0, %0, %1;\nmin.NaN.f32 %0, %0, %2;" : "+f"(x) : "f"(low), "f"(high));
+    return x;
+}
+__device__ __forceinline__ float relu(float x) { return bounded(x, 0.0f, INFINITY); }
+__device__ __forceinline__ float relu6(float x) { return bounded(x, 0.0f, 6.0f); }
 
 template <int ACTIVATION> __device__ __forceinline__ float activate(float x) {
     if constexpr (ACTIVATION == RELU6) return relu6(x);
@@ -40,7 +46,7 @@ template <int ACTIVATION> __device__ __forceinline__ float activate(float x) {
     if constexpr (ACTIVATION == GELU) return gelu(x);
     if constexpr (ACTIVATION == TANH) return tanhf(x);
     if constexpr (ACTIVATION == SIGMOID) return sigmoid(x);
-    if constexpr (ACTIVATION == RELU) return fmaxf(x, 0.0f);
+    if constexpr (ACTIVATION == RELU) return relu(x);
     return x;
 }
 

@@ -47,8 +47,7 @@
 namespace {
 
 using namespace galley::hopper;
-using galley::activated;
-using galley::take_turn;
+using namespace galley;
 
 constexpr int STEP = 64;  // channels: 128 bytes of f16, one row of the swizzle
 constexpr int ROW_BYTES = STEP * 2;
@@ -242,88 +241,96 @@ __device__ __forceinline__ void conv(const CUtensorMap& x, const CUtensorMap& w,
         if (previous >= 0 && lane == 0) barrier_arrive(ring.empty + 8 * previous);
         settle(sums);
         const int activation = shape.activation;
-
-        if constexpr (SPLIT == 1) {
-            const int warp_row = threadIdx.x / 32 * 16, panel_row = lane % 16;
-            const uint32_t swizzle = (lane / 16) ^ (panel_row % 8);
+        const auto finish = [&](auto activate) {
+            if constexpr (SPLIT == 1) {
+                const int warp_row = threadIdx.x / 32 * 16, panel_row = lane % 16;
+                const uint32_t swizzle = (lane / 16) ^ (panel_row % 8);
 #pragma unroll
-            for (int panel = 0; panel < PANELS; ++panel) {
-                if (column + panel * 64 >= shape.filters) break;
-                const uint32_t stage = stages + ring.stage * L::STAGE_BYTES;
-                if (adds) barrier_wait(ring.full + 8 * ring.stage, ring.parity);
-                const uint32_t own = stage + warp_row * ROW_BYTES;
+                for (int panel = 0; panel < PANELS; ++panel) {
+                    if (column + panel * 64 >= shape.filters) break;
+                    const uint32_t stage = stages + ring.stage * L::STAGE_BYTES;
+                    if (adds) barrier_wait(ring.full + 8 * ring.stage, ring.parity);
+                    const uint32_t own = stage + warp_row * ROW_BYTES;
 #pragma unroll
-                for (int slice = 0; slice < 4; ++slice) {
-                    const uint32_t address = own + panel_row * ROW_BYTES + ((swizzle ^ (2 * slice)) << 4);
-                    uint32_t values[4], added[4] = {0, 0, 0, 0};
-                    if (adds) load_matrices(address, added);
+                    for (int slice = 0; slice < 4; ++slice) {
+                        const uint32_t address = own + panel_row * ROW_BYTES + ((swizzle ^ (2 * slice)) << 4);
+                        uint32_t values[4], added[4] = {0, 0, 0, 0};
+                        if (adds) load_matrices(address, added);
+#pragma unroll
+                        for (int half = 0; half < 2; ++half) {
+                            const int at = column + panel * 64 + slice * 16 + half * 8 + lane % 4 * 2;
+                            float2 c = make_float2(0, 0);
+                            if (at < shape.filters) c = __ldg(reinterpret_cast<const float2*>(bias + at));
+                            const float* s = sums + (panel * 8 + slice * 2 + half) * 4;
+#pragma unroll
+                            for (int i = 0; i < 2; ++i) {
+                                const float2 more = unpack(added[2 * half + i]);
+                                values[2 * half + i] = pack(activate(s[2 * i] + c.x + more.x),
+                                                            activate(s[2 * i + 1] + c.y + more.y));
+                            }
+                        }
+                        store_matrices(address, values);
+                    }
+                    async_proxy_fence();
+                    __syncwarp();
+                    if (lane == 0) {
+                        if constexpr (LINE > 0)
+                            copy_pixels_out(out, column + panel * 64, spot_x, spot_y + warp_row / 16, spot_image, own);
+                        else
+                            copy_box_out(out, column + panel * 64, row + warp_row, own);
+                    }
+                    ring.advance();
+                }
+                if (lane == 0) wait_boxes_read<0>();
+            } else {
+                // All products of this block have ended before its stages are used anew.
+                asm volatile("bar.sync 1, %0;" ::"n"(GROUPS * WARPGROUP) : "memory");
+                constexpr int QUADS = TILE_N / 8, EACH = QUADS / SPLIT, CONSUMERS = GROUPS * WARPGROUP;
+                static_assert(QUADS % SPLIT == 0);
+#pragma unroll
+                for (int i = 0; i < QUADS; ++i) {
+                    const uint32_t at = stages + (i * CONSUMERS + threadIdx.x) * 16;
+                    asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(at), "f"(sums[4 * i]), "f"(sums[4 * i + 1]),
+                                 "f"(sums[4 * i + 2]), "f"(sums[4 * i + 3])
+                                 : "memory");
+                }
+                cluster_sync();
+#pragma unroll
+                for (int i = 0; i < EACH; ++i) {
+                    const int quad = rank * EACH + i;
+                    const uint32_t at = stages + (quad * CONSUMERS + threadIdx.x) * 16;
+                    float4 total = make_float4(0, 0, 0, 0);
+#pragma unroll
+                    for (int other = 0; other < SPLIT; ++other) {
+                        const float4 part = load_of(at, other);
+                        total.x += part.x, total.y += part.y, total.z += part.z, total.w += part.w;
+                    }
+                    const int f = column + quad * 8 + lane % 4 * 2;
+                    if (f >= shape.filters) continue;
+                    const float2 c = __ldg(reinterpret_cast<const float2*>(bias + f));
 #pragma unroll
                     for (int half = 0; half < 2; ++half) {
-                        const int at = column + panel * 64 + slice * 16 + half * 8 + lane % 4 * 2;
-                        float2 c = make_float2(0, 0);
-                        if (at < shape.filters) c = __ldg(reinterpret_cast<const float2*>(bias + at));
-                        const float* s = sums + (panel * 8 + slice * 2 + half) * 4;
-#pragma unroll
-                        for (int i = 0; i < 2; ++i) {
-                            const float2 more = unpack(added[2 * half + i]);
-                            values[2 * half + i] = pack(activated(s[2 * i] + c.x + more.x, activation),
-                                                        activated(s[2 * i + 1] + c.y + more.y, activation));
+                        const int pixel = row + threadIdx.x / 32 * 16 + lane / 4 + half * 8;
+                        if (pixel >= shape.pixels) continue;
+                        float2 value = half ? make_float2(total.z + c.x, total.w + c.y) : make_float2(total.x + c.x, total.y + c.y);
+                        if (adds) {
+                            const float2 more = unpack(*reinterpret_cast<const uint32_t*>(
+                                residual_values + static_cast<size_t>(pixel) * shape.residual_pitch + f));
+                            value.x += more.x, value.y += more.y;
                         }
+                        *reinterpret_cast<uint32_t*>(out_values + static_cast<size_t>(pixel) * shape.out_pitch + f) =
+                            pack(activate(value.x), activate(value.y));
                     }
-                    store_matrices(address, values);
                 }
-                async_proxy_fence();
-                __syncwarp();
-                if (lane == 0) {
-                    if constexpr (LINE > 0)
-                        copy_pixels_out(out, column + panel * 64, spot_x, spot_y + warp_row / 16, spot_image, own);
-                    else
-                        copy_box_out(out, column + panel * 64, row + warp_row, own);
-                }
-                ring.advance();
+                cluster_sync();
             }
-            if (lane == 0) wait_boxes_read<0>();
+        };
+        // All of the code for the others, once for each value, would not fit where instructions are kept.
+        if (activation == NONE || activation == RELU || activation == RELU6) {
+            const float low = activation == NONE ? -INFINITY : 0, high = activation == RELU6 ? 6 : INFINITY;
+            finish([=](float x) { return bounded(x, low, high); });
         } else {
-            // All products of this block have ended before its stages are used anew.
-            asm volatile("bar.sync 1, %0;" ::"n"(GROUPS * WARPGROUP) : "memory");
-            constexpr int QUADS = TILE_N / 8, EACH = QUADS / SPLIT, CONSUMERS = GROUPS * WARPGROUP;
-            static_assert(QUADS % SPLIT == 0);
-#pragma unroll
-            for (int i = 0; i < QUADS; ++i) {
-                const uint32_t at = stages + (i * CONSUMERS + threadIdx.x) * 16;
-                asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(at), "f"(sums[4 * i]), "f"(sums[4 * i + 1]),
-                             "f"(sums[4 * i + 2]), "f"(sums[4 * i + 3])
-                             : "memory");
-            }
-            cluster_sync();
-#pragma unroll
-            for (int i = 0; i < EACH; ++i) {
-                const int quad = rank * EACH + i;
-                const uint32_t at = stages + (quad * CONSUMERS + threadIdx.x) * 16;
-                float4 total = make_float4(0, 0, 0, 0);
-#pragma unroll
-                for (int other = 0; other < SPLIT; ++other) {
-                    const float4 part = load_of(at, other);
-                    total.x += part.x, total.y += part.y, total.z += part.z, total.w += part.w;
-                }
-                const int f = column + quad * 8 + lane % 4 * 2;
-                if (f >= shape.filters) continue;
-                const float2 c = __ldg(reinterpret_cast<const float2*>(bias + f));
-#pragma unroll
-                for (int half = 0; half < 2; ++half) {
-                    const int pixel = row + threadIdx.x / 32 * 16 + lane / 4 + half * 8;
-                    if (pixel >= shape.pixels) continue;
-                    float2 value = half ? make_float2(total.z + c.x, total.w + c.y) : make_float2(total.x + c.x, total.y + c.y);
-                    if (adds) {
-                        const float2 more = unpack(*reinterpret_cast<const uint32_t*>(
-                            residual_values + static_cast<size_t>(pixel) * shape.residual_pitch + f));
-                        value.x += more.x, value.y += more.y;
-                    }
-                    *reinterpret_cast<uint32_t*>(out_values + static_cast<size_t>(pixel) * shape.out_pitch + f) =
-                        pack(activated(value.x, activation), activated(value.y, activation));
-                }
-            }
-            cluster_sync();
+            finish([=](float x) { return activated(x, activation); });
         }
     }
 }
