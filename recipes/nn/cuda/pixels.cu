@@ -16,7 +16,8 @@
 //     kind 0: the largest value; 1: the mean, of which padding is part, but not what is beyond it; 2: without padding.
 //
 // `mean_T(in, out, count, height, width, channels, in_pitch, out_height, out_width, out_pitch)`
-//     Means over out_height by out_width fields of pixels, as even as they can be.
+//     Means over out_height by out_width fields of pixels, as even as they can be. Eight warps share a field's pixels: grid
+//     ceil(threads / 32).
 //
 // `change_T(in, other, scale, shift, out, count, pixels, channels, in_pitch, other_pitch, out_pitch, kind, activation)`
 //     kind 0: in * scale + shift (f32 [channels]); 1: in + other; 2: in * other[image]; each with an activation after it.
@@ -25,8 +26,8 @@
 //     from int [channels, 2]: for each channel its source, and the channel there; a source of -1 gives zeros. pixels of all
 //     images together.
 //
-// The last four: a thread has a vector of a pixel (`gather`: a channel), grid ceil(threads / 256), block 256. Memory is the
-// bound of all of them.
+// The last four: a thread has a vector of a pixel, grid ceil(threads / 256) but for `mean`, block 256. Memory is the bound of
+// all of them. There are fewer than 2^31 pixels.
 #include "common.cuh"
 
 namespace galley {
@@ -58,15 +59,27 @@ __device__ __forceinline__ bool thread(size_t threads, size_t& number) {
     return number < threads;
 }
 
+// Of a number of vectors its pixel, of which there are fewer than 2^31, and which of the pixel's it is. Long division takes long.
+__device__ __forceinline__ void divide(size_t number, int vectors, size_t& pixel, int& vector) {
+    if (number >> 32 == 0) {
+        pixel = static_cast<unsigned>(number) / vectors;
+        vector = static_cast<unsigned>(number) % vectors;
+    } else {
+        pixel = number / vectors;
+        vector = number % vectors;
+    }
+}
+
 template <typename T, typename P>
 __device__ __forceinline__ void input(const P* pixels, const float* scale, const float* shift, T* out, int count,
                                       int height, int width, int top, int left, int out_height, int out_width,
                                       int channels) {
     size_t number;
     if (!thread(static_cast<size_t>(count) * out_height * out_width, number)) return;
-    const int x = static_cast<int>(number % out_width) - left, y = static_cast<int>(number / out_width % out_height) - top;
+    const unsigned to = number, line = to / out_width, image = line / out_height;
+    const int x = static_cast<int>(to - line * out_width) - left, y = static_cast<int>(line - image * out_height) - top;
     const bool inside = x >= 0 && x < width && y >= 0 && y < height;
-    const size_t pixel = (number / out_width / out_height * height + y) * width + x;
+    const size_t pixel = (static_cast<size_t>(image) * height + y) * width + x;
     for (int channel = 0; channel < channels; channel++) {
         float value = 0.0f;
         if (inside && channel < 3) {
@@ -86,10 +99,13 @@ __device__ void pool(const T* in, T* out, int count, int height, int width, int 
     const int vectors = channels / LENGTH<T>;
     size_t number;
     if (!thread(static_cast<size_t>(count) * out_height * out_width * vectors, number)) return;
-    const int channel = number % vectors * LENGTH<T>;
-    const size_t pixel = number / vectors;
-    const int x = pixel % out_width, y = pixel / out_width % out_height;
-    const size_t image = pixel / out_width / out_height;
+    size_t pixel;
+    int vector;
+    divide(number, vectors, pixel, vector);
+    const int channel = vector * LENGTH<T>;
+    const unsigned line = static_cast<unsigned>(pixel) / out_width;
+    const size_t image = line / out_height;
+    const int x = pixel - line * out_width, y = line % out_height;
     const int first_y = y * stride_height - top, first_x = x * stride_width - left;
     const int end_y = min(first_y + kernel_height, height + top), end_x = min(first_x + kernel_width, width + left);
     const int from_y = max(first_y, 0), to_y = min(end_y, height), from_x = max(first_x, 0), to_x = min(end_x, width);
@@ -115,30 +131,42 @@ __device__ void pool(const T* in, T* out, int count, int height, int width, int 
     result.store(out + pixel * out_pitch + channel);
 }
 
+constexpr int MEAN_PARTS = 8;
+
 template <typename T>
 __device__ void mean(const T* in, T* out, int count, int height, int width, int channels, int in_pitch, int out_height,
                      int out_width, int out_pitch) {
-    const int vectors = channels / LENGTH<T>;
-    size_t number;
-    if (!thread(static_cast<size_t>(count) * out_height * out_width * vectors, number)) return;
-    const int channel = number % vectors * LENGTH<T>;
-    const size_t pixel = number / vectors;
-    const int x = pixel % out_width, y = pixel / out_width % out_height;
-    const size_t image = pixel / out_width / out_height;
+    __shared__ Vector<T> parts[MEAN_PARTS][WARP];
+    const int vectors = channels / LENGTH<T>, lane = threadIdx.x % WARP, part = threadIdx.x / WARP;
+    const size_t number = static_cast<size_t>(blockIdx.x) * WARP + lane;
+    const bool there = number < static_cast<size_t>(count) * out_height * out_width * vectors;
+    size_t pixel;
+    int vector;
+    divide(number, vectors, pixel, vector);
+    const int channel = vector * LENGTH<T>;
+    const unsigned line = static_cast<unsigned>(pixel) / out_width;
+    const size_t image = line / out_height;
+    const int x = pixel - line * out_width, y = line % out_height;
     const int from_y = y * height / out_height, to_y = ((y + 1) * height + out_height - 1) / out_height;
     const int from_x = x * width / out_width, to_x = ((x + 1) * width + out_width - 1) / out_width;
-    Vector<T> result = {};
-    for (int row = from_y; row < to_y; row++) {
-        for (int column = from_x; column < to_x; column++) {
-            const Vector<T> value =
-                Vector<T>::load(in + ((image * height + row) * width + column) * in_pitch + channel);
+    const int across = to_x - from_x, pixels = (to_y - from_y) * across;
+    Vector<T> sum = {};
+    for (int i = part; there && i < pixels; i += MEAN_PARTS) {
+        const size_t at = (image * height + from_y + i / across) * width + from_x + i % across;
+        const Vector<T> value = Vector<T>::load(in + at * in_pitch + channel);
 #pragma unroll
-            for (int i = 0; i < LENGTH<T>; i++) result.values[i] += value.values[i];
-        }
+        for (int j = 0; j < LENGTH<T>; j++) sum.values[j] += value.values[j];
+    }
+    parts[part][lane] = sum;
+    __syncthreads();
+    if (part > 0 || !there) return;
+    for (int other = 1; other < MEAN_PARTS; other++) {
+#pragma unroll
+        for (int j = 0; j < LENGTH<T>; j++) sum.values[j] += parts[other][lane].values[j];
     }
 #pragma unroll
-    for (int i = 0; i < LENGTH<T>; i++) result.values[i] /= (to_y - from_y) * (to_x - from_x);
-    result.store(out + pixel * out_pitch + channel);
+    for (int j = 0; j < LENGTH<T>; j++) sum.values[j] /= pixels;
+    sum.store(out + pixel * out_pitch + channel);
 }
 
 enum Change { SCALE, ADD, GATE };
@@ -149,15 +177,17 @@ __device__ void change(const T* in, const T* other, const float* scale, const fl
     const int vectors = channels / LENGTH<T>;
     size_t number;
     if (!thread(static_cast<size_t>(count) * pixels * vectors, number)) return;
-    const int channel = number % vectors * LENGTH<T>;
-    const size_t pixel = number / vectors;
+    size_t pixel;
+    int vector;
+    divide(number, vectors, pixel, vector);
+    const int channel = vector * LENGTH<T>;
     Vector<T> x = Vector<T>::load(in + pixel * in_pitch + channel);
     if (kind == SCALE) {
 #pragma unroll
         for (int i = 0; i < LENGTH<T>; i++) x.values[i] = fmaf(x.values[i], scale[channel + i], shift[channel + i]);
     } else {
-        const size_t place = kind == ADD ? pixel : pixel / pixels;
-        const Vector<T> y = Vector<T>::load(other + place * other_pitch + channel);
+        const size_t there = kind == ADD ? pixel : static_cast<unsigned>(pixel) / pixels;
+        const Vector<T> y = Vector<T>::load(other + there * other_pitch + channel);
 #pragma unroll
         for (int i = 0; i < LENGTH<T>; i++) x.values[i] = kind == ADD ? x.values[i] + y.values[i] : x.values[i] * y.values[i];
     }
@@ -167,15 +197,32 @@ __device__ void change(const T* in, const T* other, const float* scale, const fl
 }
 
 template <typename T>
-__device__ void gather(const T* const (&sources)[16], const int (&pitches)[16], const int* from, T* out, int pixels,
+__device__ void gather(const T* const (&sources)[16], const int (&pitches)[16], const int2* from, T* out, int pixels,
                        int channels, int out_pitch) {
+    // Arguments cannot be chosen among by a number that is not known before; what is in shared memory can.
+    __shared__ const T* bases[16];
+    __shared__ int steps[16];
+    if (threadIdx.x == 0) {
+#pragma unroll
+        for (int i = 0; i < 16; i++) bases[i] = sources[i], steps[i] = pitches[i];
+    }
+    __syncthreads();
+    const int vectors = channels / LENGTH<T>;
     size_t number;
-    if (!thread(static_cast<size_t>(pixels) * channels, number)) return;
-    const int channel = number % channels;
-    const size_t pixel = number / channels;
-    const int source = from[channel * 2], there = from[channel * 2 + 1];
-    out[pixel * out_pitch + channel] =
-        source < 0 ? from_float<T>(0.0f) : sources[source][pixel * pitches[source] + there];
+    if (!thread(static_cast<size_t>(pixels) * vectors, number)) return;
+    size_t pixel;
+    int vector;
+    divide(number, vectors, pixel, vector);
+    const int channel = vector * LENGTH<T>;
+    uint4 packed;
+#pragma unroll
+    for (int i = 0; i < LENGTH<T>; i++) {
+        const int2 place = __ldg(from + channel + i);  // source and channel there
+        T value = from_float<T>(0.0f);
+        if (place.x >= 0) value = __ldg(bases[place.x] + pixel * steps[place.x] + place.y);
+        reinterpret_cast<T*>(&packed)[i] = value;
+    }
+    *reinterpret_cast<uint4*>(out + pixel * out_pitch + channel) = packed;
 }
 
 }  // namespace galley
@@ -219,7 +266,7 @@ using namespace galley;
                                 const T* s6, const T* s7, const T* s8, const T* s9, const T* s10, const T* s11,        \
                                 const T* s12, const T* s13, const T* s14, const T* s15, int p0, int p1, int p2,        \
                                 int p3, int p4, int p5, int p6, int p7, int p8, int p9, int p10, int p11, int p12,     \
-                                int p13, int p14, int p15, const int* from, T* out, int pixels, int channels,          \
+                                int p13, int p14, int p15, const int2* from, T* out, int pixels, int channels,          \
                                 int out_pitch) {                                                                       \
         galley::take_turn();                                                                                           \
         const T* const sources[16] = {s0, s1, s2, s3, s4, s5, s6, s7, s8, s9, s10, s11, s12, s13, s14, s15};           \

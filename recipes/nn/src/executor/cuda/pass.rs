@@ -250,7 +250,7 @@ impl Making<'_> {
                 ];
                 let spans = [x.span.read(), output.span.write()];
                 let arguments = spans.into_iter().chain(numbers.map(Argument::from));
-                self.push("mean", threads, arguments)
+                self.push("mean", threads.div_ceil(32) * 256, arguments)
             }
             (Operation::Scale { input, .. }, Some(Numbers::Scale(factors, activation))) => {
                 let x = self.images(input.view);
@@ -345,7 +345,8 @@ impl Making<'_> {
         let end = [table.read(), output.span.write()];
         let arguments =
             (spans.into_iter().chain(pitches).chain(end)).chain(numbers.map(Argument::from));
-        self.push("gather", output.pixels() * channels, arguments)
+        let threads = output.pixels() * channels / self.vector();
+        self.push("gather", threads, arguments)
     }
 }
 
