@@ -18,6 +18,9 @@ static CARD: Mutex<()> = Mutex::const_new(());
 
 /// The first device, or nothing where there is none, and says so.
 fn device() -> Option<Device> {
+    // What the engine logs is shown with a test that fails.
+    let log = tracing_subscriber::fmt().with_max_level(tracing::Level::INFO);
+    let _ = log.with_test_writer().try_init();
     match DeviceName::Cuda(0).open() {
         Ok(device) => Some(device),
         Err(error) => {
