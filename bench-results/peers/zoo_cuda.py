@@ -1,4 +1,5 @@
-"""zoo_cuda.py NAME ...: ms of a pass of torchvision's networks in f16 on a card, eager and as a CUDA graph, channels last."""
+"""zoo_cuda.py [--compile] NAME ...: ms of a pass of torchvision's networks in f16 on a card, channels last: eager and as a CUDA
+graph, or by torch.compile."""
 import sys
 
 import torch, torchvision
@@ -20,11 +21,17 @@ def t(f,n=20):
         for _ in range(n): f()
         b.record(); b.synchronize(); ts.append(a.elapsed_time(b)/n)
     return sorted(ts)[2]
-for name in sys.argv[1:]:
+names=[name for name in sys.argv[1:] if name!="--compile"]
+for name in names:
     opts={"init_weights":False} if name in("googlenet","inception_v3") else {}
     m=getattr(torchvision.models,name)(**opts).eval().cuda().half().to(memory_format=torch.channels_last)
     for b in (1,32):
         x=torch.randn(b,3,224,224,device="cuda",dtype=torch.half).to(memory_format=torch.channels_last)
+        if "--compile" in sys.argv:
+            torch.compiler.reset()
+            fast=torch.compile(m,mode="max-autotune",dynamic=False)
+            with torch.inference_mode(): print(f"{name} {b} compiled {t(lambda: fast(x)):.3f} ms",flush=True)
+            continue
         with torch.inference_mode():
             e=t(lambda: m(x)); g=t(graph(m,x))
         print(f"{name} {b} eager {e:.3f} graph {g:.3f} ms",flush=True)
