@@ -14,5 +14,10 @@ def variables(root):
 
 def metrics(root):
     """What stands in `metrics`, a file or a folder."""
+    return {word for word in words(root) if word.startswith("galley_")}
+
+
+def words(root):
+    """All that stands there between quotation marks: the values of most labels are among it."""
     texts = [text for path, text in sources(root, "server").items() if "metrics" in (path.stem, path.parent.name)]
-    return set(re.findall(r'"(galley_[a-z_]+)"', " ".join(texts)))
+    return set(re.findall(r'"([a-z_]+)"', " ".join(texts)))

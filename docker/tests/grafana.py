@@ -60,6 +60,12 @@ used = scaled | metrics_of(" ".join([alerts, *(expr for _, expr in expressions(d
 unknown = used - registered
 assert not unknown, f"galley has no metrics {', '.join(sorted(unknown))}"
 
+known = galley.words(root)
+for text in [alerts, *(expr for _, expr in expressions(dashboard))]:
+    for label, values in re.findall(r'\b(event|outcome|protocol|stage)(?:=|!=|=~|!~)"([^"]*)"', text):
+        for value in values.split("|"):
+            assert value in known, f"galley gives {label} no value {value}"
+
 # Refusals take microseconds: percentiles with them in say nothing of who is answered.
 ANSWERED = 'outcome=~"ok|partial"'
 for text in [alerts, *(expr for _, expr in expressions(dashboard))]:
