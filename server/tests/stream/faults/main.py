@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import nats
 
+import buckets
 import cluster
 import encrypted
 import jobs
@@ -253,6 +254,7 @@ def main():
                 if recipe == "echo":
                     test.poison()
             test = None
+            buckets.run(args.galley, folder)
             leaving.run(args.galley, *servers)
             jobs.run(args.galley, folder, servers[1])
             cluster.run(args.galley, folder, servers[1])
