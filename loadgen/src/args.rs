@@ -11,7 +11,7 @@ use galley_core::{DeviceName, WeightSource, usual_dtype};
 
 pub use self::{
     compare::{CompareArgs, Length},
-    stream::{StreamBenchArgs, StreamSource},
+    stream::{StreamBenchArgs, StreamSource, StreamTable},
 };
 
 /// Measure a recipe in process and over HTTP, and what serving it costs.
@@ -68,7 +68,8 @@ pub enum BenchCommand {
     #[command(after_help = "Examples:
   galley bench stream efficientnet_lite0 --examples 2048
   galley bench stream echo --examples 200000 --repeats 1
-  galley bench stream efficientnet_lite0 --from list --from nats://127.0.0.1/BENCH")]
+  galley bench stream efficientnet_lite0 --from list --from nats://127.0.0.1/BENCH
+  galley bench stream efficientnet_lite0 --from nats://127.0.0.1/BENCH --to postgres://me@localhost/bench --rate 60/s")]
     Stream(StreamBenchArgs),
     /// Compare devices, dtypes and batch sizes: which is fastest, quickest, thriftiest, and what each costs
     ///

@@ -70,15 +70,23 @@ impl Process {
         Ok(process)
     }
 
-    /// Runs `program ARGS...` to its end.
+    /// Starts `program ARGS...`, which ends by itself.
     ///
     /// # Errors
-    /// It cannot be started, or fails.
-    pub(crate) fn run(what: &'static str, program: &Path, args: &[OsString]) -> Result<()> {
+    /// It cannot be started.
+    pub(crate) fn begin(what: &'static str, program: &Path, args: &[OsString]) -> Result<Self> {
         let (sender, _) = mpsc::channel();
-        let mut process = Self::spawn(what, program, args, Sign::Url, &sender)?;
-        process.child.wait().map_err(Error::file(program))?;
-        process.ended().map(|_| ())
+        Self::spawn(what, program, args, Sign::Url, &sender)
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Errors
+    /// It fails.
+    pub(crate) fn wait(mut self) -> Result<()> {
+        // What is wrong with it is said next.
+        let _ = self.child.wait();
+        self.ended().map(|_| ())
     }
 
     fn spawn(

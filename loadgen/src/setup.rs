@@ -223,6 +223,8 @@ fn anonymous(value: &str) -> String {
             .iter()
             .any(|name| host.strip_prefix(name).is_some_and(is_port));
         let host = if local { host } else { "HOST" };
+        // What follows may be a password.
+        let path = path.split('?').next().unwrap_or_default();
         return format!("{scheme}://{host}{path}");
     }
     let path = Path::new(value);

@@ -35,8 +35,9 @@ requests a second where the loop was open). `seconds` runs from the first reques
 `latency_ms` is that of a request that was answered well, from before it is sent until its body has been read and \
 checked. `errors` counts failed requests by kind; `items_ok` counts the examples answered well. `server_peak_rss_bytes` is \
 the server's peak since it started, where this program started it.
-- `streamed`: one pass over the examples through `galley stream` (`source`, `table`, `repeat`, `examples`), after a `native` \
-one of the same `repeat`. `seconds` runs from the first delivery to the last row's `written_at`, which is set as its transaction \
+- `streamed`: one pass over the examples through `galley stream` (`source`, `table`, `repeat`, `examples`; `rate` \
+in messages a second where they were published while it ran, otherwise all were there before), after a `native` one of the same \
+`repeat`. `seconds` runs from the first delivery to the last row's `written_at`, which is set as its transaction \
 begins; `startup_seconds` is what the worker took until then. `items_per_s` are rows a second, `bytes_per_s` those of inputs. \
 `latency_ms` is from publishing to `written_at`; from a list, where nobody publishes, from when work on a message began. \
 `stages_ms` is the mean of each stage of a message by the worker's metrics: `fetch`, `prepare`, `queue`, `infer` (from the input to \
@@ -299,8 +300,11 @@ impl Served {
 pub struct Streamed {
     /// Where messages came from: `list` or `nats`.
     pub source: String,
-    /// Where rows went: `sqlite`.
+    /// Where rows went: `sqlite` or `postgres`.
     pub table: String,
+    /// Messages published a second while they were worked on; none where all were there before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate: Option<f64>,
     /// Which repeat, from 0.
     pub repeat: usize,
     /// Messages, each of which has a row.

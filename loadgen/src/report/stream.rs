@@ -17,6 +17,7 @@ pub(super) fn write(run: &Run, records: &[Record], document: &mut Document) {
         "Recipe",
         "Source",
         "Table",
+        "published/s",
         "Native items/s",
         "streamed rows/s",
         "streamed / native",
@@ -38,22 +39,25 @@ pub(super) fn write(run: &Run, records: &[Record], document: &mut Document) {
         _ => None,
     });
     let all: Vec<&Streamed> = streamed.collect();
-    let kinds: BTreeSet<_> = all.iter().map(|pass| (&pass.source, &pass.table)).collect();
-    for (source, table) in kinds {
-        let of = |pass: &&&Streamed| (&pass.source, &pass.table) == (source, table);
+    let kind = |pass: &Streamed| {
+        let rate = pass.rate.map_or("-".into(), number);
+        [pass.source.clone(), pass.table.clone(), rate]
+    };
+    let kinds: BTreeSet<_> = all.iter().map(|pass| kind(pass)).collect();
+    for of_kind in kinds {
+        let of = |pass: &&&Streamed| kind(pass) == of_kind;
         let passes: Vec<&Streamed> = all.iter().filter(of).copied().collect();
         let figure = |value: fn(&Streamed) -> f64| median(passes.iter().map(|pass| value(pass)));
-        let mut cells = vec![
-            run.recipe.clone().unwrap_or_default(),
-            source.clone(),
-            table.clone(),
+        let mut cells = vec![run.recipe.clone().unwrap_or_default()];
+        cells.extend(of_kind);
+        cells.extend([
             native.clone(),
             figure(|pass| pass.items_per_s),
             figure(|pass| pass.native_ratio),
             figure(|pass| pass.bytes_per_s / 1e6),
             figure(|pass| pass.latency_ms.p50),
             figure(|pass| pass.latency_ms.p99),
-        ];
+        ]);
         cells.extend(STAGES.map(|stage| {
             let times = passes.iter().filter_map(|pass| pass.stages_ms.get(stage));
             median(times.copied())
@@ -66,10 +70,11 @@ pub(super) fn write(run: &Run, records: &[Record], document: &mut Document) {
         ]);
         rows.row(cells);
     }
-    document.table(rows);
+    document.table(rows.without_empty_columns());
     document.text(
-        "Native is in process with prepare, its stages one after the other. Stages are means of a message, `forward` that of a \
-         batch. Memory is the worker's in the second and in the last quarter of its time; where both are alike it is flat.",
+        "Native is in process with prepare, its stages one after the other. p50 and p99 are from publishing to the row; from a list, \
+         from when work on a message began. Stages are means of a message, `forward` that of a batch. Memory is the worker's in the \
+         second and in the last quarter of its time; where both are alike it is flat.",
     );
 }
 
@@ -116,6 +121,7 @@ mod tests {
         Streamed {
             source: source.into(),
             table: "sqlite".into(),
+            rate: None,
             repeat,
             examples: 1024,
             compared: 100,
@@ -166,11 +172,32 @@ mod tests {
             .collect();
         assert_eq!(
             rows[0],
-            "| echo | list | sqlite | 100.0 | 96.00 ±4.2% | 0.960 ±4.2% | 19.20 ±4.2% | 20.00 | 30.00 | 1.50 | - | - | - | - | \
-             16.00 | 1.00 | 12 MiB, 192 MiB | 512 MiB |"
+            "| echo | list | sqlite | 100.0 | 96.00 ±4.2% | 0.960 ±4.2% | 19.20 ±4.2% | 20.00 | 30.00 | 1.50 | 16.00 | 1.00 | \
+             12 MiB, 192 MiB | 512 MiB |"
         );
         assert!(rows[1].starts_with("| echo | nats | sqlite | 100.0 | 85.00 | 0.850 |"));
         assert!(text.contains("median of 2 runs"), "{text}");
+    }
+
+    #[test]
+    fn what_was_published_at_a_rate_has_a_row_of_its_own() {
+        let mut paced = streamed("nats", 0, 60.0);
+        paced.rate = Some(60.0);
+        let records = [
+            native(0),
+            Record::Streamed(streamed("nats", 0, 85.0)),
+            Record::Streamed(paced),
+        ];
+        let text = crate::report::render(&run("stream"), &records);
+        let has = |row: &str| text.lines().any(|line| line.starts_with(row));
+        assert!(
+            has("| echo | nats | sqlite | - | 100.0 | 85.00 | 0.850 |"),
+            "{text}"
+        );
+        assert!(
+            has("| echo | nats | sqlite | 60.00 | 100.0 | 60.00 | 0.600 |"),
+            "{text}"
+        );
     }
 
     #[test]

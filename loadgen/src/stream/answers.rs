@@ -1,11 +1,9 @@
 //! Whether a stream's answers are those in process, for a sample of the examples.
 
-use std::path::Path;
-
 use galley_core::{AnyRecipe, Input};
 use serde_json::Value;
 
-use super::{feed::message, rows::answer};
+use super::{feed::message, rows::Rows};
 use crate::{
     corpus::Corpus,
     error::{Error, Result},
@@ -57,14 +55,14 @@ impl Sample {
         self.answers.len()
     }
 
-    /// Compares them with the rows whose ids begin so.
+    /// Compares them with the rows whose ids are so and a number.
     ///
     /// # Errors
-    /// One has another answer or none, or the table cannot be read.
-    pub(super) fn compare(&self, table: &Path, prefix: &str) -> Result<()> {
+    /// One has another answer or none.
+    pub(super) fn compare(&self, rows: &Rows, prefix: &str) -> Result<()> {
         for (index, expected) in &self.answers {
-            let got = answer(table, &format!("{prefix}{index}"))?.unwrap_or_default();
-            let value = serde_json::from_str(&got).unwrap_or(Value::Null);
+            let got = rows.answer(&format!("{prefix}{index}")).unwrap_or_default();
+            let value = serde_json::from_str(got).unwrap_or(Value::Null);
             if !alike(expected, &value, self.tolerance) {
                 return Err(Error::Rows(format!(
                     "example {index}: expected {expected} as in process, got {got}"

@@ -11,15 +11,16 @@ mod worker;
 
 use std::{
     ffi::OsString,
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{SystemTime, UNIX_EPOCH},
 };
 
 use galley_core::{AnyRecipe, Entry};
+use tokio::runtime::Runtime;
 
 use self::{answers::Sample, feed::Feed, rows::Rows, scrape::Scrape, worker::Worker};
 use crate::{
-    args::{StreamBenchArgs, StreamSource},
+    args::{StreamBenchArgs, StreamSource, StreamTable},
     corpus::Corpus,
     error::{Error, Result},
     native::Pass,
@@ -38,6 +39,12 @@ use crate::{
 /// # Errors
 /// A pass fails, or a row is missing or wrong.
 pub(crate) fn run(args: &StreamBenchArgs, context: &Context) -> Result<()> {
+    if args.rate.is_some() && args.from.contains(&StreamSource::List) {
+        return Err(Error::option(
+            "--rate",
+            "a list is read as fast as it can be; expected --from nats://HOST/STREAM alone",
+        ));
+    }
     set_threads(args.recipe.threads);
     let (entry, options) = load_options(&args.recipe)?;
     let recipe = load(entry, &options)?;
@@ -47,11 +54,11 @@ pub(crate) fn run(args: &StreamBenchArgs, context: &Context) -> Result<()> {
     let batch = args.batch.get();
     let few = calibration_corpus(entry, args.output.json)?;
     // A streamed pass takes about as long as the native one before it.
-    let cost: f64 = native_costs(&recipe, &few, &[batch])?.iter().sum();
-    let passes = 2 * args.from.len();
-    shrink(&mut run, &args.size, &vec![cost; passes], &[batch])?;
+    let per_example: f64 = native_costs(&recipe, &few, &[batch])?.iter().sum();
+    let costs = [per_example, cost(per_example, args.rate)].repeat(args.from.len());
+    shrink(&mut run, &args.size, &costs, &[batch])?;
     let corpus = open_corpus(entry, run.examples, args.output.json)?;
-    let work = cost * (passes * run.examples * run.repeats) as f64;
+    let work = costs.iter().sum::<f64>() * (run.examples * run.repeats) as f64;
     let bench = Bench {
         entry,
         recipe: &recipe,
@@ -61,7 +68,7 @@ pub(crate) fn run(args: &StreamBenchArgs, context: &Context) -> Result<()> {
         feed: Feed::new(&corpus, run.examples)?,
         program: program(args)?,
         name: name(),
-        cost,
+        cost: per_example,
         progress: Progress::new(work, args.output.json),
     };
     let mut output = Output::open(&args.output, &run)?;
@@ -124,7 +131,7 @@ impl Bench<'_> {
         };
         pass.warm_up()?;
         let native = pass.run(&|done| self.progress.within(done as f64 * self.cost))?;
-        self.finish_pass();
+        self.finish_pass(None);
         Ok(native)
     }
 
@@ -135,38 +142,55 @@ impl Bench<'_> {
         native_rate: f64,
         sample: &Sample,
     ) -> Result<Streamed> {
-        let (kind, from) = match source {
+        let (kind, url) = match source {
             StreamSource::List => ("list", None),
             StreamSource::Nats(url) => ("nats", Some(url.as_str())),
         };
         self.progress.label(format!("streamed from {kind}"));
         let prefix = format!("{}-{kind}-{repeat}-", self.name);
         let list = self.feed.list(self.corpus, &prefix)?;
-        let own_table = || self.feed.folder().join(format!("{prefix}.db"));
+        let own_table = || StreamTable::Sqlite(self.feed.folder().join(format!("{prefix}.db")));
         let table = self.args.to.clone().unwrap_or_else(own_table);
-        if let Some(url) = from {
-            self.publish(url, list.clone().into())?;
+        let rate = self.args.rate;
+        if let Some(url) = url {
+            self.set_up(url)?;
+            if rate.is_none() {
+                self.publish(url, &list, None)?.wait()?;
+            }
         }
-        let from = from.map_or(list.into(), OsString::from);
-        let arguments = self.arguments(from, table.clone().into());
-        let worker = Worker::start(&self.program, &arguments, self.args.ready_timeout)?;
+        let from = url.map_or_else(|| list.clone().into(), OsString::from);
+        let arguments = self.arguments(from, table.argument());
+        let mut worker = Worker::start(&self.program, &arguments, self.args.ready_timeout)?;
         let started = worker.started();
+        let mut publishing = match (url, rate) {
+            (Some(url), Some(rate)) => {
+                worker.wait_until_ready()?;
+                Some(self.publish(url, &list, Some(rate))?)
+            }
+            _ => None,
+        };
         let examples = self.run.examples;
-        let is_list = *source == StreamSource::List;
-        let watched = worker.watch(&|scrape: &Scrape| {
+        let watched = worker.watch(&mut |scrape: &Scrape| {
+            if let Some(publishing) = &mut publishing {
+                publishing.ended()?;
+            }
             let ended = scrape.ended();
-            self.progress.within(ended as f64 * self.cost);
+            self.progress.within(ended as f64 * cost(self.cost, rate));
             // A list ends by itself, a broker never.
-            !is_list && ended >= examples
+            Ok(url.is_some() && ended >= examples)
         })?;
+        if let Some(publishing) = publishing {
+            publishing.wait()?;
+        }
         let rows = Rows::read(&table, &prefix)?;
         let figures = rows.figures(examples)?;
-        sample.compare(&table, &prefix)?;
-        self.finish_pass();
+        sample.compare(&rows, &prefix)?;
+        self.finish_pass(rate);
         let items_per_s = examples as f64 / figures.seconds;
         Ok(Streamed {
             source: kind.into(),
-            table: "sqlite".into(),
+            table: table.kind().into(),
+            rate,
             repeat,
             examples,
             compared: sample.len(),
@@ -183,8 +207,8 @@ impl Bench<'_> {
         })
     }
 
-    /// Makes the broker's stream and puts the list into it, as a user would.
-    fn publish(&self, url: &str, list: OsString) -> Result<()> {
+    /// Makes the broker's stream, as a user would.
+    fn set_up(&self, url: &str) -> Result<()> {
         let recipe = OsString::from(&self.args.recipe.recipe);
         let setup = [
             "stream".into(),
@@ -193,9 +217,16 @@ impl Bench<'_> {
             "--from".into(),
             url.into(),
         ];
-        Process::run("stream setup", &self.program, &setup)?;
-        let feed = ["feed".into(), list, "--to".into(), url.into()];
-        Process::run("feed", &self.program, &feed)
+        Process::begin("stream setup", &self.program, &setup)?.wait()
+    }
+
+    /// Puts the list into it, at so many messages a second or as fast as the broker takes them.
+    fn publish(&self, url: &str, list: &Path, rate: Option<f64>) -> Result<Process> {
+        let mut feed: Vec<OsString> = vec!["feed".into(), list.into(), "--to".into(), url.into()];
+        if let Some(rate) = rate {
+            feed.extend(["--rate".into(), format!("{rate}/s").into()]);
+        }
+        Process::begin("feed", &self.program, &feed)
     }
 
     fn arguments(&self, from: OsString, to: OsString) -> Vec<OsString> {
@@ -222,8 +253,20 @@ impl Bench<'_> {
         arguments
     }
 
-    fn finish_pass(&self) {
-        self.progress
-            .finish_cell(self.run.examples as f64 * self.cost);
+    fn finish_pass(&self, rate: Option<f64>) {
+        let work = self.run.examples as f64 * cost(self.cost, rate);
+        self.progress.finish_cell(work);
     }
+}
+
+/// Seconds for an example of a pass that is published at a rate, or of any other.
+fn cost(cost: f64, rate: Option<f64>) -> f64 {
+    rate.map_or(cost, |rate| cost.max(1.0 / rate))
+}
+
+fn runtime() -> Result<Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Error::Client(error.to_string()))
 }

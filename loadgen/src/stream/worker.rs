@@ -10,7 +10,7 @@ use std::{
 use reqwest::Client;
 use tokio::runtime::Runtime;
 
-use super::scrape::Scrape;
+use super::{runtime, scrape::Scrape};
 use crate::{
     error::{Error, Result},
     interrupt,
@@ -46,16 +46,11 @@ impl Worker {
     /// # Errors
     /// It does not.
     pub(super) fn start(program: &Path, args: &[OsString], timeout: Duration) -> Result<Self> {
-        let client = |error: &dyn std::fmt::Display| Error::Client(error.to_string());
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(|error| client(&error))?;
         let http = Client::builder().no_proxy().timeout(10 * LOOK).build();
         let started = (Instant::now(), SystemTime::now());
         Ok(Self {
-            client: http.map_err(|error| client(&error))?,
-            runtime,
+            client: http.map_err(|error| Error::Client(error.to_string()))?,
+            runtime: runtime()?,
             started,
             process: Process::start("worker", program, args, (Sign::LoggedAddress, timeout))?,
         })
@@ -66,11 +61,32 @@ impl Worker {
         self.started.1
     }
 
-    /// Looks at it until it has ended, or is done and then told to end.
+    /// Waits until it is warm.
     ///
     /// # Errors
     /// It fails, or the run was interrupted.
-    pub(super) fn watch(mut self, is_done: &dyn Fn(&Scrape) -> bool) -> Result<Watched> {
+    pub(super) fn wait_until_ready(&mut self) -> Result<()> {
+        while self.ask("readyz").is_none() {
+            interrupt::check()?;
+            if self.process.ended()? {
+                return Err(Error::Process {
+                    what: "worker",
+                    reason: "ended before it was ready".into(),
+                });
+            }
+            thread::sleep(LOOK);
+        }
+        Ok(())
+    }
+
+    /// Looks at it until it has ended, or is done and then told to end.
+    ///
+    /// # Errors
+    /// It fails, `is_done` does, or the run was interrupted.
+    pub(super) fn watch(
+        mut self,
+        is_done: &mut dyn FnMut(&Scrape) -> Result<bool>,
+    ) -> Result<Watched> {
         let mut scrape = Scrape::default();
         let (mut memory, mut peak) = (Vec::new(), None);
         while !self.process.ended()? {
@@ -81,7 +97,7 @@ impl Worker {
             peak = peak_rss(Some(pid)).max(peak);
             // None where it is about to end.
             scrape = self.scrape().unwrap_or(scrape);
-            if is_done(&scrape) {
+            if is_done(&scrape)? {
                 self.process.stop();
                 continue;
             }
@@ -96,11 +112,15 @@ impl Worker {
     }
 
     fn scrape(&self) -> Option<Scrape> {
-        let url = format!("http://{}/metrics", self.process.address());
-        let text = self.runtime.block_on(async {
+        self.ask("metrics").map(|text| Scrape::of(&text))
+    }
+
+    /// What it says, if it says that all is well.
+    fn ask(&self, path: &str) -> Option<String> {
+        let url = format!("http://{}/{path}", self.process.address());
+        self.runtime.block_on(async {
             let answer = self.client.get(url).send().await.ok()?;
-            answer.text().await.ok()
-        });
-        text.map(|text| Scrape::of(&text))
+            answer.error_for_status().ok()?.text().await.ok()
+        })
     }
 }

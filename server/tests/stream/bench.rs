@@ -59,3 +59,11 @@ fn a_benchmark_of_a_worker_that_fails_says_why() {
         ended.stderr
     );
 }
+
+#[test]
+fn only_what_a_broker_has_is_published_at_a_rate() {
+    let args = ["bench", "stream", "echo", "--rate", "60/s"];
+    let ended = run(galley(&args));
+    assert_ne!(ended.code, Some(0));
+    assert!(ended.stderr.contains("--rate"), "{}", ended.stderr);
+}

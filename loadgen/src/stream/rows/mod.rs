@@ -1,31 +1,45 @@
 //! What a stream left behind: the rows of `galley_answers`, read as anybody reads them, and what their times say.
 
-use std::{
-    path::Path,
-    time::{Duration, SystemTime},
-};
+mod postgres;
+mod sqlite;
 
-use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
+use std::time::{Duration, SystemTime};
 
+use super::runtime;
 use crate::{
+    args::StreamTable,
     error::{Error, Result},
     stats::Latency,
 };
 
-const ROWS: &str = "SELECT status, error, bytes, published_at, fetched_at, answered_at, written_at, fetch_ms, infer_ms
-    FROM galley_answers WHERE substr(id, 1, length(?1)) = ?1";
-const ANSWER: &str = "SELECT answer FROM galley_answers WHERE id = ?1";
+/// In what SQL both databases have in common.
+const ROWS: &str = "SELECT id, status, CAST(answer AS TEXT), error, bytes,
+    published_at, fetched_at, answered_at, written_at, fetch_ms, infer_ms
+    FROM galley_answers WHERE substr(id, 1, length($1)) = $1 ORDER BY written_at";
 
 /// A row, as far as it is looked at.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Row {
+    id: String,
     status: String,
+    answer: Option<String>,
     error: Option<String>,
     bytes: u64,
     published: Option<SystemTime>,
     /// When work on the message began: that of fetching, or of a text of answering.
     began: SystemTime,
     written: SystemTime,
+}
+
+/// A row's times, as they stand there.
+#[derive(Clone, Copy, Debug, Default)]
+struct Times {
+    published: Option<SystemTime>,
+    fetched: Option<SystemTime>,
+    answered: Option<SystemTime>,
+    written: Option<SystemTime>,
+    fetch_ms: Option<f64>,
+    infer_ms: Option<f64>,
 }
 
 /// The rows of one pass.
@@ -49,18 +63,52 @@ impl Figures {
     }
 }
 
+impl Row {
+    /// A row of so many bytes and these times, of which nothing else is known.
+    fn of(bytes: Option<i64>, times: Times) -> Self {
+        let took = |ms: Option<f64>| {
+            let took = Duration::try_from_secs_f64(ms.unwrap_or_default() / 1e3);
+            took.unwrap_or_default()
+        };
+        let written = times.written.unwrap_or(SystemTime::UNIX_EPOCH);
+        let began = match (times.fetched, times.answered) {
+            (Some(fetched), _) => fetched.checked_sub(took(times.fetch_ms)),
+            (None, Some(answered)) => answered.checked_sub(took(times.infer_ms)),
+            (None, None) => None,
+        };
+        Self {
+            id: String::new(),
+            status: String::new(),
+            answer: None,
+            error: None,
+            bytes: u64::try_from(bytes.unwrap_or_default()).unwrap_or_default(),
+            published: times.published,
+            began: began.unwrap_or(written),
+            written,
+        }
+    }
+}
+
 impl Rows {
     /// The rows whose ids begin so.
     ///
     /// # Errors
     /// The table cannot be read.
-    pub(super) fn read(table: &Path, prefix: &str) -> Result<Self> {
-        let read = || -> rusqlite::Result<Vec<Row>> {
-            let connection = open(table)?;
-            let mut statement = connection.prepare(ROWS)?;
-            statement.query_map([prefix], row)?.collect()
+    pub(super) fn read(table: &StreamTable, prefix: &str) -> Result<Self> {
+        let rows = match table {
+            StreamTable::Sqlite(path) => sqlite::read(path, prefix).map_err(unreadable)?,
+            StreamTable::Postgres(url) => {
+                let rows = runtime()?.block_on(postgres::read(url, prefix));
+                rows.map_err(unreadable)?
+            }
         };
-        read().map(Self).map_err(unreadable)
+        Ok(Self(rows))
+    }
+
+    /// The answer in the row of an id, if there is one.
+    pub(super) fn answer(&self, id: &str) -> Option<&str> {
+        let row = self.0.iter().find(|row| row.id == id)?;
+        row.answer.as_deref()
     }
 
     /// What so many messages' rows say.
@@ -102,56 +150,10 @@ impl Rows {
     }
 }
 
-/// The answer in the row of an id, if there is one.
-///
-/// # Errors
-/// The table cannot be read.
-pub(super) fn answer(table: &Path, id: &str) -> Result<Option<String>> {
-    let read = || {
-        open(table)?
-            .query_row(ANSWER, params![id], |row| row.get(0))
-            .optional()
-    };
-    read().map(Option::flatten).map_err(unreadable)
-}
-
-fn open(table: &Path) -> rusqlite::Result<Connection> {
-    Connection::open_with_flags(table, OpenFlags::SQLITE_OPEN_READ_WRITE)
-}
-
-fn unreadable(error: impl std::fmt::Display) -> Error {
-    Error::Table(error.to_string())
-}
-
-fn row(row: &rusqlite::Row<'_>) -> rusqlite::Result<Row> {
-    let time = |column: usize| -> rusqlite::Result<Option<SystemTime>> {
-        let text: Option<String> = row.get(column)?;
-        let parsed = text.map(|text| humantime::parse_rfc3339(&text)).transpose();
-        parsed.map_err(|error| {
-            let kind = rusqlite::types::Type::Text;
-            rusqlite::Error::FromSqlConversionFailure(column, kind, Box::new(error))
-        })
-    };
-    let took = |column: usize| -> rusqlite::Result<Duration> {
-        let ms: Option<f64> = row.get(column)?;
-        let took = Duration::try_from_secs_f64(ms.unwrap_or_default() / 1e3);
-        Ok(took.unwrap_or_default())
-    };
-    let written = time(6)?.unwrap_or(SystemTime::UNIX_EPOCH);
-    let began = match (time(4)?, time(5)?) {
-        (Some(fetched), _) => fetched.checked_sub(took(7)?),
-        (None, Some(answered)) => answered.checked_sub(took(8)?),
-        (None, None) => None,
-    };
-    let bytes: Option<i64> = row.get(2)?;
-    Ok(Row {
-        status: row.get(0)?,
-        error: row.get(1)?,
-        bytes: u64::try_from(bytes.unwrap_or_default()).unwrap_or_default(),
-        published: time(3)?,
-        began: began.unwrap_or(written),
-        written,
-    })
+/// A driver's message may be in the error that it follows from.
+fn unreadable(error: impl std::error::Error) -> Error {
+    let source = error.source().map(|source| format!(": {source}"));
+    Error::Table(format!("{error}{}", source.unwrap_or_default()))
 }
 
 fn since(later: SystemTime, earlier: SystemTime) -> Duration {
@@ -170,11 +172,15 @@ mod tests {
     fn row(published: Option<u64>, began: u64, written: u64) -> Row {
         Row {
             status: "ok".into(),
-            error: None,
-            bytes: 10,
-            published: published.map(at),
             began: at(began),
-            written: at(written),
+            ..Row::of(
+                Some(10),
+                Times {
+                    published: published.map(at),
+                    written: Some(at(written)),
+                    ..Times::default()
+                },
+            )
         }
     }
 
@@ -206,29 +212,34 @@ mod tests {
     }
 
     #[test]
-    fn rows_are_read_by_the_prefix_of_their_ids() {
-        let folder = tempfile::tempdir().unwrap();
-        let table = folder.path().join("answers.db");
-        let connection = Connection::open(&table).unwrap();
-        connection
-            .execute_batch(
-                "CREATE TABLE galley_answers (id, status, answer, error, bytes, published_at, fetched_at, answered_at,
-                   written_at, fetch_ms, infer_ms);
-                 INSERT INTO galley_answers VALUES
-                   ('a-1', 'ok', '[1]', NULL, 7, NULL, '1970-01-01T00:00:02.000Z', '1970-01-01T00:00:03.000Z',
-                    '1970-01-01T00:00:04.000Z', 500.0, 900.0),
-                   ('a-2', 'ok', '[2]', NULL, 7, '1970-01-01T00:00:01.000Z', NULL, '1970-01-01T00:00:03.000Z',
-                    '1970-01-01T00:00:04.500Z', NULL, 250.0),
-                   ('b-1', 'refused', NULL, 'x', NULL, NULL, NULL, NULL, '1970-01-01T00:00:04.000Z', NULL, NULL);",
-            )
-            .unwrap();
-        let mut by_fetch = row(None, 1500, 4000);
-        let mut by_answer = row(Some(1000), 2750, 4500);
-        (by_fetch.bytes, by_answer.bytes) = (7, 7);
-        let read = Rows::read(&table, "a-").unwrap();
-        assert_eq!(read, Rows(vec![by_fetch, by_answer]));
-        assert_eq!(answer(&table, "a-2").unwrap().as_deref(), Some("[2]"));
-        assert_eq!(answer(&table, "b-1").unwrap(), None);
-        assert_eq!(answer(&table, "c-1").unwrap(), None);
+    fn work_begins_with_fetching_or_else_with_answering() {
+        let times = Times {
+            fetched: Some(at(2000)),
+            answered: Some(at(3000)),
+            written: Some(at(4000)),
+            fetch_ms: Some(500.0),
+            infer_ms: Some(900.0),
+            ..Times::default()
+        };
+        assert_eq!(Row::of(None, times).began, at(1500));
+        let inline = Times {
+            fetched: None,
+            ..times
+        };
+        assert_eq!(Row::of(None, inline).began, at(2100));
+        let refused = Times {
+            answered: None,
+            ..inline
+        };
+        assert_eq!(Row::of(None, refused).began, at(4000));
+    }
+
+    #[test]
+    fn an_answer_is_found_by_its_id() {
+        let mut one = row(None, 0, 1);
+        (one.id, one.answer) = ("a-2".into(), Some("[2]".into()));
+        let rows = Rows(vec![row(None, 0, 1), one]);
+        assert_eq!(rows.answer("a-2"), Some("[2]"));
+        assert_eq!(rows.answer("a-3"), None);
     }
 }

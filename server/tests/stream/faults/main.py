@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import nats
 
+import bench
 import buckets
 import cluster
 import encrypted
@@ -254,6 +255,7 @@ def main():
                 if recipe == "echo":
                     test.poison()
             test = None
+            bench.run(args.galley, *servers)
             buckets.run(args.galley, folder)
             leaving.run(args.galley, *servers)
             jobs.run(args.galley, folder, servers[1])
