@@ -41,6 +41,7 @@ impl Sample {
             let raw = forward(recipe.as_ref(), std::slice::from_ref(&prepared))?;
             let answer = raw.into_iter().next();
             let answer = answer.map(|raw| recipe.finish(prepared, raw));
+            let answer = answer.transpose().map_err(refused)?;
             answers.push((index, serde_json::to_value(answer).unwrap_or_default()));
         }
         let tolerance = match recipe.info().dtype {

@@ -27,6 +27,14 @@ pub enum InputError {
         /// The option that sets the limit: `--max-pixels`.
         option: &'static str,
     },
+    /// What the network made of it is no number, or one beyond the dtype's.
+    #[error(
+        "the network's numbers for this input are not finite in {dtype}; a wider --dtype may answer it"
+    )]
+    NotFinite {
+        /// What the network computes in.
+        dtype: &'static str,
+    },
     /// Nobody waits for its answer any more.
     #[error("not wanted any more")]
     NotWanted,

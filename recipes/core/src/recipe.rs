@@ -160,7 +160,10 @@ pub trait ErasedRecipe: Send + Sync + 'static {
     /// As [`Recipe::forward`].
     fn forward(&self, batch: &[&Prepared]) -> Result<Vec<RawOutput>, ForwardError>;
     /// See [`Recipe::finish`].
-    fn finish(&self, prepared: Prepared, raw: RawOutput) -> Output;
+    ///
+    /// # Errors
+    /// [`InputError::NotFinite`] where the item's logits are not all finite, so that no answer follows from them.
+    fn finish(&self, prepared: Prepared, raw: RawOutput) -> Result<Output, InputError>;
     /// See [`Recipe::logits`].
     fn logits(&self, raw: &RawOutput) -> Vec<Vec<f32>>;
     /// See [`Recipe::sample`].
@@ -219,10 +222,15 @@ impl<R: Recipe> ErasedRecipe for R {
             .collect())
     }
 
-    fn finish(&self, prepared: Prepared, raw: RawOutput) -> Output {
+    fn finish(&self, prepared: Prepared, raw: RawOutput) -> Result<Output, InputError> {
         let item = prepared.item.downcast::<R::Prepared>().expect(OWN_ITEM);
         let raw = raw.0.downcast::<R::Raw>().expect(OWN_ITEM);
-        Recipe::finish(self, *item, *raw)
+        let logits = Recipe::logits(self, &raw);
+        if !logits.iter().flatten().all(|logit| logit.is_finite()) {
+            let dtype = Recipe::info(self).dtype;
+            return Err(InputError::NotFinite { dtype });
+        }
+        Ok(Recipe::finish(self, *item, *raw))
     }
 
     fn logits(&self, raw: &RawOutput) -> Vec<Vec<f32>> {
@@ -267,9 +275,8 @@ pub fn run_batch(
     Ok(prepared
         .into_iter()
         .map(|item| {
-            item.map(|item| {
-                recipe.finish(item, raw.next().expect("forward gives one output an item"))
-            })
+            let raw = item.is_ok().then(|| raw.next()).flatten();
+            recipe.finish(item?, raw.expect("forward gives one output an item"))
         })
         .collect())
 }

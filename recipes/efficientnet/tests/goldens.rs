@@ -498,7 +498,7 @@ fn batched_equals_single_and_a_bad_item_fails_alone() {
         .map(|item| outputs(&[item]).remove(0))
         .collect();
     for ((batched, single), seed) in batched.into_iter().zip(singles).zip(0..) {
-        let finish = |raw| recipe.finish(recipe.sample(None, seed), raw);
+        let finish = |raw| recipe.finish(recipe.sample(None, seed), raw).unwrap();
         let (Output::ImageClasses(batched), Output::ImageClasses(single)) =
             (finish(batched), finish(single))
         else {

@@ -159,7 +159,7 @@ fn samples_have_the_size_asked_for_and_run() {
     assert!(costs[3] > 700);
     let raw = recipe.forward(&samples.iter().collect::<Vec<_>>()).unwrap();
     for (sample, raw) in samples.into_iter().zip(raw) {
-        recipe.finish(sample, raw);
+        recipe.finish(sample, raw).unwrap();
     }
 }
 

@@ -371,7 +371,7 @@ impl Served {
 
     fn finish_one(&self, slot: Slot) -> Result<Result<Output, InputError>, InferError> {
         match slot {
-            Slot::Done(prepared, raw, _) => Ok(Ok(self.recipe.finish(prepared, raw))),
+            Slot::Done(prepared, raw, _) => Ok(self.recipe.finish(prepared, raw)),
             Slot::Refused(refusal) => Ok(Err(refusal)),
             Slot::Waiting => Err(InferError::Failed("an item was lost".into())),
         }

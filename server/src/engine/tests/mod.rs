@@ -160,6 +160,10 @@ impl Recipe for Doubler {
         Output::Json(json!(raw))
     }
 
+    fn logits(&self, raw: &f64) -> Vec<Vec<f32>> {
+        vec![vec![*raw as f32]]
+    }
+
     fn sample(&self, _: Option<usize>, seed: u64) -> f64 {
         seed as f64 / 16.0
     }

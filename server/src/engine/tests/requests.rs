@@ -54,6 +54,18 @@ async fn bad_inputs_fail_alone() {
     assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 4);
 }
 
+/// A sum beyond the dtype's largest number would be answered as whatever class comes first.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_item_whose_logits_are_not_finite_has_no_answer_and_its_batch_mates_have() {
+    let recipe = Doubler::new(usize::MAX);
+    let (_engine, served) = start(&recipe, fixed(8)).await;
+    let mut inputs = numbers(0..3);
+    inputs[1] = Input::Json(json!(1e39));
+    let answers = served.infer(inputs, soon()).await.unwrap();
+    assert_eq!(answers[1], Err(InputError::NotFinite { dtype: "f64" }));
+    assert!(answers[0].is_ok() && answers[2].is_ok());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_panic_in_prepare_or_forward_costs_its_own_requests_only() {
     for inline_bytes in [0, usize::MAX] {
