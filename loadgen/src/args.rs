@@ -1,6 +1,8 @@
 //! The command line of `galley bench`, as typed.
 
+mod against;
 mod compare;
+mod history;
 mod stream;
 
 use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
@@ -10,7 +12,9 @@ use clap::{Args, Subcommand, ValueEnum};
 use galley_core::{DeviceName, WeightSource, usual_dtype};
 
 pub use self::{
+    against::AgainstArgs,
     compare::{CompareArgs, Length},
+    history::{FailOn, HistoryArgs, ReportArgs},
     stream::{StreamBenchArgs, StreamSource, StreamTable},
 };
 
@@ -87,6 +91,23 @@ pub enum BenchCommand {
   galley bench report bench-results/*/
   galley bench report here there --out both")]
     Report(ReportArgs),
+    /// What became of speed over earlier runs: by date, by version, and where the last is slower than those before
+    ///
+    /// Only figures of the same machine, recipe, weights, dtype, device and way of running are compared. Ratios of one sitting may
+    /// fail a build; absolute figures, which drift with the machine, only warn.
+    #[command(after_help = "Examples:
+  galley bench history
+  galley bench history bench-results --prices prices.toml --out history
+  galley bench history --fail-on regression")]
+    History(HistoryArgs),
+    /// Compare this build with another one: passes of both in turn, and the ratio with its interval
+    ///
+    /// Above 1, this build is faster. Each pass is a process of its own, and which build goes first alternates.
+    #[command(after_help = "Examples:
+  galley bench against ../before/galley
+  galley bench against galley-0.1.0 transformers_ner --batch 1,32 --served --rounds 20
+  galley bench against main/galley --fail-on regression")]
+    Against(AgainstArgs),
 }
 
 /// Which recipe, and how it is run.
@@ -363,17 +384,6 @@ pub struct AgreementArgs {
     /// Where the figures go.
     #[command(flatten)]
     pub output: OutputArgs,
-}
-
-/// `galley bench report`.
-#[derive(Clone, Debug, Args)]
-pub struct ReportArgs {
-    /// Folders of earlier runs
-    #[arg(required = true, value_name = "DIR")]
-    pub dirs: Vec<PathBuf>,
-    /// Put their comparisons of one recipe together, in this folder
-    #[arg(long, value_name = "DIR", env = "GALLEY_BENCH_REPORT_OUT")]
-    pub out: Option<PathBuf>,
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

@@ -97,6 +97,9 @@ pub enum Error {
     /// The HTTP client or its runtime could not be set up.
     #[error("cannot set up the load generator: {0}")]
     Client(String),
+    /// Something is slower than it was, and the run was to fail for that.
+    #[error("slower than before: {}", .0.join("; "))]
+    Regression(Vec<String>),
     /// The user ended it.
     #[error("interrupted")]
     Interrupted,

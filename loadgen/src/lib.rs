@@ -9,16 +9,19 @@
 //! - `compare`: devices, dtypes and batch sizes; `meter`: what a device holds and consumes meanwhile.
 //! - `served`: clients that goose drives, and the server process that they meet.
 //! - `matrix`: both in turn, which gives the table of what serving costs.
+//! - `against`: two builds in turn; `history`: what became of speed over earlier runs.
 //! - `stream`: `galley stream` from a list or a broker, in turn with native.
 //! - [`report`]: records, tables, plots and a description of the machine.
 //!
 //! A program embeds [`BenchArgs`] in its command line and hands the parsed [`BenchCommand`] to [`run()`].
 
+mod against;
 mod agreement;
 pub mod args;
 mod compare;
 pub mod corpus;
 mod error;
+mod history;
 mod interrupt;
 mod matrix;
 mod meter;

@@ -79,7 +79,8 @@ fn json_line(record: &Record, recipe: &str) -> Value {
         | Record::Agreement(_)
         | Record::Run(_)
         | Record::Loaded(_)
-        | Record::Missing(_) => None,
+        | Record::Missing(_)
+        | Record::Round(_) => None,
     };
     let mut line = serde_json::to_value(record).unwrap_or_default();
     if let (Value::Object(keys), Some(ms)) = (&mut line, median) {

@@ -6,6 +6,7 @@ use candle_core::{DType, Device};
 use galley_core::LoadOptions;
 
 use crate::{
+    against,
     agreement::Comparison,
     args::{
         AgreementArgs, BenchCommand, MatrixArgs, NativeArgs, OperatorsArgs, ReportArgs, ServedArgs,
@@ -13,7 +14,7 @@ use crate::{
     },
     compare,
     error::{Error, Result},
-    interrupt,
+    history, interrupt,
     matrix::Matrix,
     native::{Pass, Sizes, model_alone},
     operators,
@@ -52,6 +53,8 @@ pub fn run(command: &BenchCommand, context: &Context) -> anyhow::Result<()> {
         BenchCommand::Stream(args) => stream::run(args, context)?,
         BenchCommand::Compare(args) => compare::run(args, context)?,
         BenchCommand::Report(args) => report(args)?,
+        BenchCommand::History(args) => history::run(args)?,
+        BenchCommand::Against(args) => against::run(args, context)?,
     }
     Ok(())
 }

@@ -152,6 +152,7 @@ impl Described<'_> {
             threads: rayon::current_num_threads(),
             client_threads: None,
             server: None,
+            old: None,
             machine: Machine::here(self.machine),
         }
     }

@@ -1,9 +1,13 @@
 //! The arithmetic of a benchmark, free of clocks and files: percentiles, means, ratios, when a run is too short, how
 //! many examples fit a budget, how long the rest will take.
 
+mod paired;
+
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+
+pub use self::paired::{Interval, ratio_of_pairs};
 
 /// A run with fewer requests than this many times its concurrency is mostly ramp-up and tail.
 pub const STEADY_REQUESTS_PER_USER: usize = 20;

@@ -44,3 +44,41 @@ pub(super) fn row(text: &mut String, cells: &[impl AsRef<str>]) {
     }
     text.push('\n');
 }
+
+/// Values as a row of small columns, with the first and the last in figures.
+pub(super) fn spark(values: &[f64]) -> String {
+    spark_from(0.0, values)
+}
+
+/// The same, with columns that begin at a value.
+pub(super) fn spark_from(floor: f64, values: &[f64]) -> String {
+    const COLUMNS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+    let most = values.iter().copied().fold(0.0, f64::max);
+    let column = |value: &f64| {
+        let share = if most > floor {
+            (value - floor) / (most - floor)
+        } else {
+            0.0
+        };
+        COLUMNS[((share * 8.0).ceil() as usize).clamp(1, 8) - 1]
+    };
+    let drawn: String = values.iter().map(column).collect();
+    match values {
+        [] => String::new(),
+        [only] => format!("{drawn} {}", number(*only)),
+        [first, .., last] => format!("{drawn} {} to {}", number(*first), number(*last)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sparks_grow_with_their_values() {
+        assert_eq!(spark(&[1.0, 4.0, 8.0]), "▁▄█ 1.00 to 8.00");
+        assert_eq!(spark(&[3.0]), "█ 3.00");
+        assert_eq!(spark(&[]), "");
+        assert_eq!(spark_from(60.0, &[100.0, 80.0]), "█▄ 100.0 to 80.00");
+    }
+}

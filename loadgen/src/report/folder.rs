@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    compare,
+    against, compare,
     machine::slug,
     readme,
     record::{Record, Run, SCHEMA},
@@ -15,9 +15,11 @@ use super::{
 };
 use crate::error::{Error, Result};
 
-const RESULTS: &str = "results.jsonl";
+pub(super) const RESULTS: &str = "results.jsonl";
 /// What a run is called that compares devices and dtypes.
 pub(crate) const COMPARE: &str = "compare";
+/// What a run is called that compares two builds.
+pub(crate) const AGAINST: &str = "against";
 
 /// A run's folder, open for records.
 #[derive(Debug)]
@@ -79,13 +81,20 @@ pub struct Part {
 pub fn rewrite(dir: &Path) -> Result<String> {
     let parts = read(dir)?;
     let Part { run, records } = &parts[0];
-    let (shown, name, document, mut files) = if run.what == COMPARE {
-        let report = compare::Report::of(&parts);
-        let files = vec![("report.json", report.to_json())];
-        (report.terminal(), "report.md", report.document(), files)
-    } else {
-        let document = table::document(run, records);
-        (document.to_markdown(), "table.md", document, Vec::new())
+    let (shown, name, document, mut files) = match run.what.as_str() {
+        COMPARE => {
+            let report = compare::Report::of(&parts);
+            let files = vec![("report.json", report.to_json())];
+            (report.terminal(), "report.md", report.document(), files)
+        }
+        AGAINST => {
+            let report = against::Report::of(run, records);
+            (report.terminal(), "table.md", report.document(), Vec::new())
+        }
+        _ => {
+            let document = table::document(run, records);
+            (document.to_markdown(), "table.md", document, Vec::new())
+        }
     };
     files.push((name, document.to_markdown()));
     files.push(("report.html", document.to_html()));
@@ -171,7 +180,7 @@ fn read(dir: &Path) -> Result<Vec<Part>> {
     Ok(parts)
 }
 
-fn invalid(path: &Path, reason: String) -> Error {
+pub(super) fn invalid(path: &Path, reason: String) -> Error {
     Error::file(path)(std::io::Error::new(std::io::ErrorKind::InvalidData, reason))
 }
 

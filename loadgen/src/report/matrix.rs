@@ -27,6 +27,7 @@ pub(super) fn plots(records: &[Record]) -> Vec<Plot> {
                 .iter()
                 .map(|&(batch, seconds)| (batch as f64, seconds))
                 .collect(),
+            ..Series::default()
         });
     }
     let concurrencies: BTreeSet<usize> = means.served.iter().map(|&(_, users, _)| users).collect();
@@ -41,6 +42,7 @@ pub(super) fn plots(records: &[Record]) -> Vec<Plot> {
             points: of
                 .map(|&(batch, _, seconds)| (batch as f64, seconds))
                 .collect(),
+            ..Series::default()
         });
     }
     vec![
@@ -50,6 +52,7 @@ pub(super) fn plots(records: &[Record]) -> Vec<Plot> {
             y: "s".into(),
             log: true,
             series,
+            ..Lines::default()
         }),
         Plot::Heat(means.ratios(&concurrencies)),
     ]

@@ -1,9 +1,11 @@
 //! What a run leaves behind: records, a table, and a README that says where the figures come from.
 
+mod against;
 mod cells;
 mod compare;
 mod document;
 mod folder;
+mod history;
 mod html;
 mod machine;
 mod matrix;
@@ -11,11 +13,14 @@ mod packed;
 mod plot;
 mod readme;
 pub mod record;
+mod round;
 mod stream;
 mod table;
 
-pub(crate) use folder::COMPARE;
+pub(crate) use against::regressions;
+pub(crate) use folder::{AGAINST, COMPARE};
 pub use folder::{Folder, Part, merge, rewrite};
+pub(crate) use history::History;
 pub use machine::Machine;
 pub(crate) use machine::{cores, peak_rss, reset_peak_rss, resident};
 pub use table::render;

@@ -6,7 +6,11 @@ use super::record::{Run, SCHEMA_TEXT};
 
 /// The README's text; `report` is the file with the figures.
 pub(super) fn render(run: &Run, report: &str) -> String {
-    let what = run.recipe.as_deref().unwrap_or("all operators");
+    let what = match (&run.recipe, run.what.as_str()) {
+        (Some(recipe), _) => recipe,
+        (None, "operators") => "all operators",
+        (None, _) => "several recipes",
+    };
     let mut text = format!("# {}: {what}\n\n", run.what);
     let _ = writeln!(text, "```sh\n{}\n```\n", run.command);
     text.push_str("| | |\n| --- | --- |\n");
@@ -56,6 +60,9 @@ fn rows(run: &Run) -> Vec<(&'static str, String)> {
         rows.push(("inputs", corpus.clone()));
         rows.push(("examples in each run", examples(run)));
         rows.push(("repeats", run.repeats.to_string()));
+    }
+    if let Some(old) = &run.old {
+        rows.push(("the other build", old.clone()));
     }
     if let Some(threads) = run.client_threads {
         rows.push(("threads of the load generator", threads.to_string()));

@@ -6,51 +6,17 @@ use galley_core::Architecture;
 use serde::{Deserialize, Serialize};
 
 use super::machine::Machine;
-pub use super::packed::Packed;
+pub use super::{
+    packed::Packed,
+    round::{BuildPass, Round},
+};
 use crate::stats::Latency;
 
 /// The version of the schema; readers refuse later ones. Version 1 lacks what is optional below, `loaded` and `missing`.
 pub const SCHEMA: u32 = 2;
 
 /// The schema in words, for the README of each run.
-pub(super) const SCHEMA_TEXT: &str = "\
-`results.jsonl` holds one JSON object a line. `kind` says what it is:
-
-- `run`, the first line: how the figures came about (`schema`, `what`, `command`, `date`, `galley`, `commit`, `recipe`, \
-`weights`, `dtype`, `device`, `corpus`, `examples`, `examples_wanted`, `repeats`, `threads`, `client_threads`, `server`, \
-`machine`).
-- `native`: one pass over the examples in process (`batch`, `repeat` from 0, `examples`). `seconds` is the sum over all \
-batches of prepare, forward and finish, `prepare_seconds` the part of it spent in prepare. `latency_ms` is that of a batch \
-with prepare, `latency_without_prepare_ms` without. `peak_rss_bytes` is the process's peak during the pass. Since schema 2 also \
-`finish_seconds`, the part of `seconds` spent in finish; `cost`, an example's mean size in the unit of `loaded`; `samples`, each \
-batch's `prepare_ms`, `forward_ms` and `finish_ms` in order, as numbers or, where there are many, the same JSON list compressed by \
-zstd in base64; and from `compare` the pass's `device` and `dtype`, `device_peak_bytes`, the most that was in use of the whole \
-device's memory, and `energy`: `joules` over `seconds` by the counter of `source` (`nvml`: the card, `rapl`: the processor's \
-packages), the mean `clock_mhz` and why clocks were `throttled`.
-- `loaded`: a device and dtype of `compare` (`device`, `dtype`, `seconds` to load, `weights`, `cost_unit`, `architecture`, \
-`device_name`, `device_memory_bytes`, `driver`, `resident_bytes` of the process then).
-- `missing`: what of `compare` could not run (`device`, `dtype`, `batch`; absent where all of them) and the `reason`.
-- `served`: one pass over the examples through HTTP (`batch`, `concurrency`, `repeat`, `examples`, `requests`; `rate` in \
-requests a second where the loop was open). `seconds` runs from the first request to the last byte of the last answer. \
-`latency_ms` is that of a request that was answered well, from before it is sent until its body has been read and \
-checked. `errors` counts failed requests by kind; `items_ok` counts the examples answered well. `server_peak_rss_bytes` is \
-the server's peak since it started, where this program started it.
-- `streamed`: one pass over the examples through `galley stream` (`source`, `table`, `repeat`, `examples`; `rate` \
-in messages a second where they were published while it ran, otherwise all were there before), after a `native` one of the same \
-`repeat`. `seconds` runs from the first delivery to the last row's `written_at`, which is set as its transaction \
-begins; `startup_seconds` is what the worker took until then. `items_per_s` are rows a second, `bytes_per_s` those of inputs. \
-`latency_ms` is from publishing to `written_at`; from a list, where nobody publishes, from when work on a message began. \
-`stages_ms` is the mean of each stage of a message by the worker's metrics: `fetch`, `prepare`, `queue`, `infer` (from the input to \
-the answer), `write` (from the answer to the commit), `total` (from delivery to commit); `forward` is a batch's, of `batch_size` \
-items. `resident` are times since the start in seconds and the memory in bytes then. `compared` answers were those in process.
-- `model`: the model or operator alone (`peer`, `model`, `batch`, `shape`, `ms` the median of `runs` runs, `items_per_s`).
-- `agreement`: another dtype against f32 over the examples (`model`, `weights`, `dtype`, `examples`). A label is chosen by a \
-row of logits: an image's, a token's, a text's. `agreeing_labels` of the `labels` are the same in both, and all are in \
-`agreeing_examples`. `largest_deviation` and `mean_deviation` are those of a logit, `logit_spread` the standard deviation of \
-the f32 logits about their row's mean. Since schema 2 `device`, and `largest_score_difference`, that of a row's softmax.
-
-A latency is `mean`, `p50`, `p90`, `p95`, `p99`, `p99_9` and `max` in milliseconds; percentiles are nearest-rank.
-";
+pub(super) const SCHEMA_TEXT: &str = include_str!("schema.md");
 
 /// A line of `results.jsonl`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -72,6 +38,8 @@ pub enum Record {
     Loaded(Loaded),
     /// What could not run.
     Missing(Missing),
+    /// A pass of each of two builds.
+    Round(Round),
 }
 
 /// How the figures of a folder came about.
@@ -79,7 +47,7 @@ pub enum Record {
 pub struct Run {
     /// [`SCHEMA`].
     pub schema: u32,
-    /// The subcommand: `native`, `served`, `matrix`, `stream`, `model`, `operators`, `agreement`.
+    /// The subcommand: `native`, `served`, `matrix`, `stream`, `model`, `operators`, `agreement`, `compare`, `against`.
     pub what: String,
     /// The command line, without paths of this machine.
     pub command: String,
@@ -114,6 +82,9 @@ pub struct Run {
     pub client_threads: Option<usize>,
     /// What the server said of itself.
     pub server: Option<ServerInfo>,
+    /// The build that this one is compared with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub old: Option<String>,
     /// The machine.
     pub machine: Machine,
 }

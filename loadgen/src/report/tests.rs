@@ -25,6 +25,7 @@ pub(crate) fn run(what: &str) -> Run {
         threads: 2,
         client_threads: Some(1),
         server: None,
+        old: None,
         machine: Machine {
             name: "box-2core".into(),
             cpu: "Box".into(),

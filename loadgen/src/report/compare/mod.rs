@@ -20,7 +20,7 @@ use self::{
     rows::{Row, batches, place, rows, series},
 };
 use super::{
-    cells::number,
+    cells::spark,
     document::Document,
     folder::Part,
     record::{Agreement, Loaded, Missing, Record},
@@ -155,21 +155,5 @@ impl<'a> Report<'a> {
     fn sizes(&self) -> String {
         let sizes: Vec<String> = batches(&self.rows).iter().map(usize::to_string).collect();
         sizes.join(", ")
-    }
-}
-
-/// Values as a row of small columns, with the first and the last in figures.
-fn spark(values: &[f64]) -> String {
-    const COLUMNS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
-    let most = values.iter().copied().fold(0.0, f64::max);
-    let column = |value: &f64| {
-        let share = if most > 0.0 { value / most } else { 0.0 };
-        COLUMNS[((share * 8.0).ceil() as usize).clamp(1, 8) - 1]
-    };
-    let drawn: String = values.iter().map(column).collect();
-    match values {
-        [] => String::new(),
-        [only] => format!("{drawn} {}", number(*only)),
-        [first, .., last] => format!("{drawn} {} to {}", number(*first), number(*last)),
     }
 }

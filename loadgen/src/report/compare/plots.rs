@@ -20,6 +20,7 @@ pub(super) fn over_batches(rows: &[Row]) -> Vec<Plot> {
             y: y.into(),
             log: most > FAR * least,
             series: line_for_each(rows, value),
+            ..Lines::default()
         })
     };
     vec![
@@ -45,6 +46,7 @@ fn line_for_each(rows: &[Row], value: fn(&Row) -> Option<f64>) -> Vec<Series> {
             .iter()
             .filter_map(|row| Some((row.batch as f64, value(row)?)))
             .collect(),
+        ..Series::default()
     };
     let lines = series(rows).into_iter().enumerate().map(line);
     lines.filter(|line| !line.points.is_empty()).collect()

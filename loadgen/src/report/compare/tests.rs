@@ -363,10 +363,3 @@ fn folders_of_other_runs_are_not_merged() {
     let error = merge(&[here, other], &out).unwrap_err().to_string();
     assert!(error.contains("transformers_ner"), "{error}");
 }
-
-#[test]
-fn sparks_grow_with_their_values() {
-    assert_eq!(spark(&[1.0, 4.0, 8.0]), "▁▄█ 1.00 to 8.00");
-    assert_eq!(spark(&[3.0]), "█ 3.00");
-    assert_eq!(spark(&[]), "");
-}

@@ -14,6 +14,8 @@ pub(in crate::report) struct Lines {
     pub(in crate::report) title: String,
     /// What the sizes are: `batch size`.
     pub(in crate::report) x: String,
+    /// Where they are the places in a row, from 0: what stands there. Empty where they are sizes.
+    pub(in crate::report) names: Vec<String>,
     /// What the values are, with their unit: `items/s`.
     pub(in crate::report) y: String,
     /// Whether equal ratios of values are equal steps.
@@ -29,7 +31,12 @@ pub(in crate::report) struct Series {
     pub(in crate::report) colour: usize,
     /// Sizes, ascending, and values.
     pub(in crate::report) points: Vec<(f64, f64)>,
+    /// The least and the most that a value was measured as; of each point, or of none.
+    pub(in crate::report) bands: Vec<(f64, f64)>,
 }
+
+/// As many names as stand side by side.
+const NAMES: usize = 8;
 
 impl Lines {
     /// All sizes, ascending.
@@ -55,18 +62,40 @@ impl Lines {
                 point.map_or("-".into(), |&(_, value)| number(value))
             };
             let values = self.series.iter().map(|series| value(&series.points));
-            table.row(std::iter::once(tick(size)).chain(values));
+            table.row(std::iter::once(self.name(size)).chain(values));
         }
         table
+    }
+
+    /// What stands beside the axis at a size.
+    fn name(&self, size: f64) -> String {
+        let name = self.names.get(size as usize);
+        name.cloned().unwrap_or_else(|| tick(size))
+    }
+
+    /// The axis of sizes, and those of them that are named.
+    fn across(&self, places: (f64, f64)) -> (Scale, Vec<f64>) {
+        if self.names.is_empty() {
+            let sizes = self.sizes();
+            return (Scale::of_sizes(&sizes, places), sizes);
+        }
+        let every = self.names.len().div_ceil(NAMES);
+        let named = (0..self.names.len())
+            .step_by(every)
+            .map(|place| place as f64);
+        (Scale::of_row(self.names.len(), places), named.collect())
     }
 
     pub(super) fn svg(&self) -> String {
         let (left, right, top, bottom) = MARGINS;
         let (right, bottom) = (WIDTH - right, HEIGHT - bottom);
-        let values = self.series.iter().flat_map(|series| &series.points);
-        let y = Scale::new(values.map(|&(_, value)| value), (bottom, top), self.log);
+        let values = self.series.iter().flat_map(|series| {
+            let bands = series.bands.iter().flat_map(|&(least, most)| [least, most]);
+            series.points.iter().map(|&(_, value)| value).chain(bands)
+        });
+        let y = Scale::new(values, (bottom, top), self.log);
         // Marks on the first and the last size keep clear of the edge.
-        let x = Scale::of_sizes(&self.sizes(), (left + 14.0, right - 14.0));
+        let (x, named) = self.across((left + 14.0, right - 14.0));
         let mut svg = String::new();
         for &value in y.ticks() {
             if let Some(place) = y.place(value) {
@@ -75,10 +104,11 @@ impl Lines {
             }
         }
         line(&mut svg, "axis", (left, bottom), (right, bottom));
-        for &size in x.ticks() {
+        for size in named {
             if let Some(place) = x.place(size) {
                 line(&mut svg, "axis", (place, bottom), (place, bottom + 5.0));
-                label(&mut svg, (place, bottom + 20.0), "middle", &tick(size));
+                let name = self.name(size);
+                label(&mut svg, (place, bottom + 20.0), "middle", &name);
             }
         }
         label(
@@ -99,6 +129,13 @@ impl Lines {
                 let _ = write!(path, "{command}{x:.1} {y:.1}");
             }
             let class = series.colour % COLOURS;
+            for (&(size, _), &(least, most)) in series.points.iter().zip(&series.bands) {
+                if let (Some(x), Some(least), Some(most)) =
+                    (x.place(size), y.place(least), y.place(most))
+                {
+                    line(&mut svg, &format!("l{class}"), (x, least), (x, most));
+                }
+            }
             let _ = write!(svg, "<path class=\"l{class}\" d=\"{path}\"/>");
             for place in places {
                 svg.push_str(&mark(series.colour, place));
@@ -118,8 +155,10 @@ mod tests {
             name: name.into(),
             colour,
             points: points.to_vec(),
+            ..Series::default()
         };
         let lines = Lines {
+            names: Vec::new(),
             title: "Speed & size".into(),
             x: "batch".into(),
             y: "items/s".into(),
@@ -136,5 +175,27 @@ mod tests {
         let table = lines.table();
         assert_eq!(table.columns, ["batch", "cpu, items/s", "cuda:0, items/s"]);
         assert_eq!(table.rows, [["1", "10.00", "-"], ["8", "40.00", "4000"]]);
+    }
+
+    #[test]
+    fn places_in_a_row_have_names_of_which_some_are_shown() {
+        let lines = Lines {
+            title: "By run".into(),
+            x: "run".into(),
+            y: "items/s".into(),
+            names: (0..20).map(|run| format!("run {run}")).collect(),
+            series: vec![Series {
+                points: (0..20).map(|run| (f64::from(run), 10.0)).collect(),
+                bands: vec![(8.0, 30.0); 20],
+                ..Series::default()
+            }],
+            ..Lines::default()
+        };
+        let svg = lines.svg();
+        assert_eq!(svg.matches(">run ").count(), 7, "{svg}");
+        // A band is a line of its series' colour, and the axis has room for it.
+        assert_eq!(svg.matches("<line class=\"l0\"").count(), 20);
+        assert!(svg.contains(">30</text>"), "{svg}");
+        assert_eq!(lines.table().rows[19], ["run 19", "10.00"]);
     }
 }

@@ -62,6 +62,19 @@ impl Scale {
         }
     }
 
+    /// An axis of so many places in a row, from 0, in equal steps.
+    pub(super) fn of_row(count: usize, places: (f64, f64)) -> Self {
+        let last = count.saturating_sub(1) as f64;
+        Self {
+            // One place alone is in the middle.
+            from: if count > 1 { 0.0 } else { -1.0 },
+            to: last.max(1.0),
+            places,
+            log: false,
+            ticks: (0..count).map(|place| place as f64).collect(),
+        }
+    }
+
     /// A value's place; none where a logarithmic axis cannot have it.
     pub(super) fn place(&self, value: f64) -> Option<f64> {
         let share = if self.log {
