@@ -1,15 +1,11 @@
 // For everyone: by keyboard, in both themes, on a narrow screen, and by axe's rules.
 
 import assert from "node:assert/strict";
-import { readFileSync } from "node:fs";
-import { createRequire } from "node:module";
 import { after, before, test } from "node:test";
 
+import { assertNoViolations } from "./axe.mjs";
 import { startGalley, startProxy } from "./servers.mjs";
 import { answered, choose, launch, visit } from "./visit.mjs";
-
-const AXE = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
-const RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"];
 
 let browser;
 let galley;
@@ -25,18 +21,6 @@ after(async () => {
 });
 
 const visitPage = (options, steps) => visit(browser, `${galley.url}/`, options, steps);
-
-async function assertNoViolations(page, where) {
-  // Evaluated and not added as a script, which the page's policy would rightly refuse.
-  await page.evaluate(AXE);
-  const { violations, passes } = await page.evaluate(
-    (values) => globalThis.axe.run({ runOnly: { type: "tag", values } }),
-    RULES,
-  );
-  const found = violations.map(({ id, nodes }) => `${id}: ${nodes.map(({ html }) => html).join(" ")}`);
-  assert.deepEqual(found, [], where);
-  assert.ok(passes.some(({ id }) => id === "color-contrast"), "contrast was looked at");
-}
 
 /** An answer of each kind on the page, in turn. */
 async function eachAnswer(page, see) {

@@ -23,7 +23,10 @@ const PATIENCE = 180_000;
 export const launch = () =>
   chromium.launch({ executablePath: process.env.CHROMIUM, args: FLAGS, timeout: PATIENCE });
 
-/** Opens the page at `url` in a browser profile of its own, calls `steps(page)`, and looks for errors. */
+/**
+ * Opens the page at `url` in a browser profile of its own, calls `steps(page, asked)`, and looks for errors. `asked` are the URLs that
+ * were asked for so far.
+ */
 export async function visit(browser, url, options, steps) {
   const context = await browser.newContext({
     viewport: { width: 1280, height: 900 },
@@ -34,7 +37,8 @@ export async function visit(browser, url, options, steps) {
   context.setDefaultTimeout(PATIENCE);
   try {
     const page = await context.newPage();
-    const errors = [];
+    const [errors, asked] = [[], []];
+    page.on("request", (request) => asked.push(request.url()));
     page.on("pageerror", (error) => errors.push(error.message));
     page.on("console", (message) => {
       // That a request was refused is often the very thing under test.
@@ -43,7 +47,7 @@ export async function visit(browser, url, options, steps) {
       }
     });
     await page.goto(url);
-    await steps(page);
+    await steps(page, asked);
     assert.deepEqual(errors, []);
   } finally {
     await context.close();
