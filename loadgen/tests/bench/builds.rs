@@ -190,7 +190,7 @@ fn a_history_of_folders_is_written_and_may_fail() {
     .unwrap_err()
     .to_string();
     assert!(
-        error.contains("64 in flight: served / native is 0.50 as good")
+        error.contains("64 in flight: served / native is 0.50 times as good")
             && !error.contains("16 in flight"),
         "{error}"
     );

@@ -226,7 +226,7 @@ impl std::fmt::Display for Finding<'_> {
         let last = series.last();
         write!(
             f,
-            "{}; {}: {} is {:.2} as good as the median of the {} runs before, {} ({:.2} would be usual); `{}`, {}",
+            "{}; {}: {} is {:.2} times as good as the median of the {} runs before, {} ({:.2} would be usual); `{}`, {}",
             series.subject.name(),
             series.mode,
             metric.head,

@@ -94,8 +94,9 @@ impl Lines {
             series.points.iter().map(|&(_, value)| value).chain(bands)
         });
         let y = Scale::new(values, (bottom, top), self.log);
-        // Marks on the first and the last size keep clear of the edge.
-        let (x, named) = self.across((left + 14.0, right - 14.0));
+        // Marks on the first and the last size keep clear of the edge, and so do names, which are wider.
+        let inset = if self.names.is_empty() { 14.0 } else { 36.0 };
+        let (x, named) = self.across((left + inset, right - inset));
         let mut svg = String::new();
         for &value in y.ticks() {
             if let Some(place) = y.place(value) {
