@@ -96,7 +96,7 @@ struct Contest<'a> {
 }
 
 /// A pass of a size: of which batch, with how many requests in flight where it was served, and what came of it.
-type Sized = (usize, Option<usize>, BuildPass);
+type SizedPass = (usize, Option<usize>, BuildPass);
 
 impl<'a> Contest<'a> {
     fn new(
@@ -149,7 +149,7 @@ impl<'a> Contest<'a> {
         progress.finish_cell(self.step());
         for repeat in 0..self.args.rounds as usize {
             let old_first = repeat % 2 == 1;
-            let mut passes: [Vec<Sized>; 2] = Default::default();
+            let mut passes: [Vec<SizedPass>; 2] = Default::default();
             for of in if old_first { [1, 0] } else { [0, 1] } {
                 let build = &self.builds[of];
                 progress.label(format!("{name}, {}, round {}", build.what, repeat + 1));
@@ -191,10 +191,10 @@ impl<'a> Contest<'a> {
     }
 
     /// A build's part of a round: its passes over all sizes.
-    fn part(&self, build: &Build, examples: usize, repeat: usize) -> Result<Vec<Sized>> {
+    fn part(&self, build: &Build, examples: usize, repeat: usize) -> Result<Vec<SizedPass>> {
         interrupt::check()?;
         let native = build.native(&self.native(examples), None)?;
-        let mut passes: Vec<Sized> = Vec::new();
+        let mut passes: Vec<SizedPass> = Vec::new();
         passes.extend(
             self.batches
                 .iter()

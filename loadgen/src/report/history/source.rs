@@ -105,7 +105,7 @@ impl Sources {
                     return Err(invalid(&path, expected));
                 }
                 Line::Run(run) => Facts::of(&run),
-                Line::Peers(facts) => facts,
+                Line::Peers(facts) => *facts,
                 Line::Figure(record) => {
                     let begun: Option<usize> = begun;
                     match begun.and_then(|run| self.runs.get_mut(run)) {
@@ -137,7 +137,7 @@ impl Sources {
 enum Line {
     Run(Box<Run>),
     /// The first line of what `bench-results/peers` writes.
-    Peers(Facts),
+    Peers(Box<Facts>),
     Figure(Box<Record>),
     /// No record of galley's, but what.
     Other(String),
@@ -148,7 +148,7 @@ fn line_of(mut value: Value, folder: &str) -> serde_json::Result<Line> {
     match (kind, value.get("peer").and_then(Value::as_str)) {
         (Some("run"), _) if value.get("schema").is_none() => {
             return Ok(match Facts::of_peers(&value, folder) {
-                Some(facts) => Line::Peers(facts),
+                Some(facts) => Line::Peers(Box::new(facts)),
                 None => Line::Other("of a run without a schema".into()),
             });
         }
