@@ -205,7 +205,8 @@ pub(super) fn served(
     pass.batches.iter().map(figure).collect()
 }
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
+#[cfg(unix)]
 mod tests {
     use galley_core::{DeviceName, WeightSource};
 
