@@ -3,9 +3,11 @@
 mod against;
 mod compare;
 mod history;
+mod load;
 mod stream;
+mod target;
 
-use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
+use std::{num::NonZeroUsize, path::PathBuf};
 
 use candle_core::{DType, Device};
 use clap::{Args, Subcommand, ValueEnum};
@@ -15,7 +17,9 @@ pub use self::{
     against::AgainstArgs,
     compare::{CompareArgs, Length},
     history::{FailOn, HistoryArgs, ReportArgs},
+    load::{ArrivalProcess, LoadArgs, Objective},
     stream::{StreamBenchArgs, StreamSource, StreamTable},
+    target::{ProtocolArg, TargetArgs},
 };
 
 /// Measure a recipe in process and over HTTP, and what serving it costs.
@@ -84,9 +88,19 @@ pub enum BenchCommand {
   galley bench compare efficientnet_b2 --devices cpu,cuda:0 --dtypes f32,bf16,f16 --batch 1,8,16,32,64,128
   galley bench report cpu-folder gpu-folder --out both")]
     Compare(CompareArgs),
+    /// Find the highest rate at which a server keeps an objective, and draw its latency against the load that it is offered
+    ///
+    /// An open loop: requests come at their times whatever became of the others, and latency counts from when a request was due. What
+    /// is refused, fails or is late counts against the rate. Without --url a `galley serve` is started, and stopped afterwards.
+    #[command(after_help = "Examples:
+  galley bench load transformers_ner --slo p99=50ms,p99=200ms --repeats 3
+  galley bench load efficientnet_lite0 --slo p99=50ms --url http://127.0.0.1:8000 --protocol oip --label triton
+  galley bench load transformers_ner --slo p99=50ms --replay times.csv
+  galley bench report galley-folder triton-folder --out both")]
+    Load(LoadArgs),
     /// Write the reports of earlier runs again, from their results.jsonl, or put parts of a comparison together
     ///
-    /// Parts of a comparison may come from different machines; the report of all says so.
+    /// Parts of a comparison may come from different machines; the report of all says so. Loads of several servers go on one plot.
     #[command(after_help = "Examples:
   galley bench report bench-results/*/
   galley bench report here there --out both")]
@@ -200,40 +214,6 @@ pub struct OutputArgs {
     /// Print one JSON line a figure instead of a table, and write no files unless --out says where
     #[arg(long, env = "GALLEY_BENCH_JSON")]
     pub json: bool,
-}
-
-/// The server that is measured.
-#[derive(Clone, Debug, Args)]
-pub struct TargetArgs {
-    /// A server that runs already, for instance http://127.0.0.1:8080 [default: start one]
-    #[arg(long, env = "GALLEY_BENCH_URL")]
-    pub url: Option<String>,
-    /// The program to start as `PROGRAM serve ...` [default: this one]
-    #[arg(
-        long,
-        value_name = "PROGRAM",
-        conflicts_with = "url",
-        env = "GALLEY_BENCH_SERVE_PROGRAM"
-    )]
-    pub serve_program: Option<PathBuf>,
-    /// One more argument for `galley serve`, for instance --serve-arg=--max-batch-size=64; may be repeated
-    #[arg(
-        long = "serve-arg",
-        value_name = "ARG",
-        allow_hyphen_values = true,
-        conflicts_with = "url",
-        env = "GALLEY_BENCH_SERVE_ARG"
-    )]
-    pub serve_args: Vec<String>,
-    /// How long a server that is started may take until it is ready
-    #[arg(long, default_value = "5m", value_parser = duration, env = "GALLEY_BENCH_READY_TIMEOUT")]
-    pub ready_timeout: Duration,
-    /// How long a request may take before it counts as failed
-    #[arg(long, default_value = "60s", value_parser = duration, env = "GALLEY_BENCH_TIMEOUT")]
-    pub timeout: Duration,
-    /// Threads of the load generator [default: a quarter of the cores, at least 1 and at most 8]
-    #[arg(long, env = "GALLEY_BENCH_CLIENT_THREADS")]
-    pub client_threads: Option<NonZeroUsize>,
 }
 
 /// `galley bench native`.
@@ -384,10 +364,4 @@ pub struct AgreementArgs {
     /// Where the figures go.
     #[command(flatten)]
     pub output: OutputArgs,
-}
-
-fn duration(text: &str) -> Result<Duration, String> {
-    humantime::parse_duration(text).map_err(|error| {
-        format!("expected a duration with its unit such as 60s or 500ms, got {text:?} ({error})")
-    })
 }

@@ -8,7 +8,8 @@
 //! - `agreement`: what a cheaper dtype changes in the answers.
 //! - `compare`: devices, dtypes and batch sizes; `meter`: what a device holds and consumes meanwhile.
 //! - `served`: clients that goose drives, and the server process that they meet.
-//! - `matrix`: both in turn, which gives the table of what serving costs.
+//! - `load`: an open loop, and the highest rate that keeps an objective.
+//! - `matrix`: native and served in turn, which gives the table of what serving costs.
 //! - `against`: two builds in turn; `history`: what became of speed over earlier runs.
 //! - `stream`: `galley stream` from a list or a broker, in turn with native.
 //! - [`report`]: records, tables, plots and a description of the machine.
@@ -23,6 +24,7 @@ pub mod corpus;
 mod error;
 mod history;
 mod interrupt;
+mod load;
 mod matrix;
 mod meter;
 mod native;

@@ -75,7 +75,9 @@ fn json_line(record: &Record, recipe: &str) -> Value {
         Record::Native(native) => Some(native.latency_ms.p50),
         Record::Served(served) => served.latency_ms.map(|latency| latency.p50),
         Record::Streamed(streamed) => Some(streamed.latency_ms.p50),
+        Record::Point(point) => point.latency_ms.map(|latency| latency.p50),
         Record::Model(_)
+        | Record::Found(_)
         | Record::Agreement(_)
         | Record::Run(_)
         | Record::Loaded(_)

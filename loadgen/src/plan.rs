@@ -10,7 +10,7 @@ use crate::{
     error::Result,
     native::Pass,
     output::Output,
-    report::record::Run,
+    report::record::{Run, ServerInfo},
     setup::{Context, Described, seconds},
     stats::{CellCost, examples_within},
 };
@@ -32,6 +32,15 @@ pub(crate) fn finish(output: Output, result: Result<()>) -> Result<()> {
     let written = output.finish();
     result?;
     written
+}
+
+/// Notes what the server says it runs.
+pub(crate) fn note_server(run: &mut Run, info: &ServerInfo) {
+    let unknown = || "unknown".to_owned();
+    run.weights = info.weights.clone().unwrap_or_else(unknown);
+    run.dtype = info.dtype.clone().unwrap_or_else(unknown);
+    run.device = info.device.clone().unwrap_or_else(unknown);
+    run.server = Some(info.clone());
 }
 
 pub(crate) fn sizes(list: &[NonZeroUsize]) -> Vec<usize> {

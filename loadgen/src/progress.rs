@@ -69,7 +69,8 @@ impl Progress {
         self.bar.finish_and_clear();
     }
 
-    fn finished(&self) -> f64 {
+    /// Work of finished cells.
+    pub(crate) fn finished(&self) -> f64 {
         *self
             .done
             .lock()

@@ -15,11 +15,12 @@ use crate::{
     compare,
     error::{Error, Result},
     history, interrupt,
+    load::run as load_test,
     matrix::Matrix,
     native::{Pass, Sizes, model_alone},
     operators,
     output::{Output, print_line},
-    plan::{described, finish, native_costs, shrink, sizes},
+    plan::{described, finish, native_costs, note_server, shrink, sizes},
     progress::Progress,
     report::{
         merge,
@@ -52,6 +53,7 @@ pub fn run(command: &BenchCommand, context: &Context) -> anyhow::Result<()> {
         BenchCommand::Agreement(args) => agreement(args, context)?,
         BenchCommand::Stream(args) => stream::run(args, context)?,
         BenchCommand::Compare(args) => compare::run(args, context)?,
+        BenchCommand::Load(args) => load_test(args, context)?,
         BenchCommand::Report(args) => report(args)?,
         BenchCommand::History(args) => history::run(args)?,
         BenchCommand::Against(args) => against::run(args, context)?,
@@ -317,15 +319,6 @@ fn settings(
             repeat: 0,
         })
         .collect()
-}
-
-/// Notes what the server says it runs.
-fn note_server(run: &mut Run, info: &ServerInfo) {
-    let unknown = || "unknown".to_owned();
-    run.weights = info.weights.clone().unwrap_or_else(unknown);
-    run.dtype = info.dtype.clone().unwrap_or_else(unknown);
-    run.device = info.device.clone().unwrap_or_else(unknown);
-    run.server = Some(info.clone());
 }
 
 /// A ratio between two different models would say nothing.

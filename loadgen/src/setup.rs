@@ -151,6 +151,7 @@ impl Described<'_> {
             repeats: 1,
             threads: rayon::current_num_threads(),
             client_threads: None,
+            label: None,
             server: None,
             old: None,
             machine: Machine::here(self.machine),

@@ -10,7 +10,7 @@ pub struct ReportArgs {
     /// Folders of earlier runs
     #[arg(required = true, value_name = "DIR")]
     pub dirs: Vec<PathBuf>,
-    /// Put their comparisons of one recipe together, in this folder
+    /// Put their comparisons, or their loads, of one recipe together, in this folder
     #[arg(long, value_name = "DIR", env = "GALLEY_BENCH_REPORT_OUT")]
     pub out: Option<PathBuf>,
 }

@@ -5,7 +5,7 @@ use std::{ffi::OsString, fmt, num::NonZeroUsize, path::PathBuf, str::FromStr, ti
 use clap::Args;
 use tokio_postgres::{Config, config::SslMode};
 
-use super::{OutputArgs, RecipeArgs, SizeArgs, duration};
+use super::{OutputArgs, RecipeArgs, SizeArgs, target::duration};
 
 /// `galley bench stream`.
 #[derive(Clone, Debug, Args)]

@@ -9,6 +9,8 @@ mod pack;
 mod rng;
 mod texts;
 
+pub(crate) use self::rng::Rng;
+
 use bytes::Bytes;
 use clap::ValueEnum;
 use galley_core::{Entry, Input, InputKind};

@@ -70,6 +70,15 @@ pub(super) fn spark_from(floor: f64, values: &[f64]) -> String {
     }
 }
 
+/// A number of items a day: `12.3 million`.
+pub(super) fn a_day(items_per_s: f64) -> String {
+    match items_per_s * 86_400.0 {
+        items if items >= 1e9 => format!("{:.2} billion", items / 1e9),
+        items if items >= 1e6 => format!("{:.1} million", items / 1e6),
+        items => format!("{:.0} thousand", items / 1e3),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

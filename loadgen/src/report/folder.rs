@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    against, compare,
+    against, compare, load,
     machine::slug,
     readme,
     record::{Record, Run, SCHEMA},
@@ -20,6 +20,8 @@ pub(super) const RESULTS: &str = "results.jsonl";
 pub(crate) const COMPARE: &str = "compare";
 /// What a run is called that compares two builds.
 pub(crate) const AGAINST: &str = "against";
+/// What a run is called that offers a server more and more.
+pub(crate) const LOAD: &str = "load";
 
 /// A run's folder, open for records.
 #[derive(Debug)]
@@ -87,6 +89,11 @@ pub fn rewrite(dir: &Path) -> Result<String> {
             let files = vec![("report.json", report.to_json())];
             (report.terminal(), "report.md", report.document(), files)
         }
+        LOAD => {
+            let report = load::Report::of(&parts);
+            let document = report.document();
+            (report.terminal(), "report.md", document, Vec::new())
+        }
         AGAINST => {
             let report = against::Report::of(run, records);
             (report.terminal(), "table.md", report.document(), Vec::new())
@@ -106,7 +113,8 @@ pub fn rewrite(dir: &Path) -> Result<String> {
     Ok(shown)
 }
 
-/// Puts the records of several folders into one: parts of a comparison that were measured on different machines.
+/// Puts the records of several folders into one: parts of a comparison that were measured on different machines, or loads of different
+/// servers.
 ///
 /// # Errors
 /// A folder holds another kind of run, or another recipe's; records cannot be read or written.
@@ -114,19 +122,15 @@ pub fn merge(dirs: &[PathBuf], out: &Path) -> Result<()> {
     let mut parts: Vec<Part> = Vec::new();
     for dir in dirs {
         for part in read(dir)? {
-            let recipe = parts
-                .first()
-                .map_or(&part.run.recipe, |first| &first.run.recipe);
-            if part.run.what != COMPARE || part.run.recipe != *recipe {
-                return Err(invalid(
-                    &dir.join(RESULTS),
-                    format!(
-                        "expected a comparison of {}, got {} of {}",
-                        recipe.as_deref().unwrap_or("a recipe"),
-                        part.run.what,
-                        part.run.recipe.as_deref().unwrap_or("no recipe"),
-                    ),
-                ));
+            let first = parts.first().map_or(&part.run, |first| &first.run);
+            let merges = [COMPARE, LOAD].contains(&part.run.what.as_str());
+            if !merges || (&part.run.what, &part.run.recipe) != (&first.what, &first.recipe) {
+                let expected = match parts.is_empty() {
+                    true => format!("{COMPARE} or {LOAD}"),
+                    false => of_recipe(first),
+                };
+                let reason = format!("expected {expected}, got {}", of_recipe(&part.run));
+                return Err(invalid(&dir.join(RESULTS), reason));
             }
             parts.push(part);
         }
@@ -178,6 +182,11 @@ fn read(dir: &Path) -> Result<Vec<Part>> {
         ));
     }
     Ok(parts)
+}
+
+fn of_recipe(run: &Run) -> String {
+    let recipe = run.recipe.as_deref().unwrap_or("no recipe");
+    format!("{} of {recipe}", run.what)
 }
 
 pub(super) fn invalid(path: &Path, reason: String) -> Error {

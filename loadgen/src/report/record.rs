@@ -8,12 +8,14 @@ use serde::{Deserialize, Serialize};
 use super::machine::Machine;
 pub use super::{
     packed::Packed,
+    point::{Found, Judged, Percentile, Point},
     round::{BuildPass, Round},
 };
 use crate::stats::Latency;
 
-/// The version of the schema; readers refuse later ones. Version 1 lacks what is optional below, `loaded` and `missing`.
-pub const SCHEMA: u32 = 2;
+/// The version of the schema; readers refuse later ones. Version 1 lacks what is optional below, `loaded` and `missing`; version 2
+/// lacks `point` and `found`.
+pub const SCHEMA: u32 = 3;
 
 /// The schema in words, for the README of each run.
 pub(super) const SCHEMA_TEXT: &str = include_str!("schema.md");
@@ -38,6 +40,10 @@ pub enum Record {
     Loaded(Loaded),
     /// What could not run.
     Missing(Missing),
+    /// A rate that was offered.
+    Point(Point),
+    /// The result of a search.
+    Found(Found),
     /// A pass of each of two builds.
     Round(Round),
 }
@@ -80,6 +86,9 @@ pub struct Run {
     pub threads: usize,
     /// Threads of the load generator.
     pub client_threads: Option<usize>,
+    /// The server's name in a report that has several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
     /// What the server said of itself.
     pub server: Option<ServerInfo>,
     /// The build that this one is compared with.

@@ -63,11 +63,7 @@ impl<'a> Figures<'a> {
                 Record::Served(served) => figures.served.push(served),
                 Record::Model(model) => figures.model.push(model),
                 Record::Agreement(agreement) => figures.agreement.push(agreement),
-                Record::Run(_)
-                | Record::Streamed(_)
-                | Record::Loaded(_)
-                | Record::Missing(_)
-                | Record::Round(_) => (),
+                _ => (),
             }
         }
         figures

@@ -24,6 +24,7 @@ pub(crate) fn run(what: &str) -> Run {
         repeats: 2,
         threads: 2,
         client_threads: Some(1),
+        label: None,
         server: None,
         old: None,
         machine: Machine {

@@ -16,7 +16,7 @@ pub(crate) enum Failure {
     Timeout,
     /// The connection was refused, or broke before the answer was complete.
     Connection,
-    /// The body is not what `/infer` answers.
+    /// The body is not what the protocol answers.
     Malformed,
     /// `success` is not true.
     NotSuccessful,
@@ -24,6 +24,8 @@ pub(crate) enum Failure {
     WrongCount,
     /// An input was answered with an error of its own.
     Item,
+    /// It was not sent, because as many as the client can have were in flight.
+    Unsent,
 }
 
 impl fmt::Display for Failure {
@@ -36,6 +38,7 @@ impl fmt::Display for Failure {
             Self::NotSuccessful => f.write_str("not successful"),
             Self::WrongCount => f.write_str("wrong number of predictions"),
             Self::Item => f.write_str("error for an input"),
+            Self::Unsent => f.write_str("not sent"),
         }
     }
 }
@@ -45,22 +48,68 @@ pub(crate) fn check(status: u16, body: &[u8], items: usize) -> Result<(), Failur
     if status != 200 {
         return Err(Failure::Status(status));
     }
-    let answer: Answer = serde_json::from_slice(body).map_err(|_| Failure::Malformed)?;
-    if answer.success != Some(true) {
-        return Err(Failure::NotSuccessful);
+    serde_json::from_slice::<Answer>(body)
+        .map_err(|_| Failure::Malformed)?
+        .check(items)
+}
+
+/// The same of an answer in msgpack.
+pub(crate) fn check_msgpack(status: u16, body: &[u8], items: usize) -> Result<(), Failure> {
+    if status != 200 {
+        return Err(Failure::Status(status));
     }
-    match answer.prediction {
-        None => Err(Failure::Malformed),
-        Some(predictions) if predictions.count != items => Err(Failure::WrongCount),
-        Some(predictions) if predictions.errors > 0 => Err(Failure::Item),
-        Some(_) => Ok(()),
+    rmp_serde::from_slice::<Answer>(body)
+        .map_err(|_| Failure::Malformed)?
+        .check(items)
+}
+
+/// The same of an answer of the Open Inference Protocol; `None` where its outputs' first dimension does not count items.
+pub(crate) fn check_oip(status: u16, body: &[u8], items: Option<usize>) -> Result<(), Failure> {
+    if status != 200 {
+        return Err(Failure::Status(status));
     }
+    let answer: Inferred = serde_json::from_slice(body).map_err(|_| Failure::Malformed)?;
+    if answer.outputs.is_empty() {
+        return Err(Failure::Malformed);
+    }
+    let counts = answer.outputs.iter().map(|output| output.shape.first());
+    if let Some(items) = items
+        && counts.into_iter().any(|count| count != Some(&items))
+    {
+        return Err(Failure::WrongCount);
+    }
+    Ok(())
+}
+
+/// An answer of the Open Inference Protocol.
+#[derive(Deserialize)]
+struct Inferred {
+    outputs: Vec<Output>,
+}
+
+#[derive(Deserialize)]
+struct Output {
+    shape: Vec<usize>,
 }
 
 #[derive(Deserialize)]
 struct Answer {
     success: Option<bool>,
     prediction: Option<Predictions>,
+}
+
+impl Answer {
+    fn check(self, items: usize) -> Result<(), Failure> {
+        if self.success != Some(true) {
+            return Err(Failure::NotSuccessful);
+        }
+        match self.prediction {
+            None => Err(Failure::Malformed),
+            Some(predictions) if predictions.count != items => Err(Failure::WrongCount),
+            Some(predictions) if predictions.errors > 0 => Err(Failure::Item),
+            Some(_) => Ok(()),
+        }
+    }
 }
 
 /// Predictions, counted as they pass: a client that kept them would compete with the server that it measures.
@@ -141,6 +190,10 @@ impl<'de> Deserialize<'de> for IsError {
                 Ok(IsError(false))
             }
 
+            fn visit_bytes<E>(self, _: &[u8]) -> Result<IsError, E> {
+                Ok(IsError(false))
+            }
+
             fn visit_unit<E>(self) -> Result<IsError, E> {
                 Ok(IsError(false))
             }
@@ -190,5 +243,23 @@ mod tests {
             assert_eq!(check_text(body, 1), Err(failure), "{body}");
         }
         assert_eq!(check(429, b"{}", 1), Err(Failure::Status(429)));
+    }
+
+    #[test]
+    fn msgpack_and_tensors_are_judged_alike() {
+        // {"success": true, "prediction": [b"a", {"error": "no"}]}
+        let body = b"\x82\xa7success\xc3\xaaprediction\x92\xc4\x01a\x81\xa5error\xa2no";
+        assert_eq!(check_msgpack(200, body, 2), Err(Failure::Item));
+        assert_eq!(check_msgpack(200, body, 1), Err(Failure::WrongCount));
+        assert_eq!(check_msgpack(200, b"{}", 1), Err(Failure::Malformed));
+        assert_eq!(check_msgpack(503, body, 2), Err(Failure::Status(503)));
+        let body = br#"{"model_name":"m","outputs":[{"name":"p","shape":[2,5],"data":[]}]}"#;
+        assert_eq!(check_oip(200, body, Some(2)), Ok(()));
+        assert_eq!(check_oip(200, body, Some(1)), Err(Failure::WrongCount));
+        assert_eq!(check_oip(200, body, None), Ok(()));
+        for bad in [&br#"{"error":"no"}"#[..], br#"{"outputs":[]}"#] {
+            assert_eq!(check_oip(200, bad, Some(1)), Err(Failure::Malformed));
+        }
+        assert_eq!(check_oip(429, body, Some(2)), Err(Failure::Status(429)));
     }
 }

@@ -18,14 +18,10 @@ use goose::{
     config::GooseConfiguration,
     goose::{GooseUser, Scenario, Transaction, TransactionFunction},
 };
-use reqwest::{Client, Url, header};
+use reqwest::{Client, Url};
 use tokio::sync::Semaphore;
 
-use super::{
-    answer::{Failure, check},
-    payload::Encoder,
-    tally::Tally,
-};
+use super::{answer::Failure, payload::Encoder, tally::Tally};
 use crate::{
     error::{Error, Result},
     interrupt, stats,
@@ -108,7 +104,6 @@ impl Attack {
     /// One client: sends requests until there are none left.
     pub(crate) async fn client(&self, client: &Client) {
         let started = *self.progress.started.get_or_init(Instant::now);
-        let content_type = self.encoder.content_type();
         let mut tally = Tally::default();
         loop {
             let index = self.progress.next.fetch_add(1, Ordering::Relaxed);
@@ -117,8 +112,9 @@ impl Attack {
             }
             let from = index * self.batch;
             let to = self.examples.min(from + self.batch);
-            let body = match self.encoder.body(self.first + from..self.first + to) {
-                Ok(body) => body,
+            let examples = self.first + from..self.first + to;
+            let request = match self.encoder.request(client, &self.infer, examples) {
+                Ok(request) => request,
                 Err(error) => {
                     *self
                         .progress
@@ -129,11 +125,7 @@ impl Attack {
                 }
             };
             let due = self.due(started, index).await;
-            let request = client
-                .post(self.infer.clone())
-                .header(header::CONTENT_TYPE, &content_type)
-                .body(body);
-            let outcome = send(request, to - from).await;
+            let outcome = send(request, &self.encoder, to - from).await;
             let ended = Instant::now();
             tally.note(outcome, to - from, ended - due, ended);
         }
@@ -163,7 +155,12 @@ impl Attack {
     }
 }
 
-async fn send(request: reqwest::RequestBuilder, items: usize) -> Result<(), Failure> {
+/// Sends a request of so many examples, reads the answer to its end and judges it.
+pub(super) async fn send(
+    request: reqwest::RequestBuilder,
+    encoder: &Encoder,
+    items: usize,
+) -> Result<(), Failure> {
     let failure = |error: reqwest::Error| {
         if error.is_timeout() {
             Failure::Timeout
@@ -174,7 +171,7 @@ async fn send(request: reqwest::RequestBuilder, items: usize) -> Result<(), Fail
     let answer = request.send().await.map_err(failure)?;
     let status = answer.status().as_u16();
     let body = answer.bytes().await.map_err(failure)?;
-    check(status, &body, items)
+    encoder.check(status, &body, items)
 }
 
 /// Lets goose run the attack with this many users.

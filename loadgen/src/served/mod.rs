@@ -5,6 +5,7 @@
 mod answer;
 mod attack;
 mod payload;
+mod requests;
 mod tally;
 mod target;
 
@@ -15,6 +16,7 @@ use galley_core::{Entry, InputKind};
 use reqwest::{Client, redirect};
 use tokio::runtime::Runtime;
 
+pub(crate) use self::{answer::Failure, requests::Requests};
 use self::{
     attack::{Attack, Progress},
     payload::Encoder,
@@ -87,7 +89,7 @@ impl LoadGenerator {
         items_in_flight: usize,
     ) -> Result<Self> {
         let runtime = runtime(client_threads(args.client_threads))?;
-        let client = client(args.timeout)?;
+        let client = client(args.timeout())?;
         let server = match &args.url {
             Some(_) => None,
             None => Some(start_server(recipe, args, items_in_flight)?),
@@ -97,7 +99,7 @@ impl LoadGenerator {
             (None, Some(server)) => server.address(),
             (None, None) => return Err(Error::option("--url", "expected the URL of a server")),
         };
-        let target = runtime.block_on(target::find(&client, url, entry.name))?;
+        let target = runtime.block_on(target::find(&client, url, entry.name, args))?;
         Ok(Self {
             kind: entry.input_kind,
             runtime,
@@ -118,7 +120,7 @@ impl LoadGenerator {
     /// The corpus cannot be read.
     pub(crate) fn payloads(&self, corpus: &Arc<Corpus>) -> Result<Payloads> {
         Ok(Payloads {
-            encoder: Arc::new(Encoder::new(self.kind, corpus)?),
+            encoder: Arc::new(Encoder::new(&self.target.form, self.kind, corpus)?),
             examples: corpus.len() - WARMUP_EXAMPLES,
             all: corpus.len(),
         })
@@ -180,12 +182,7 @@ impl LoadGenerator {
     /// Opens as many connections as there will be clients, sends the examples that are not measured, and says how long
     /// these took.
     async fn warm_up(&self, setting: Setting, payloads: &Payloads) -> Result<Duration> {
-        let connections =
-            (0..setting.concurrency).map(|_| self.client.get(self.target.meta.clone()).send());
-        for answer in join_all(connections).await.into_iter().flatten() {
-            // Read to its end, so that its connection can be used again.
-            let _ = answer.bytes().await;
-        }
+        self.connect(setting.concurrency).await;
         let setting = Setting {
             rate: None,
             ..setting
@@ -194,6 +191,15 @@ impl LoadGenerator {
         let clients = setting.concurrency.min(attack.requests());
         join_all((0..clients).map(|_| attack.client(&self.client))).await;
         attack.result().map(|(_, time)| time)
+    }
+
+    /// Opens so many connections.
+    async fn connect(&self, connections: usize) {
+        let asking = (0..connections).map(|_| self.client.get(self.target.meta.clone()).send());
+        for answer in join_all(asking).await.into_iter().flatten() {
+            // Read to its end, so that its connection can be used again.
+            let _ = answer.bytes().await;
+        }
     }
 
     fn figures(&self, setting: Setting, attack: &Attack) -> Result<Served> {
@@ -304,7 +310,7 @@ fn serve_arguments(
         ]);
     }
     if !more.iter().any(|arg| arg.starts_with("--timeout")) {
-        let patience = humantime::format_duration(target.timeout * 2).to_string();
+        let patience = humantime::format_duration(target.timeout() * 2).to_string();
         args.extend(["--timeout".into(), patience.replace(' ', "").into()]);
     }
     args.extend(more.iter().map(OsString::from));

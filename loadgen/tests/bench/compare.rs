@@ -3,17 +3,20 @@
 use std::fs;
 
 use clap::Parser;
-use galley_loadgen::{Context, report::record::Record};
+use galley_loadgen::{
+    Context,
+    report::record::{Record, SCHEMA},
+};
 
 use super::{Cli, bench};
 
 /// Runs `galley bench ARGS`.
-fn run(args: &[&str]) -> anyhow::Result<()> {
+pub(crate) fn run(args: &[&str]) -> anyhow::Result<()> {
     let cli = Cli::try_parse_from(std::iter::once(&"bench").chain(args))?;
     galley_loadgen::run(&cli.bench.command, &Context::default())
 }
 
-fn records(dir: &std::path::Path) -> Vec<Record> {
+pub(crate) fn records(dir: &std::path::Path) -> Vec<Record> {
     let text = fs::read_to_string(dir.join("results.jsonl")).unwrap();
     text.lines()
         .map(|line| serde_json::from_str(line).unwrap())
@@ -55,7 +58,7 @@ fn what_runs_is_measured_and_what_does_not_is_said() {
     };
     assert_eq!(
         (run.schema, run.length, run.device.as_str()),
-        (2, Some(24), "cpu,cuda:7")
+        (SCHEMA, Some(24), "cpu,cuda:7")
     );
     let mut passes = Vec::new();
     let mut missing = Vec::new();

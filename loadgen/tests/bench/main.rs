@@ -4,6 +4,7 @@
 
 mod builds;
 mod compare;
+mod load;
 mod stand_in;
 
 use std::{collections::HashMap, path::Path};
@@ -65,7 +66,7 @@ fn texts(count: usize, seed: u64) -> Vec<String> {
 fn every_example_is_sent_once_and_every_failure_is_counted() {
     let examples = texts(203, SEED);
     let faults = [
-        (0, Fault::Status500),
+        (0, Fault::Status(500)),
         (41, Fault::ShortList),
         (82, Fault::Drop),
         (120, Fault::ItemError),
@@ -182,7 +183,7 @@ fn an_open_loop_sends_at_its_rate() {
 #[test]
 fn a_server_that_answers_nothing_well_is_an_error() {
     let texts = texts(8, SEED);
-    let faults = texts.into_iter().map(|text| (text, Fault::Status500));
+    let faults = texts.into_iter().map(|text| (text, Fault::Status(500)));
     let server = StandIn::start(faults);
     let out = tempfile::tempdir().unwrap();
     let args = format!("served echo --url {} --examples 8 --repeats 1", server.url);

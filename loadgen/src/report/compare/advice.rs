@@ -1,7 +1,10 @@
 //! What follows from the figures: sentences that each name the figures that they follow from. Where nothing follows, there is none.
 
 use super::rows::{Row, at, series};
-use crate::report::{cells::number, record::Agreement};
+use crate::report::{
+    cells::{a_day, number},
+    record::Agreement,
+};
 
 /// The share of the best throughput from which a smaller batch is as good.
 const NEARLY: f64 = 0.95;
@@ -13,7 +16,6 @@ const RESTLESS: f64 = 0.1;
 const OUTSIDE: f64 = 0.25;
 /// Below this share of equal labels, a dtype changes answers.
 const SAME_LABELS: f64 = 0.99;
-const DAY: f64 = 86_400.0;
 
 /// All sentences. `agreement` is of a place, as rows name it.
 pub(super) fn advice(rows: &[Row], agreement: &[(String, &Agreement)]) -> Vec<String> {
@@ -56,15 +58,6 @@ pub(super) fn knee(series: &[Row]) -> Option<&Row> {
     series
         .iter()
         .find(|row| row.items_per_s.mean >= NEARLY * best)
-}
-
-/// A number of items a day: `12.3 million`.
-pub(super) fn a_day(items_per_s: f64) -> String {
-    match items_per_s * DAY {
-        items if items >= 1e9 => format!("{:.2} billion", items / 1e9),
-        items if items >= 1e6 => format!("{:.1} million", items / 1e6),
-        items => format!("{:.0} thousand", items / 1e3),
-    }
 }
 
 fn here(row: &Row) -> String {

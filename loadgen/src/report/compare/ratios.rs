@@ -2,11 +2,11 @@
 
 use super::{
     Report,
-    advice::{a_day, fastest, knee, quickest, thriftiest},
+    advice::{fastest, knee, quickest, thriftiest},
     rows::{Row, at, batches, series},
 };
 use crate::report::{
-    cells::number,
+    cells::{a_day, number},
     document::{Document, Table},
 };
 

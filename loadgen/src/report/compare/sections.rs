@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 
 use super::{
     Report,
-    advice::{a_day, fastest, quickest, thriftiest},
+    advice::{fastest, quickest, thriftiest},
     rows::Row,
 };
 use crate::report::{
-    cells::number,
+    cells::{a_day, number},
     document::{Table, Tile},
     record::Run,
 };

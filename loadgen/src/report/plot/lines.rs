@@ -1,4 +1,4 @@
-//! Series over sizes: throughput, latency and memory over the batch.
+//! Series over sizes, such as throughput over the batch, or over a quantity, such as latency over the load.
 
 use std::fmt::Write;
 
@@ -20,6 +20,10 @@ pub(in crate::report) struct Lines {
     pub(in crate::report) y: String,
     /// Whether equal ratios of values are equal steps.
     pub(in crate::report) log: bool,
+    /// Whether sizes are a quantity, whose axis begins at zero and names round values, and not the few that were tried.
+    pub(in crate::report) linear: bool,
+    /// Values to keep below, with their names: lines across.
+    pub(in crate::report) limits: Vec<(String, f64)>,
     pub(in crate::report) series: Vec<Series>,
 }
 
@@ -76,8 +80,12 @@ impl Lines {
     /// The axis of sizes, and those of them that are named.
     fn across(&self, places: (f64, f64)) -> (Scale, Vec<f64>) {
         if self.names.is_empty() {
-            let sizes = self.sizes();
-            return (Scale::of_sizes(&sizes, places), sizes);
+            let x = match self.linear {
+                true => Scale::new(self.sizes(), places, false),
+                false => Scale::of_sizes(&self.sizes(), places),
+            };
+            let named = x.ticks().to_vec();
+            return (x, named);
         }
         let every = self.names.len().div_ceil(NAMES);
         let named = (0..self.names.len())
@@ -93,7 +101,8 @@ impl Lines {
             let bands = series.bands.iter().flat_map(|&(least, most)| [least, most]);
             series.points.iter().map(|&(_, value)| value).chain(bands)
         });
-        let y = Scale::new(values, (bottom, top), self.log);
+        let limits = self.limits.iter().map(|&(_, limit)| limit);
+        let y = Scale::new(values.chain(limits), (bottom, top), self.log);
         // Marks on the first and the last size keep clear of the edge, and so do names, which are wider.
         let inset = if self.names.is_empty() { 14.0 } else { 36.0 };
         let (x, named) = self.across((left + inset, right - inset));
@@ -119,6 +128,12 @@ impl Lines {
             &self.x,
         );
         label(&mut svg, (8.0, 14.0), "start", &self.y);
+        for (name, limit) in &self.limits {
+            if let Some(place) = y.place(*limit) {
+                line(&mut svg, "limit", (left, place), (right, place));
+                label(&mut svg, (left + 4.0, place - 4.0), "start", name);
+            }
+        }
         for series in &self.series {
             let places = series.points.iter();
             let places: Vec<(f64, f64)> = places
@@ -164,6 +179,8 @@ mod tests {
             x: "batch".into(),
             y: "items/s".into(),
             log: true,
+            linear: false,
+            limits: Vec::new(),
             series: vec![
                 series("cpu", 0, &[(1.0, 10.0), (8.0, 40.0)]),
                 series("cuda:0", 1, &[(8.0, 4000.0)]),
@@ -198,5 +215,31 @@ mod tests {
         assert_eq!(svg.matches("<line class=\"l0\"").count(), 20);
         assert!(svg.contains(">30</text>"), "{svg}");
         assert_eq!(lines.table().rows[19], ["run 19", "10.00"]);
+    }
+
+    #[test]
+    fn a_quantity_has_a_round_axis_and_limits_are_lines_across() {
+        let lines = Lines {
+            title: "Latency".into(),
+            x: "load".into(),
+            y: "ms".into(),
+            log: true,
+            linear: true,
+            limits: vec![("p99=50ms".into(), 50.0)],
+            series: vec![Series {
+                name: "galley".into(),
+                colour: 0,
+                points: vec![(37.0, 4.0), (171.0, 30.0)],
+                ..Series::default()
+            }],
+            ..Lines::default()
+        };
+        let svg = lines.svg();
+        assert!(
+            svg.contains(">200</text>") && !svg.contains(">171</text>"),
+            "{svg}"
+        );
+        assert_eq!(svg.matches("class=\"limit\"").count(), 1);
+        assert!(svg.contains(">p99=50ms</text>"), "{svg}");
     }
 }
