@@ -173,7 +173,7 @@ mod tests {
     #[test]
     fn binomial_sums_are_those_of_the_table() {
         for (events, trials, p, expected) in [
-            (0, 459, 0.01, 0.009_919_8),
+            (0, 459, 0.01, 0.009_920_97),
             (2, 10, 0.5, 0.054_687_5),
             (7, 10, 0.5, 0.945_312_5),
             (5, 20, 0.3, 0.416_370_8),

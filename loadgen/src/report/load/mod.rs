@@ -144,7 +144,9 @@ impl<'a> Report<'a> {
                     Some(judged(point, objective)?.goodput_per_s)
                 });
             }
-            line("failed, %", &|point| Some(failed(point)));
+            if points.iter().any(|point| point.error_count() > 0) {
+                line("failed, %", &|point| Some(failed(point)));
+            }
             let bound = drawn.len() - points.len();
             if bound > 0 {
                 lines.push(format!(
