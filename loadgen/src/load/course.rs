@@ -12,7 +12,7 @@ use crate::{
 
 /// The percentile that is watched where there is no objective.
 const USUAL: f64 = 99.0;
-/// A client that is late by more than this part of the limit is the bound itself.
+/// A client that is late by more than this part of what it measures is the bound itself.
 const LATE: f64 = 0.1;
 /// The latency that lateness is held against where there is no objective.
 const USUAL_LIMIT: Duration = Duration::from_millis(100);
@@ -140,6 +140,8 @@ impl Course {
             .filter_map(|request| request.late())
             .collect();
         late.sort_unstable();
+        let mut sorted = answered.clone();
+        sorted.sort_unstable();
         Point {
             purpose: about.purpose.into(),
             repeat: about.repeat,
@@ -158,7 +160,8 @@ impl Course {
                 .map(|objective| judged(objective, &counted, seconds))
                 .collect(),
             errors,
-            client_bound: self.is_late(&late) || unsent && self.in_flight_is_few(about.rate),
+            client_bound: self.is_late(&late, &sorted)
+                || unsent && self.in_flight_is_few(about.rate),
             late_ms: Latency::of(late),
             ended: ended.into(),
             samples_ms: Packed(answered.into_iter().map(milliseconds).collect()),
@@ -203,15 +206,14 @@ impl Course {
         percents
     }
 
-    /// Whether requests were sent so late that it is felt in the percentile.
-    fn is_late(&self, late: &[Duration]) -> bool {
-        let least = self
-            .objectives
-            .iter()
-            .map(|objective| objective.limit)
-            .min();
-        let felt = least.unwrap_or(USUAL_LIMIT).mul_f64(LATE);
+    /// Whether requests were sent so late that it is felt in the percentile: by a part of the limit, or of the latency itself where that
+    /// is more, as it is of a server that falls behind.
+    fn is_late(&self, late: &[Duration], answered: &[Duration]) -> bool {
+        let limits = self.objectives.iter().map(|objective| objective.limit);
+        let limit = limits.min().unwrap_or(USUAL_LIMIT);
         let strictest = self.percentiles().last().copied().unwrap_or(USUAL);
+        let latency = percentile(answered, strictest).unwrap_or_default();
+        let felt = limit.max(latency).mul_f64(LATE);
         percentile(late, strictest).is_some_and(|late| late > felt)
     }
 

@@ -57,6 +57,21 @@ fn latency_counts_from_when_a_request_was_due() {
 }
 
 #[test]
+fn a_server_that_falls_behind_is_not_the_clients_fault() {
+    // Sent 8 ms late, which is much of 50 ms and little of a second.
+    let point = |took| {
+        course(&["p99=50ms"], 1000, |_| Some((8, took, Ok(())))).record(about(1000.0), "decided")
+    };
+    assert!(point(40).client_bound);
+    assert!(!point(1000).client_bound && !point(1000).objectives[0].kept);
+    // Whatever a client is behind by, it sees itself.
+    let course = course(&["p99=50ms"], 1000, |number| {
+        Some((number, number + 5, Ok(())))
+    });
+    assert!(course.record(about(1000.0), "decided").client_bound);
+}
+
+#[test]
 fn what_fails_counts_as_late_and_by_its_cause() {
     let course = course(&["p90=50ms", "p99=50ms"], 1000, |number| {
         Some(match number % 20 {

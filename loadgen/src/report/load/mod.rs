@@ -150,7 +150,7 @@ impl<'a> Report<'a> {
             let bound = drawn.len() - points.len();
             if bound > 0 {
                 lines.push(format!(
-                    "{:12} without figures, as the client was the bound: {bound}",
+                    "{:12} without figures, as the client was late: {bound}",
                     server.name
                 ));
             }

@@ -207,8 +207,8 @@ impl Report<'_> {
             "A point ends when its objective is decided at 99 % by the count of requests over the limit, as in MLPerf's LoadGen, when \
              its percentiles are known to 5 % (95 % confidence), or after the longest time; ± says how well a percentile is known. \
              Counts are divided by how much more they scatter than those of independent requests. The first second does not count.",
-            "A point whose requests were sent late, by more than a tenth of the limit at the percentile of the objective, is the \
-             client's: it has no figures here, and bounds no server.",
+            "A point whose requests were sent late, by more than a tenth of the limit or of the latency at the percentile of the objective, is \
+             the client's: it has no figures here, and bounds no server.",
         ]
         .map(Into::into)
         .into()
@@ -269,7 +269,7 @@ pub(super) fn points(server: &Server<'_>, points: &[&Point], objectives: &[Strin
         cells.push(point.ended.clone());
         cells.push(
             if point.client_bound {
-                "the client was the bound"
+                "the client was late"
             } else {
                 "-"
             }
