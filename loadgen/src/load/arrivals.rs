@@ -70,6 +70,11 @@ mod tests {
             prop_assert_ne!(slow, times(ArrivalProcess::Poisson, rate, seed ^ 1, 200));
         }
 
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(16))]
+
         #[test]
         fn poisson_counts_have_their_mean_as_variance(seed: u64) {
             const MEAN: f64 = 10.0;
