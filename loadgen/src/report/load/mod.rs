@@ -123,13 +123,22 @@ impl<'a> Report<'a> {
                 .map(|line| format!("- {line}")),
         );
         lines.push(String::new());
+        let names = self
+            .servers
+            .iter()
+            .map(|server| server.name.chars().count());
+        let width = names.max().unwrap_or(0);
         for server in &self.servers {
             let drawn = server.drawn();
             let points: Vec<&&Point> = drawn.iter().filter(|point| !point.client_bound).collect();
             let mut line = |what: &str, value: &dyn Fn(&Point) -> Option<f64>| {
                 let values: Vec<f64> = points.iter().filter_map(|point| value(point)).collect();
                 if !values.is_empty() {
-                    lines.push(format!("{:12} {:28} {}", server.name, what, spark(&values)));
+                    lines.push(format!(
+                        "{:width$}  {what:28} {}",
+                        server.name,
+                        spark(&values)
+                    ));
                 }
             };
             line("requests/s offered", &|point| Some(point.rate));
@@ -150,7 +159,7 @@ impl<'a> Report<'a> {
             let bound = drawn.len() - points.len();
             if bound > 0 {
                 lines.push(format!(
-                    "{:12} without figures, as the client was late: {bound}",
+                    "{:width$}  without figures, as the client was late: {bound}",
                     server.name
                 ));
             }
