@@ -205,7 +205,7 @@ impl Report<'_> {
             "What is refused, fails or is not answered in time is later than any limit; goodput counts what was answered well within \
              it. Each search brackets the rate and halves the bracket to 3 %; each end of the last bracket has been seen twice.",
             "A point ends when its objective is decided at 99 % by the count of requests over the limit, as in MLPerf's LoadGen, when \
-             its percentiles are known to 5 % (95 % confidence), or after the longest time; ± says how well a percentile is known. \
+             its percentiles are known to 5 % (95 % confidence), or after the longest time, when what was seen decides (\"seems\"); ± says how well a percentile is known. \
              Counts are divided by how much more they scatter than those of independent requests. The first second does not count.",
             "A point whose requests were sent late, by more than a tenth of the limit or of the latency at the percentile of the objective, is \
              the client's: it has no figures here, and bounds no server.",
@@ -294,9 +294,10 @@ fn with_interval(point: &Point, percent: f64) -> String {
 fn goodput(point: &Point, objective: &str) -> String {
     judged(point, objective).map_or("-".into(), |judged| {
         let kept = match (judged.kept, judged.decided) {
-            (true, _) => "kept",
+            (true, true) => "kept",
+            (true, false) => "seems kept",
             (false, true) => "broken",
-            (false, false) => "just broken",
+            (false, false) => "seems broken",
         };
         format!("{}, {kept}", number(judged.goodput_per_s))
     })
