@@ -15,7 +15,7 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use crate::{
-    args::{RecipeArgs, TargetArgs},
+    args::{ProtocolArg, RecipeArgs, TargetArgs},
     error::{Error, Result},
     interrupt,
     process::model_arguments,
@@ -171,10 +171,12 @@ pub(super) fn served(
 ) -> Result<Vec<BuildPass>> {
     let target = TargetArgs {
         url: None,
+        protocol: ProtocolArg::Fastdeploy,
+        model: None,
         serve_program: Some(build.program.clone()),
         serve_args: Vec::new(),
         ready_timeout: Duration::from_secs(300),
-        timeout: Duration::from_secs(60),
+        timeout: None,
         client_threads: None,
     };
     let most = pass.batches.iter().copied().max().unwrap_or(1) * concurrency;

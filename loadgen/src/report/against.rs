@@ -121,9 +121,9 @@ impl<'a> Report<'a> {
                 },
                 x: "round".into(),
                 y: "items/s over old items/s".into(),
-                log: false,
                 names: (1..=count).map(|round| round.to_string()).collect(),
                 series: series.collect(),
+                ..Lines::default()
             })
         });
         plots.collect()

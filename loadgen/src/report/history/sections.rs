@@ -207,6 +207,7 @@ fn plots(subject: &[Series]) -> Vec<Plot> {
                 log: most > FAR * least,
                 names: names(&runs),
                 series,
+                ..Lines::default()
             }));
         }
     }

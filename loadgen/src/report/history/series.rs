@@ -244,6 +244,8 @@ fn pass(
         | Record::Agreement(_)
         | Record::Loaded(_)
         | Record::Missing(_)
+        | Record::Point(_)
+        | Record::Found(_)
         | Record::Round(_) => return None,
     };
     Some((subject, mode, pass))

@@ -18,6 +18,7 @@ pub(super) fn over_load(servers: &[Server<'_>], objectives: &[String]) -> Vec<Pl
                 linear: true,
                 limits,
                 series: line_for_each(servers, value),
+                ..Lines::default()
             })
         };
     let mut percents: Vec<f64> = servers.iter().flat_map(Server::percents).collect();
@@ -79,6 +80,7 @@ fn line_for_each(servers: &[Server<'_>], value: &dyn Fn(&Point) -> Option<f64>) 
             name: server.name.clone(),
             colour,
             points: rates.filter_map(mean).collect(),
+            ..Series::default()
         }
     };
     let lines = servers.iter().enumerate().map(line);
