@@ -106,6 +106,16 @@ impl Direction {
         }
     }
 
+    /// Values of an input row.
+    pub(super) fn input(&self) -> usize {
+        self.input.inputs()
+    }
+
+    /// Values of an output row.
+    pub(super) fn hidden(&self) -> usize {
+        self.recurrent.hidden
+    }
+
     /// Values of a row of gates.
     pub(super) fn width(&self) -> usize {
         self.input.outputs()
@@ -131,13 +141,7 @@ impl Direction {
         let Some(longest) = sequences.first().map(|sequence| sequence.length) else {
             return;
         };
-        let units = self.recurrent.units();
-        let mut state = State {
-            h: Aligned::zeros(sequences.len() * units),
-            next: Aligned::zeros(sequences.len() * units),
-            c: Aligned::zeros(sequences.len() * units),
-            units,
-        };
+        let mut state = self.state(sequences.len());
         let mut gates = Vec::with_capacity(sequences.len());
         let mut window = Window::default();
         let mut active = sequences.len();
@@ -159,14 +163,31 @@ impl Direction {
                     gates.extend((0..active).map(|r| window.row(step, r, self.width())));
                 }
             }
-            self.step(&gates, &mut state);
+            // SAFETY: rows of a table and of a window were cut to the width.
+            unsafe { self.step(&gates, &mut state) };
             // SAFETY: as the caller's.
             unsafe { self.put(now, step, &state, sink) };
-            std::mem::swap(&mut state.h, &mut state.next);
+            state.advance();
         }
     }
 
-    fn step(&self, gates: &[*const f32], state: &mut State) {
+    /// States of so many sequences before their first step.
+    pub(super) fn state(&self, sequences: usize) -> State {
+        let units = self.recurrent.units();
+        let zeros = || Aligned::zeros(sequences * units);
+        State {
+            h: zeros(),
+            next: zeros(),
+            c: zeros(),
+            units,
+        }
+    }
+
+    /// A step of the first sequences, for each of which there are gates; [`State::advance`] follows.
+    ///
+    /// # Safety
+    /// Each of the gates has [`Self::width`] values.
+    pub(super) unsafe fn step(&self, gates: &[*const f32], state: &mut State) {
         let matrix = &self.recurrent;
         let len = gates.len() * state.units;
         let step = Step {
@@ -177,8 +198,8 @@ impl Direction {
             next: state.next.as_mut_slice()[..len].as_mut_ptr(),
             c: state.c.as_mut_slice()[..len].as_mut_ptr(),
         };
-        // SAFETY: the states were checked to have a row for each row of gates; each of these has the width of
-        // `input`, which was packed with the same columns as `recurrent`.
+        // SAFETY: the states were checked to have a row for each row of gates; each of these has the width of `input`, as the
+        // caller promises, which was packed with the same columns as `recurrent`.
         unsafe { step.run(matrix.level) }
     }
 
@@ -243,11 +264,28 @@ impl Direction {
 }
 
 /// The states of a group's sequences, `[rows, units]` with the units padded to whole vectors.
-struct State {
+pub(super) struct State {
     h: Aligned,
     next: Aligned,
     c: Aligned,
     units: usize,
+}
+
+impl State {
+    /// Makes what a step gave what the next one reads.
+    pub(super) fn advance(&mut self) {
+        std::mem::swap(&mut self.h, &mut self.next);
+    }
+
+    /// What a sequence's next step reads.
+    pub(super) fn hidden(&self, row: usize, hidden: usize) -> &[f32] {
+        &self.h.as_slice()[row * self.units..][..hidden]
+    }
+
+    /// A sequence's cell.
+    pub(super) fn cell(&self, row: usize, hidden: usize) -> &[f32] {
+        &self.c.as_slice()[row * self.units..][..hidden]
+    }
 }
 
 /// Gates of some steps, computed ahead.

@@ -1,5 +1,6 @@
-//! A bidirectional LSTM over sequences of unlike lengths: in f32 on the CPU, in f16 or f32 on CUDA, where the layer and the
-//! tagger of words that is made of two of them are each a pass by themselves (`cuda`).
+//! LSTMs over sequences of unlike lengths: of any size, any number of layers and one direction or two in f32 on the CPU
+//! ([`Lstm`]); a layer of both directions also in f16 or f32 on CUDA, where it and the tagger of words that is made of two of
+//! them are each a pass by themselves (`cuda`).
 //!
 //! Sequences are *packed*: their rows stand end to end with no padding, and a step runs over those that still have one,
 //! the longest first. The product with the input does not depend on the recurrence, so it is made for many steps at
@@ -17,6 +18,7 @@ mod direction;
 mod kernel;
 mod linear;
 mod matrix;
+mod stack;
 mod tagger;
 #[cfg(test)]
 mod tests;
@@ -32,6 +34,7 @@ use rayon::prelude::*;
 pub use cuda::CudaBiLstm;
 use direction::{Direction, Sequence, Sink, Source};
 pub use linear::Dense;
+pub use stack::{Lstm, LstmConfig};
 pub use tagger::{Tagger, TaggerConfig, Words};
 use weights::DirectionWeights;
 
@@ -65,14 +68,14 @@ pub struct BiLstmOutput {
     pub cell: Vec<f32>,
 }
 
-/// What a BiLSTM gives, as tensors of the shapes in [`BiLstmOutput`].
+/// What an LSTM gives. There is one direction or two, forward before backward.
 #[derive(Clone, Debug)]
-pub struct BiLstmTensors {
-    /// `[rows, 2 * hidden]`.
+pub struct LstmTensors {
+    /// `[rows, directions * hidden]`, packed as the input was.
     pub output: Tensor,
-    /// `[2, sequences, hidden]`.
+    /// The last state of each layer's directions, `[layers * directions, sequences, hidden]`.
     pub hidden: Tensor,
-    /// `[2, sequences, hidden]`.
+    /// The last cell of each, of the same shape.
     pub cell: Tensor,
 }
 
@@ -94,11 +97,17 @@ impl BiLstm {
     /// # Errors
     /// A tensor is missing or has another shape.
     pub fn load(vb: &VarBuilder<'_>, input: usize, hidden: usize) -> Result<Self> {
-        Self::load_at(Level::detect(), vb, input, hidden)
+        Self::load_at(Level::detect(), vb, 0, input, hidden)
     }
 
-    fn load_at(level: Level, vb: &VarBuilder<'_>, input: usize, hidden: usize) -> Result<Self> {
-        let [forward, backward] = DirectionWeights::load(vb, input, hidden)?;
+    fn load_at(
+        level: Level,
+        vb: &VarBuilder<'_>,
+        layer: usize,
+        input: usize,
+        hidden: usize,
+    ) -> Result<Self> {
+        let [forward, backward] = DirectionWeights::both(vb, layer, (input, hidden))?;
         let pack = |reverse, weights| Direction::pack(level, (input, hidden), reverse, weights);
         Ok(Self {
             input,
@@ -123,7 +132,7 @@ impl BiLstm {
     ///
     /// # Errors
     /// The shapes do not fit, or `x` is not f32 on the CPU.
-    pub fn forward(&self, x: &Tensor, lengths: &[usize]) -> Result<BiLstmTensors> {
+    pub fn forward(&self, x: &Tensor, lengths: &[usize]) -> Result<LstmTensors> {
         let (rows, input) = x.dims2()?;
         if !matches!(x.device(), Device::Cpu) {
             bail!(
@@ -147,7 +156,7 @@ impl BiLstm {
         let x = &storage.as_slice::<f32>()?[layout.start_offset()..][..rows * input];
         let out = self.run_sources([Source::Input(x); 2], lengths, rows, true);
         let states = (2, lengths.len(), self.hidden);
-        Ok(BiLstmTensors {
+        Ok(LstmTensors {
             output: Tensor::from_vec(out.output, (rows, 2 * self.hidden), &Device::Cpu)?,
             hidden: Tensor::from_vec(out.hidden, states, &Device::Cpu)?,
             cell: Tensor::from_vec(out.cell, states, &Device::Cpu)?,
@@ -285,11 +294,11 @@ fn groups(sequences: usize) -> impl Iterator<Item = Range<usize>> {
     (0..count).map(move |g| sequences * g / count..sequences * (g + 1) / count)
 }
 
-/// Cases for [`crate::bench::operator_cases`]: the word layer of the sentence segmenter.
 /// The layer that other frameworks are compared at: 150 values to 100 states both ways, over this many steps.
 const BENCH_STEPS: usize = 40;
 const BENCH_SIZE: (usize, usize) = (150, 100);
 
+/// Cases for [`crate::bench::operator_cases`]: the word layer of the sentence segmenter.
 pub(crate) fn bench_cases() -> Result<Vec<OperatorCase>> {
     let case = |batch: usize| {
         let (vb, x, lengths) = bench_input(batch)?;

@@ -10,36 +10,31 @@ use super::*;
 use crate::host::to_vec as host_values;
 
 /// The textbook, in f64: `[steps, hidden]`, and the last state and cell.
-struct Reference<'a> {
-    lstm: HashMap<&'a str, Vec<f32>>,
+pub(super) struct Reference {
+    lstm: HashMap<String, Vec<f32>>,
     input: usize,
     hidden: usize,
 }
 
-const NAMES: [&str; 8] = [
-    "weight_ih_l0",
-    "weight_hh_l0",
-    "bias_ih_l0",
-    "bias_hh_l0",
-    "weight_ih_l0_reverse",
-    "weight_hh_l0_reverse",
-    "bias_ih_l0_reverse",
-    "bias_hh_l0_reverse",
-];
-
-impl Reference<'_> {
+impl Reference {
     fn new(seed: u64, input: usize, hidden: usize) -> Self {
-        let lstm = NAMES
-            .into_iter()
-            .map(|name| {
-                let inputs = if name.contains("ih") { input } else { hidden };
-                let shape: &[usize] = if name.starts_with("bias") {
-                    &[4 * hidden]
-                } else {
-                    &[4 * hidden, inputs]
-                };
-                (name, synthetic::tensor(name, shape, seed))
-            })
+        Self::of_layer(seed, 0, input, hidden)
+    }
+
+    pub(super) fn of_layer(seed: u64, layer: usize, input: usize, hidden: usize) -> Self {
+        let tensor = |name: &str, suffix: &str| {
+            let inputs = if name.contains("ih") { input } else { hidden };
+            let shape = [4 * hidden, inputs];
+            let shape = &shape[..if name.starts_with("bias") { 1 } else { 2 }];
+            let full = format!("{name}_l{layer}{suffix}");
+            (
+                format!("{name}{suffix}"),
+                synthetic::tensor(&full, shape, seed),
+            )
+        };
+        let names = ["weight_ih", "weight_hh", "bias_ih", "bias_hh"];
+        let lstm = (names.iter())
+            .flat_map(|name| ["", "_reverse"].map(|suffix| tensor(name, suffix)))
             .collect();
         Self {
             lstm,
@@ -48,8 +43,8 @@ impl Reference<'_> {
         }
     }
 
-    fn direction(&self, x: &[f32], suffix: &str) -> (Vec<f64>, Vec<f64>, Vec<f64>) {
-        let get = |name: &str| &self.lstm[format!("{name}_l0{suffix}").as_str()];
+    pub(super) fn direction(&self, x: &[f32], suffix: &str) -> (Vec<f64>, Vec<f64>, Vec<f64>) {
+        let get = |name: &str| &self.lstm[&format!("{name}{suffix}")];
         let (wi, wh, bi, bh) = (
             get("weight_ih"),
             get("weight_hh"),
@@ -87,7 +82,12 @@ impl Reference<'_> {
     }
 }
 
-fn assert_close(what: &str, got: &[f32], want: impl IntoIterator<Item = f64>, tolerance: f64) {
+pub(super) fn assert_close(
+    what: &str,
+    got: &[f32],
+    want: impl IntoIterator<Item = f64>,
+    tolerance: f64,
+) {
     let want: Vec<f64> = want.into_iter().collect();
     assert_eq!(got.len(), want.len(), "{what}: length");
     for (i, (got, want)) in got.iter().zip(want).enumerate() {
@@ -98,10 +98,10 @@ fn assert_close(what: &str, got: &[f32], want: impl IntoIterator<Item = f64>, to
 
 fn load(level: Level, seed: u64, input: usize, hidden: usize) -> BiLstm {
     let vb = synthetic::var_builder(seed);
-    BiLstm::load_at(level, &vb, input, hidden).unwrap()
+    BiLstm::load_at(level, &vb, 0, input, hidden).unwrap()
 }
 
-fn random(name: &str, rows: usize, width: usize) -> Vec<f32> {
+pub(super) fn random(name: &str, rows: usize, width: usize) -> Vec<f32> {
     synthetic::uniform(name, 7).take(rows * width).collect()
 }
 

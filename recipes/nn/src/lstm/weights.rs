@@ -16,28 +16,44 @@ pub(super) struct DirectionWeights {
 }
 
 impl DirectionWeights {
-    /// Reads torch's tensors of both directions, forward and backward: `weight_ih_l0`, `weight_hh_l0`, `bias_ih_l0`,
-    /// `bias_hh_l0`, and each with `_reverse`.
+    /// Reads torch's tensors of a layer's direction: `weight_ih_l0`, `weight_hh_l0`, `bias_ih_l0`, `bias_hh_l0`, each with
+    /// the layer's number, and with `suffix`: nothing, or `_reverse`.
     ///
     /// # Errors
     /// A tensor is missing or has another shape.
-    pub(super) fn load(vb: &VarBuilder<'_>, input: usize, hidden: usize) -> Result<[Self; 2]> {
-        let direction = |suffix: &str| {
-            let get = |name: &str, shape: &[usize]| {
-                vb.get(shape, &format!("{name}_l0{suffix}"))
-                    .and_then(|tensor| host::to_vec(&tensor))
-            };
-            let gates = 4 * hidden;
-            let mut bias = get("bias_ih", &[gates])?;
-            for (sum, bias) in bias.iter_mut().zip(get("bias_hh", &[gates])?) {
-                *sum += bias;
-            }
-            Result::Ok(Self {
-                input: get("weight_ih", &[gates, input])?,
-                recurrent: get("weight_hh", &[gates, hidden])?,
-                bias,
-            })
+    pub(super) fn load(
+        vb: &VarBuilder<'_>,
+        layer: usize,
+        suffix: &str,
+        (input, hidden): (usize, usize),
+    ) -> Result<Self> {
+        let get = |name: &str, shape: &[usize]| {
+            vb.get(shape, &format!("{name}_l{layer}{suffix}"))
+                .and_then(|tensor| host::to_vec(&tensor))
         };
-        Ok([direction("")?, direction("_reverse")?])
+        let gates = 4 * hidden;
+        let mut bias = get("bias_ih", &[gates])?;
+        for (sum, bias) in bias.iter_mut().zip(get("bias_hh", &[gates])?) {
+            *sum += bias;
+        }
+        Ok(Self {
+            input: get("weight_ih", &[gates, input])?,
+            recurrent: get("weight_hh", &[gates, hidden])?,
+            bias,
+        })
+    }
+
+    /// Both directions of a layer, forward and backward.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub(super) fn both(
+        vb: &VarBuilder<'_>,
+        layer: usize,
+        size: (usize, usize),
+    ) -> Result<[Self; 2]> {
+        let [forward, backward] =
+            ["", "_reverse"].map(|suffix| Self::load(vb, layer, suffix, size));
+        Ok([forward?, backward?])
     }
 }

@@ -76,7 +76,7 @@ impl Layer {
         parts: &[usize],
         hidden: usize,
     ) -> Result<Self> {
-        let directions = DirectionWeights::load(vb, parts.iter().sum(), hidden)?;
+        let directions = DirectionWeights::both(vb, 0, (parts.iter().sum(), hidden))?;
         Self::pack(weights, &directions, parts, hidden)
     }
 

@@ -107,7 +107,8 @@ impl Network {
         let words = table("word_embedding", config.words, config.word_size)?;
         let characters = table("char_embedding", config.chars, config.char_size)?;
         let hidden = config.char_hidden;
-        let char_weights = DirectionWeights::load(&vb.pp("char_lstm"), config.char_size, hidden)?;
+        let char_weights =
+            DirectionWeights::both(&vb.pp("char_lstm"), 0, (config.char_size, hidden))?;
         let sizes = Sizes {
             inputs: 2 * config.word_hidden,
             units: config.dense,

@@ -149,7 +149,7 @@ mod device {
         backend::Kind,
         cuda::{Buffer, Gpu, Lane, Pass},
         host,
-        lstm::BiLstmTensors,
+        lstm::LstmTensors,
         workspace::Workspaces,
     };
 
@@ -197,7 +197,7 @@ mod device {
         ///
         /// # Errors
         /// The shapes do not fit, `x` is not f32 on the CPU, or the device fails.
-        pub fn forward(&self, x: &Tensor, lengths: &[usize]) -> Result<BiLstmTensors> {
+        pub fn forward(&self, x: &Tensor, lengths: &[usize]) -> Result<LstmTensors> {
             let (rows, sequences) = (lengths.iter().sum(), lengths.len());
             host::expect_shape("bilstm", x, &[rows, self.operator.input])?;
             let shape = Shape { rows, sequences };
@@ -213,7 +213,7 @@ mod device {
             };
             let (element, hidden) = (self.operator.element, self.operator.hidden);
             let states = [2, sequences, hidden];
-            Ok(BiLstmTensors {
+            Ok(LstmTensors {
                 output: tensor(places.output, element, &[rows, 2 * hidden])?,
                 hidden: tensor(places.hidden, element, &states)?,
                 cell: tensor(places.cell, Element::F32, &states)?,
