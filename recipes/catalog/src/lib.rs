@@ -7,8 +7,8 @@ static CRATES: [&[Entry]; 6] = [
     galley_efficientnet::ENTRIES,
     galley_torchvision::ENTRIES,
     galley_deepsegment::ENTRIES,
-    galley_transformers_ner::ENTRIES,
-    galley_distilbert_sst2::ENTRIES,
+    galley_encoders::ENTRIES,
+    galley_superbench::ENTRIES,
     galley_echo::ENTRIES,
 ];
 

@@ -16,6 +16,8 @@ pub enum Output {
     Entities(Vec<Entity>),
     /// The label of a text.
     TextLabel(TextLabel),
+    /// The vector that stands for a text.
+    Embedding(Vec<f32>),
     /// Any JSON value.
     Json(Value),
 }

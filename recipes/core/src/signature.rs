@@ -17,6 +17,8 @@ pub enum AnswerForm {
     Classes(usize),
     /// [`Output::TextLabel`](crate::Output::TextLabel).
     Label,
+    /// [`Output::Embedding`](crate::Output::Embedding), always of so many numbers.
+    Embedding(usize),
     /// Any [`Output`](crate::Output), best read as JSON.
     #[default]
     Json,

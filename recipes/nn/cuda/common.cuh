@@ -19,7 +19,7 @@ __device__ __forceinline__ void take_turn() {
 }
 
 // In the order of `Activation` on the host.
-enum Activation : int { NONE, RELU6, SILU, GELU, TANH, SIGMOID, RELU };
+enum Activation : int { NONE, RELU6, SILU, GELU, TANH, SIGMOID, RELU, GELU_TANH };
 
 __device__ __forceinline__ float to_float(float x) { return x; }
 __device__ __forceinline__ float to_float(__half x) { return __half2float(x); }
@@ -32,6 +32,10 @@ __device__ __forceinline__ float sigmoid(float x) { return __fdividef(1.0f, 1.0f
 __device__ __forceinline__ float silu(float x) { return x * sigmoid(x); }
 // Hendrycks and Gimpel, "Gaussian Error Linear Units": x times the normal distribution's cumulative function.
 __device__ __forceinline__ float gelu(float x) { return 0.5f * x * (1.0f + erff(x * 0.70710678118654752f)); }
+// The same by way of tanh: x times the sigmoid of 2 sqrt(2 / pi) (x + 0.044715 x^3).
+__device__ __forceinline__ float gelu_tanh(float x) {
+    return x * sigmoid(x * fmaf(x * x, 1.5957691216f * 0.044715f, 1.5957691216f));
+}
 // A NaN stays one, as elsewhere.
 __device__ __forceinline__ float bounded(float x, float low, float high) {
     asm("max.NaN.f32 %0, %0, %1;\nmin.NaN.f32 %0, %0, %2;" : "+f"(x) : "f"(low), "f"(high));
@@ -44,6 +48,7 @@ template <int ACTIVATION> __device__ __forceinline__ float activate(float x) {
     if constexpr (ACTIVATION == RELU6) return relu6(x);
     if constexpr (ACTIVATION == SILU) return silu(x);
     if constexpr (ACTIVATION == GELU) return gelu(x);
+    if constexpr (ACTIVATION == GELU_TANH) return gelu_tanh(x);
     if constexpr (ACTIVATION == TANH) return tanhf(x);
     if constexpr (ACTIVATION == SIGMOID) return sigmoid(x);
     if constexpr (ACTIVATION == RELU) return relu(x);
@@ -57,6 +62,7 @@ __device__ __forceinline__ float activated(float x, int activation) {
         case RELU6: return activate<RELU6>(x);
         case SILU: return activate<SILU>(x);
         case GELU: return activate<GELU>(x);
+        case GELU_TANH: return activate<GELU_TANH>(x);
         case TANH: return activate<TANH>(x);
         case SIGMOID: return activate<SIGMOID>(x);
     }

@@ -438,6 +438,7 @@ struct PlainProduct {
             case SILU: return finish<SILU>(sums, first_row, first_column);
             case RELU6: return finish<RELU6>(sums, first_row, first_column);
             case GELU: return finish<GELU>(sums, first_row, first_column);
+            case GELU_TANH: return finish<GELU_TANH>(sums, first_row, first_column);
             case TANH: return finish<TANH>(sums, first_row, first_column);
             case SIGMOID: return finish<SIGMOID>(sums, first_row, first_column);
             case RELU: return finish<RELU>(sums, first_row, first_column);

@@ -5,11 +5,12 @@
 //   kernel                          epilogue
 //   matmul_f16_sm90_bias_nT         x
 //   matmul_f16_sm90_gelu_nT         x Phi(x), the exact GELU
+//   matmul_f16_sm90_gelu_tanh_nT    the GELU by way of tanh
 //   matmul_f16_sm90_residual_nT     x + residual[M, N]
 //
 // for tiles of 128 rows by T = 256, 128 or 96 columns. All of them add up an output's terms in the same order, so they
-// give the same bits: which one to launch is a matter of speed alone. Sums are f32; x is rounded to f16 before GELU or
-// the residual's addition, as a separate operator would read it, and both of these are again f32 arithmetic.
+// give the same bits: which one to launch is a matter of speed alone. Sums are f32; x is rounded to f16 before a GELU
+// or the residual's addition, as a separate operator would read it, and these are again f32 arithmetic.
 //
 // Arguments, in order (the last only for the residual kernels):
 //   a, w, out    const __grid_constant__ CUtensorMap, see below
@@ -41,7 +42,7 @@ namespace {
 using namespace galley::hopper;
 using galley::take_turn;
 
-enum Epilogue { BIAS, BIAS_GELU, BIAS_RESIDUAL };
+enum Epilogue { BIAS, BIAS_GELU, BIAS_GELU_TANH, BIAS_RESIDUAL };
 
 constexpr int CONSUMERS = 2;  // warpgroups that multiply; one more copies
 constexpr int THREADS = (CONSUMERS + 1) * WARPGROUP;
@@ -116,6 +117,12 @@ __device__ __forceinline__ float fast_gelu(float x) {
     log2_tail = fmaf(log2_tail, a, -1.150974154472f);
     log2_tail = fmaf(log2_tail, a, -1.000004291534f);
     return fmaf(-a, exp2_fast(log2_tail), fmaxf(x, 0.0f));
+}
+
+// The GELU by way of tanh is x times the sigmoid of 2 sqrt(2 / pi) (x + 0.044715 x^3); the power of two takes 1 / ln 2 in.
+__device__ __forceinline__ float fast_gelu_tanh(float x) {
+    const float power = exp2_fast(x * fmaf(x * x, -2.302208198f * 0.044715f, -2.302208198f));
+    return __fdividef(x, 1.0f + power);
 }
 
 // A warpgroup that multiplies: 64 rows of each tile. The epilogue of a tile, kept packed in registers, goes on between
@@ -307,6 +314,13 @@ template <int TILE_N, Epilogue EPILOGUE> struct Consumer {
                 values[i] = pack(fast_gelu(x.x), fast_gelu(x.y));
             }
         }
+        if constexpr (EPILOGUE == BIAS_GELU_TANH) {
+#pragma unroll
+            for (int i = 0; i < 4; ++i) {
+                const float2 x = unpack(values[i]);
+                values[i] = pack(fast_gelu_tanh(x.x), fast_gelu_tanh(x.y));
+            }
+        }
         store_matrices(address, values);
     }
 
@@ -418,6 +432,9 @@ __device__ __forceinline__ void matmul(const CUtensorMap& a, const CUtensorMap& 
     }                                                                             \
     GALLEY_KERNEL matmul_f16_sm90_gelu_n##tile_n(GALLEY_ARGUMENTS) {              \
         GALLEY_BODY(tile_n, BIAS_GELU)(a, w, out, bias, m, n, k, out);            \
+    }                                                                             \
+    GALLEY_KERNEL matmul_f16_sm90_gelu_tanh_n##tile_n(GALLEY_ARGUMENTS) {         \
+        GALLEY_BODY(tile_n, BIAS_GELU_TANH)(a, w, out, bias, m, n, k, out);       \
     }                                                                             \
     GALLEY_KERNEL matmul_f16_sm90_residual_n##tile_n(                             \
         GALLEY_ARGUMENTS, const __grid_constant__ CUtensorMap residual) {         \

@@ -1,5 +1,5 @@
-// A BERT or DistilBERT encoder (post-LN) on packed sequences, all but its matrix products: embeddings, the end of a
-// block (bias, residual, LayerNorm), self-attention, bias and GELU, the rows of first tokens, and the head over tokens.
+// A transformer (BERT, DistilBERT, GPT-2) on packed sequences, all but its matrix products: embeddings, the end of a block
+// (residual, LayerNorm), self-attention, a row for each sequence, and the head over tokens.
 //
 // A batch's tokens lie end to end, [tokens, features], row-major; sequence s is the rows offsets[s]..offsets[s + 1]
 // (int32, offsets[0] = 0). There is no padding. Storage is f16 or f32, as a kernel's name says; "T" below is either.
@@ -10,17 +10,19 @@
 // the last one (empty sequences), tiles past a batch's own are zeros, and rows past the last offset are computed from
 // whatever is there and read by nobody (their ids must lie in the vocabulary, as any).
 //
-// All pointers are aligned to 16 bytes, and `hidden` is a multiple of 8 and at most 1024, unless said otherwise. Blocks
+// All pointers are aligned to 16 bytes, and `hidden` is a multiple of 8 and at most 1792, unless said otherwise. Blocks
 // are of 128 threads unless said otherwise; shared memory is static, below 48 KiB. "Moves" is the least traffic, which
 // at an H100's 3.0 TB/s bounds all of these but attention over long sequences.
 //
-// embeddings_T_hN            N in {256, 512, 768, 1024}, the least of at least `hidden`. LayerNorm(words[id] +
-//   positions[place in the sequence]) -> [tokens, hidden]. words [vocabulary, hidden]; positions [most tokens, hidden],
-//   with the vector of token type 0 added to each. Grid: ceil(tokens / 4). Moves 2 elements per output (a word's vector
-//   in, the row out). The host checks that ids lie in the vocabulary, and lengths within the positions.
+// embeddings_T_hN            N in {256, 512, 768, 1024, 1280, 1792}, the least of at least `hidden`. sums = words[id] +
+//   positions[place in the sequence], out = LayerNorm(sums), both [tokens, hidden]; sums may be null. words [vocabulary,
+//   hidden]; positions [most tokens, hidden], with the vector of token type 0 added to each. Grid: ceil(tokens / 4). Moves
+//   2 elements per output (a word's vector in, the row out), 3 with sums. The host checks that ids lie in the vocabulary,
+//   and lengths within the positions.
 //
-// residual_layer_norm_T_hN   N as above. out = LayerNorm(x + residual + bias) * weight + beta; bias may be null; out
-//   may be x or residual. Grid: ceil(rows / 4). Moves 3 elements per output, at about 10 operations.
+// residual_layer_norm_T_hN   N as above. sums = x + residual, out = LayerNorm(sums) * weight + beta; sums may be null; out
+//   and sums may each be x or residual. Grid: ceil(rows / 4). Moves 3 elements per output, 4 with sums, at about 10
+//   operations.
 //
 // attention_f16_dD           D in {32, 64}, features of a head. qkv [tokens, 3 * heads * D]: the queries of all heads,
 //   then keys, then values -> context [tokens, heads * D]. Grid: heads * tiles. A tile is an int4; they may come in any
@@ -34,19 +36,19 @@
 //   Moves 4 elements per output; 4 * tokens * heads * D operations for each token of a sequence. Bound by memory below
 //   about 200 tokens, then by exponentials and latency. Where the target isn't sm_90a, long sequences take mma.sync in
 //   place of wgmma.
-// attention_T                As above for heads of 1 to 128 features, on CUDA cores; any alignment. Tiles are of the
-//   first form only, whatever the length, with any number of queries: 64, say.
+// attention_f16_dD_causal    The same, but a query sees no key after it: a tile goes no further than its own queries.
+// attention_T                As above for heads of 1 to 128 features, causal or not, on CUDA cores; any alignment. Tiles are
+//   of the first form only, whatever the length; the first query is a multiple of 32, and there is any number: 64, say.
 //
-// first_tokens_T             [tokens, hidden] -> [sequences, hidden], row offsets[s]; zeros for an empty sequence. Any
-//   multiple of 8 as `hidden`. Grid: ceil(sequences / 4). Moves 2 elements per output.
+// pick_tokens_T              [tokens, hidden] -> [sequences, hidden], row offsets[s], or with `last` the one before
+//   offsets[s + 1]; zeros for an empty sequence. Any multiple of 8 as `hidden`. Grid: ceil(sequences / 4). Moves 2 elements
+//   per output.
 //
-// token_head_T               x [rows, hidden], weight [labels, hidden] (T), bias [labels], 1 to 64 labels. Writes those
-//   that are not null: logits and probabilities f32 [rows, labels], the most probable label int32 [rows] (the first of
-//   equals) and its probability f32 [rows]. Block: 256. Grid: ceil(rows / 16). Moves x, at 2 * labels operations per
-//   element.
+// mean_tokens_T              [tokens, hidden] -> [sequences, hidden], the mean of a sequence's rows; zeros for an empty one.
+//   Any multiple of 8 as `hidden`. Grid: (sequences, ceil(hidden / 256)). Moves x.
 //
-// bias_gelu_T                out = gelu(x + bias) over [rows, columns], columns a multiple of 8; bias may be null; out
-//   may be x. Grid: (ceil(rows / 4), ceil(columns / 1024)). Moves 2 elements per output, at about 30 instructions.
+// token_head_T               x [rows, hidden], weight [labels, hidden] (T), bias [labels], 1 to 64 labels, `hidden` at most
+//   1024 -> logits f32 [rows, labels]. Block: 256. Grid: ceil(rows / 16). Moves x, at 2 * labels operations per element.
 
 #include "common.cuh"
 
@@ -142,6 +144,12 @@ template <typename T, int VECTORS> struct Row {
             if (holds(v)) Vector<U>::load(row + column(v)).add_to(x[v]);
     }
 
+    __device__ __forceinline__ void store(T *out) const {
+#pragma unroll
+        for (int v = 0; v < VECTORS; v++)
+            if (holds(v)) Vector<T>::of(x[v]).store(out + column(v));
+    }
+
     // The variance takes a second pass over the registers, as the one-pass formula loses digits.
     __device__ __forceinline__ void store_normalized(const float *weight, const float *beta, float eps, T *out) const {
         float sum = 0.0f;
@@ -203,8 +211,8 @@ __device__ __forceinline__ int position_of(int token, const int *offsets, int se
 
 template <typename T, int VECTORS>
 __device__ __forceinline__ void embeddings(const uint32_t *ids, const int *offsets, const T *words, const T *positions,
-                                           const float *weight, const float *beta, T *out, int tokens, int sequences,
-                                           int hidden, float eps) {
+                                           const float *weight, const float *beta, T *out, T *sums, int tokens,
+                                           int sequences, int hidden, float eps) {
     const int token = row_of_warp();
     if (token >= tokens) return;
     // The word's vector comes from afar: it is on its way while the position is looked for.
@@ -214,13 +222,14 @@ __device__ __forceinline__ void embeddings(const uint32_t *ids, const int *offse
     Row<T, VECTORS> row(hidden);
     row.add(positions + size_t(position) * hidden);
     row.add(word);
+    if (sums != nullptr) row.store(sums + size_t(token) * hidden);
     row.store_normalized(weight, beta, eps, out + size_t(token) * hidden);
 }
 
 template <typename T, int VECTORS>
-__device__ __forceinline__ void residual_layer_norm(const T *x, const T *residual, const float *bias,
-                                                    const float *weight, const float *beta, T *out, int rows,
-                                                    int hidden, float eps) {
+__device__ __forceinline__ void residual_layer_norm(const T *x, const T *residual, const float *weight,
+                                                    const float *beta, T *out, T *sums, int rows, int hidden,
+                                                    float eps) {
     const int index = row_of_warp();
     if (index >= rows) return;
     const size_t at = size_t(index) * hidden;
@@ -228,23 +237,49 @@ __device__ __forceinline__ void residual_layer_norm(const T *x, const T *residua
     load_row(x + at, hidden, one);
     load_row(residual + at, hidden, other);
     Row<T, VECTORS> row(hidden);
-    if (bias != nullptr) row.add(bias);
     row.add(one);
     row.add(other);
+    if (sums != nullptr) row.store(sums + at);
     row.store_normalized(weight, beta, eps, out + at);
 }
 
+// ---- A row for each sequence. ----
+
 template <typename T>
-__device__ __forceinline__ void first_tokens(const T *x, const int *offsets, T *out, int sequences, int hidden) {
+__device__ __forceinline__ void pick_tokens(const T *x, const int *offsets, T *out, int sequences, int hidden, int last) {
     const int sequence = row_of_warp();
     if (sequence >= sequences) return;
-    const int first = offsets[sequence];
-    const bool empty = first == offsets[sequence + 1];
+    const int first = offsets[sequence], end = offsets[sequence + 1];
+    const bool empty = first == end;
+    const T *row = x + size_t(last ? end - 1 : first) * hidden;
     for (int column = lane_index() * 8; column < hidden; column += WARP * 8) {
         const float zeros[8] = {};
-        const Vector<T> vector = empty ? Vector<T>::of(zeros) : Vector<T>::load(x + size_t(first) * hidden + column);
+        const Vector<T> vector = empty ? Vector<T>::of(zeros) : Vector<T>::load(row + column);
         vector.store(out + size_t(sequence) * hidden + column);
     }
+}
+
+// Each warp adds up every fourth row, and the first one the sums of all.
+template <typename T>
+__device__ __forceinline__ void mean_tokens(const T *x, const int *offsets, T *out, int hidden) {
+    __shared__ __align__(16) float parts[WARPS][WARP * 8];
+    const int sequence = blockIdx.x, first = offsets[sequence], end = offsets[sequence + 1];
+    const int warp = threadIdx.x / WARP, own = lane_index() * 8, column = blockIdx.y * WARP * 8 + own;
+    float sums[8] = {};
+    if (column < hidden) {
+#pragma unroll 4
+        for (int row = first + warp; row < end; row += WARPS)
+            Vector<T>::load(x + size_t(row) * hidden + column).add_to(sums);
+    }
+    Vector<float>::of(sums).store(&parts[warp][own]);
+    __syncthreads();
+    if (warp != 0 || column >= hidden) return;
+#pragma unroll
+    for (int other = 1; other < WARPS; other++) Vector<float>::load(&parts[other][own]).add_to(sums);
+    const float scale = 1.0f / max(end - first, 1);
+#pragma unroll
+    for (int i = 0; i < 8; i++) sums[i] *= scale;
+    Vector<T>::of(sums).store(out + size_t(sequence) * hidden + column);
 }
 
 // ---- Matrix fragments, m16n8k16: lane 4 g + t holds of A and D the rows g and g + 8, of B the column g. ----
@@ -361,6 +396,16 @@ template <int DIM> struct Queries {
                 if (tile * 8 + lane_index() % LANES_OF_ROW * 2 + i % 2 >= keys) scores[tile][i] = -CUDART_INF_F;
     }
 
+    // Leaves out the scores of keys after their query; the warp's first query is `ahead` of the first key.
+    template <int TILES> __device__ __forceinline__ static void mask_after(float (&scores)[TILES][4], int ahead) {
+        const int query = ahead + lane_index() / LANES_OF_ROW, column = lane_index() % LANES_OF_ROW * 2;
+#pragma unroll
+        for (int tile = 0; tile < TILES; tile++)
+#pragma unroll
+            for (int i = 0; i < 4; i++)
+                if (tile * 8 + column + i % 2 > query + i / 2 * 8) scores[tile][i] = -CUDART_INF_F;
+    }
+
     // Turns scores into exp(scaled score - maximum), and brings what was summed under an earlier maximum to this one.
     template <bool FIRST, int TILES> __device__ __forceinline__ void exponentiate(float (&scores)[TILES][4]) {
         float shift[2], correction[2];
@@ -472,12 +517,15 @@ __device__ __forceinline__ void multiply_values(Queries<DIM> &queries, const flo
     }
 }
 
-// The queries of a warp, in a sequence of at most 16 * STEPS tokens.
-template <int DIM, int STEPS>
-__device__ __forceinline__ void attend_all(Queries<DIM> &queries, uint32_t keys, uint32_t values, int tokens) {
+// The queries of a warp, of which the first is the sequence's `first`-th; they see at most 16 * STEPS tokens.
+template <int DIM, bool CAUSAL, int STEPS>
+__device__ __forceinline__ void attend_all(Queries<DIM> &queries, uint32_t keys, uint32_t values, int tokens, int first) {
     float scores[2 * STEPS][4] = {};
     multiply_keys<DIM, STEPS>(scores, queries, keys);
-    queries.mask(scores, tokens);
+    if constexpr (CAUSAL)
+        queries.mask_after(scores, first);
+    else
+        queries.mask(scores, tokens);
     queries.template exponentiate<true>(scores);
     multiply_values<DIM, STEPS>(queries, scores, values);
 }
@@ -496,7 +544,7 @@ struct Block {
     __device__ __forceinline__ int rows() const { return min(tokens - before * ROWS_OF_WARP, ROWS_OF_WARP); }
 };
 
-template <int DIM>
+template <int DIM, bool CAUSAL>
 __device__ __forceinline__ void attend_short(SharedTiles<DIM> &shared, const __half *qkv, int4 tile, __half *context,
                                              int width) {
     const int stride = 3 * width, first_row = ~tile.x;
@@ -528,13 +576,24 @@ __device__ __forceinline__ void attend_short(SharedTiles<DIM> &shared, const __h
     queries.load(query_rows);
     const uint32_t sequence = (warp - block.before) * ROWS_OF_WARP * DIM * 2;
     const uint32_t keys = key_rows + sequence, values = value_rows + sequence;
-    switch ((block.tokens + 15) / 16) {
-    case 1: attend_all<DIM, 1>(queries, keys, values, block.tokens); break;
-    case 2: attend_all<DIM, 2>(queries, keys, values, block.tokens); break;
-    case 3: attend_all<DIM, 3>(queries, keys, values, block.tokens); break;
-    default: attend_all<DIM, 4>(queries, keys, values, block.tokens);
+    const int first = block.before * ROWS_OF_WARP;
+    switch (CAUSAL ? block.before + 1 : (block.tokens + 15) / 16) {
+    case 1: attend_all<DIM, CAUSAL, 1>(queries, keys, values, block.tokens, first); break;
+    case 2: attend_all<DIM, CAUSAL, 2>(queries, keys, values, block.tokens, first); break;
+    case 3: attend_all<DIM, CAUSAL, 3>(queries, keys, values, block.tokens, first); break;
+    default: attend_all<DIM, CAUSAL, 4>(queries, keys, values, block.tokens, first);
     }
     queries.store(shared.queries, block.rows(), context + size_t(first_row + block.row) * width, width);
+}
+
+// Which of a part's keys a tile's queries see: all; those of the sequence, in whose last 16 some may be past it; or none
+// after themselves, where queries and keys begin at the same token.
+enum Seen { ALL, PRESENT, EARLIER };
+
+template <Seen SEEN, int DIM, int TILES>
+__device__ __forceinline__ void mask_unseen(const Queries<DIM> &queries, float (&scores)[TILES][4], int count) {
+    if constexpr (SEEN == PRESENT) queries.mask(scores, count);
+    if constexpr (SEEN == EARLIER) queries.mask_after(scores, warp_index() * ROWS_OF_WARP);
 }
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
@@ -582,8 +641,8 @@ __device__ __forceinline__ void finish_products() {
 // Lets the matrix units see what this thread's copies wrote to shared memory.
 __device__ __forceinline__ void publish_copies() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
-// The part of 16 * STEPS keys in the results of a tile's queries; LAST if some of the last 16 may be past the sequence.
-template <int DIM, int STEPS, bool LAST>
+// The part of 16 * STEPS keys in the results of a tile's queries.
+template <int DIM, int STEPS, Seen SEEN>
 __device__ __forceinline__ void attend_part(Queries<DIM> &queries, uint32_t keys, uint32_t values, int count) {
     float all[TILE / 8][4];
     begin_products();
@@ -596,7 +655,7 @@ __device__ __forceinline__ void attend_part(Queries<DIM> &queries, uint32_t keys
     for (int tile = 0; tile < 2 * STEPS; tile++)
 #pragma unroll
         for (int i = 0; i < 4; i++) scores[tile][i] = all[tile][i];
-    if constexpr (LAST) queries.mask(scores, count);
+    mask_unseen<SEEN>(queries, scores, count);
     queries.template exponentiate<false>(scores);
     uint32_t weights[STEPS][4];
 #pragma unroll
@@ -612,11 +671,11 @@ __device__ __forceinline__ void attend_part(Queries<DIM> &queries, uint32_t keys
 
 __device__ __forceinline__ void publish_copies() {}
 
-template <int DIM, int STEPS, bool LAST>
+template <int DIM, int STEPS, Seen SEEN>
 __device__ __forceinline__ void attend_part(Queries<DIM> &queries, uint32_t keys, uint32_t values, int count) {
     float scores[2 * STEPS][4] = {};
     multiply_keys<DIM, STEPS>(scores, queries, keys);
-    if constexpr (LAST) queries.mask(scores, count);
+    mask_unseen<SEEN>(queries, scores, count);
     queries.template exponentiate<false>(scores);
     multiply_values<DIM, STEPS>(queries, scores, values);
 }
@@ -634,10 +693,12 @@ __device__ __forceinline__ void load_tile(uint32_t to, const __half *from, int s
     }
 }
 
-template <int DIM>
+template <int DIM, bool CAUSAL>
 __device__ __forceinline__ void attend_long(SharedTiles<DIM> &shared, const __half *qkv, int4 tile, __half *context,
                                             int width) {
-    const int first_row = tile.x, tokens = tile.y, first_query = tile.z, query_count = tile.w;
+    const int first_row = tile.x, first_query = tile.z, query_count = tile.w;
+    const int tokens = CAUSAL ? first_query + query_count : tile.y;
+    constexpr Seen LAST = CAUSAL ? EARLIER : PRESENT;
     const int stride = 3 * width;
     const Chunk<DIM> chunk;
     const __half *from = qkv + size_t(first_row + chunk.row) * stride + chunk.column;
@@ -662,15 +723,15 @@ __device__ __forceinline__ void attend_long(SharedTiles<DIM> &shared, const __ha
         const uint32_t keys = address(shared.keys[part % STAGES]), values = address(shared.values[part % STAGES]);
         if (part + 1 < parts) {
             load_part(part + 1);
-            attend_part<DIM, 4, false>(queries, keys, values, TILE);
+            attend_part<DIM, 4, ALL>(queries, keys, values, TILE);
             continue;
         }
         const int rest = tokens - part * TILE;
         switch ((rest + 15) / 16) {
-        case 1: attend_part<DIM, 1, true>(queries, keys, values, rest); break;
-        case 2: attend_part<DIM, 2, true>(queries, keys, values, rest); break;
-        case 3: attend_part<DIM, 3, true>(queries, keys, values, rest); break;
-        default: attend_part<DIM, 4, true>(queries, keys, values, rest);
+        case 1: attend_part<DIM, 1, LAST>(queries, keys, values, rest); break;
+        case 2: attend_part<DIM, 2, LAST>(queries, keys, values, rest); break;
+        case 3: attend_part<DIM, 3, LAST>(queries, keys, values, rest); break;
+        default: attend_part<DIM, 4, LAST>(queries, keys, values, rest);
         }
     }
     const int first = warp_index() * ROWS_OF_WARP;
@@ -678,7 +739,7 @@ __device__ __forceinline__ void attend_long(SharedTiles<DIM> &shared, const __ha
     queries.store(shared.queries, query_count - first, to, width);
 }
 
-template <int DIM>
+template <int DIM, bool CAUSAL>
 __device__ __forceinline__ void attention(const __half *qkv, const int4 *tiles, __half *context, int heads) {
     __shared__ SharedTiles<DIM> shared;
     const int head = blockIdx.x % heads, width = heads * DIM;
@@ -687,9 +748,9 @@ __device__ __forceinline__ void attention(const __half *qkv, const int4 *tiles, 
     qkv += head * DIM;
     context += head * DIM;
     if (tile.x < 0)
-        attend_short<DIM>(shared, qkv, tile, context, width);
+        attend_short<DIM, CAUSAL>(shared, qkv, tile, context, width);
     else
-        attend_long<DIM>(shared, qkv, tile, context, width);
+        attend_long<DIM, CAUSAL>(shared, qkv, tile, context, width);
 }
 
 // ---- Attention for any head and storage: four queries for each warp, and a lane for each of 32 keys at a time. ----
@@ -711,7 +772,8 @@ __device__ __forceinline__ void load_plain(PlainRow (&to)[ROWS], const T *from, 
 }
 
 template <typename T>
-__device__ __forceinline__ void attention_plain(const T *qkv, const int4 *tiles, T *context, int heads, int dim) {
+__device__ __forceinline__ void attention_plain(const T *qkv, const int4 *tiles, T *context, int heads, int dim,
+                                                int causal) {
     constexpr int COLUMNS = MOST_DIM / WARP;
     __shared__ __align__(16) PlainRow queries[QUERIES_OF_BLOCK], keys[WARP], values[WARP];
     __shared__ float4 all_weights[WARPS][WARP];
@@ -726,8 +788,10 @@ __device__ __forceinline__ void attention_plain(const T *qkv, const int4 *tiles,
         for (int q = 0; q < QUERIES_OF_WARP; q++) largest[q] = -CUDART_INF_F;
         __syncthreads();
         load_plain(queries, sequence + size_t(first) * stride, stride, tile.z + tile.w - first, dim, rsqrtf(dim));
-        for (int part = 0; part < tokens; part += WARP) {
-            const int count = min(tokens - part, WARP);
+        // Causal or not, a query sees some key of each part.
+        const int end = causal ? min(tokens, first + QUERIES_OF_BLOCK) : tokens;
+        for (int part = 0; part < end; part += WARP) {
+            const int count = min(end - part, WARP);
             const T *key = sequence + size_t(part) * stride + width;
             __syncthreads();
             load_plain(keys, key, stride, count, dim, 1.0f);
@@ -742,7 +806,8 @@ __device__ __forceinline__ void attention_plain(const T *qkv, const int4 *tiles,
             }
 #pragma unroll
             for (int q = 0; q < QUERIES_OF_WARP; q++) {
-                const float score = lane < count ? scores[q] : -CUDART_INF_F;
+                const int seen = causal ? first + warp * QUERIES_OF_WARP + q + 1 - part : count;
+                const float score = lane < min(count, seen) ? scores[q] : -CUDART_INF_F;
                 const float most = fmaxf(largest[q], warp_max(score));
                 const float correction = expf(largest[q] - most);
                 scores[q] = expf(score - most);
@@ -787,59 +852,21 @@ constexpr int HEAD_ROWS = 16;
 constexpr int MOST_LABELS = 64;
 constexpr int LANES_OF_HEAD_ROW = HEAD_THREADS / HEAD_ROWS;
 
-// What the head writes; nulls are left out.
-struct HeadOutputs {
-    float *logits, *probabilities;
-    int *best;
-    float *best_probability;
-};
-
 // Padded, so that a fragment's rows do not meet in a bank.
 using PartialSums = float[HEAD_ROWS][MOST_LABELS + 4];
 
-// Adds up PARTS partial sums and the bias, and writes what is wanted of them: 16 lanes for each row.
+// Adds up PARTS partial sums and the bias: 16 lanes for each row.
 template <int PARTS>
-__device__ __forceinline__ void finish_head(const PartialSums (&parts)[PARTS], const float *bias, HeadOutputs to,
-                                            int rows, int labels) {
-    constexpr int MOST = MOST_LABELS / LANES_OF_HEAD_ROW;
-    const int local = threadIdx.x / LANES_OF_HEAD_ROW, lane = threadIdx.x % LANES_OF_HEAD_ROW;
-    const int row = blockIdx.x * HEAD_ROWS + local;
-    float logits[MOST], largest = -CUDART_INF_F;
-    int best = 0;
-#pragma unroll
-    for (int i = 0; i < MOST; i++) {
-        const int label = i * LANES_OF_HEAD_ROW + lane;
-        logits[i] = -CUDART_INF_F;
-        if (label >= labels) continue;
-        logits[i] = bias[label];
-#pragma unroll
-        for (int part = 0; part < PARTS; part++) logits[i] += parts[part][local][label];
-        if (logits[i] > largest) largest = logits[i], best = label;
-    }
-#pragma unroll
-    for (int lanes = 1; lanes < LANES_OF_HEAD_ROW; lanes *= 2) {
-        const float other = __shfl_xor_sync(0xffffffffu, largest, lanes);
-        const int label = __shfl_xor_sync(0xffffffffu, best, lanes);
-        if (other > largest || (other == largest && label < best)) largest = other, best = label;
-    }
-    float sum = 0.0f;
-#pragma unroll
-    for (int i = 0; i < MOST; i++) sum += __expf(logits[i] - largest);
-#pragma unroll
-    for (int lanes = 1; lanes < LANES_OF_HEAD_ROW; lanes *= 2) sum += __shfl_xor_sync(0xffffffffu, sum, lanes);
+__device__ __forceinline__ void finish_head(const PartialSums (&parts)[PARTS], const float *bias, float *logits, int rows,
+                                            int labels) {
+    const int local = threadIdx.x / LANES_OF_HEAD_ROW, row = blockIdx.x * HEAD_ROWS + local;
     if (row >= rows) return;
-    const float scale = 1.0f / sum;
+    for (int label = threadIdx.x % LANES_OF_HEAD_ROW; label < labels; label += LANES_OF_HEAD_ROW) {
+        float sum = bias[label];
 #pragma unroll
-    for (int i = 0; i < MOST; i++) {
-        const int label = i * LANES_OF_HEAD_ROW + lane;
-        if (label >= labels) continue;
-        const size_t at = size_t(row) * labels + label;
-        if (to.logits != nullptr) to.logits[at] = logits[i];
-        if (to.probabilities != nullptr) to.probabilities[at] = __expf(logits[i] - largest) * scale;
+        for (int part = 0; part < PARTS; part++) sum += parts[part][local][label];
+        logits[size_t(row) * labels + label] = sum;
     }
-    if (lane != 0) return;
-    if (to.best != nullptr) to.best[row] = best;
-    if (to.best_probability != nullptr) to.best_probability[row] = scale;
 }
 
 // The features of a block of products are taken in an order in which each lane's share of A and B is 16 bytes in a
@@ -850,7 +877,7 @@ __device__ __forceinline__ uint4 load_or_zero(const __half *row, int column, boo
     return valid ? *reinterpret_cast<const uint4 *>(row + column) : uint4{};
 }
 
-__device__ __forceinline__ void token_head(const __half *x, const __half *weight, const float *bias, HeadOutputs to,
+__device__ __forceinline__ void token_head(const __half *x, const __half *weight, const float *bias, float *logits,
                                            int rows, int hidden, int labels) {
     constexpr int BLOCKS = 1024 / HEAD_FEATURES / HEAD_WARPS;
     __shared__ PartialSums parts[HEAD_WARPS];
@@ -880,11 +907,11 @@ __device__ __forceinline__ void token_head(const __half *x, const __half *weight
                                                                                       sums[2 * half + 1]};
     }
     __syncthreads();
-    finish_head(parts, bias, to, rows, labels);
+    finish_head(parts, bias, logits, rows, labels);
 }
 
 // Two rows for each warp, which share the weights, and eight labels at a time, which share the rows.
-__device__ __forceinline__ void token_head(const float *x, const float *weight, const float *bias, HeadOutputs to,
+__device__ __forceinline__ void token_head(const float *x, const float *weight, const float *bias, float *logits,
                                            int rows, int hidden, int labels) {
     constexpr int LABELS = 8, ROWS = HEAD_ROWS / HEAD_WARPS;
     __shared__ PartialSums all_sums[1];
@@ -912,36 +939,7 @@ __device__ __forceinline__ void token_head(const float *x, const float *weight, 
             }
     }
     __syncthreads();
-    finish_head(all_sums, bias, to, rows, labels);
-}
-
-// ---- Bias and GELU: 8 columns of 4 rows for each thread. ----
-
-constexpr int GELU_ROWS = 4;
-
-template <typename T>
-__device__ __forceinline__ void bias_gelu(const T *x, const float *bias, T *out, int rows, int columns) {
-    const int column = (blockIdx.y * THREADS + threadIdx.x) * 8;
-    if (column >= columns) return;
-    float biases[8] = {};
-    if (bias != nullptr) Vector<float>::load(bias + column).add_to(biases);
-    const int first = blockIdx.x * GELU_ROWS, count = min(rows - first, GELU_ROWS);
-    const size_t at = size_t(first) * columns + column;
-    Vector<T> vectors[GELU_ROWS];
-#pragma unroll
-    for (int row = 0; row < GELU_ROWS; row++)
-        if (row < count) vectors[row] = Vector<T>::load(x + at + size_t(row) * columns);
-#pragma unroll
-    for (int row = 0; row < GELU_ROWS; row++) {
-        if (row >= count) break;
-        float y[8];
-#pragma unroll
-        for (int i = 0; i < 8; i++) y[i] = biases[i];
-        vectors[row].add_to(y);
-#pragma unroll
-        for (int i = 0; i < 8; i++) y[i] = gelu(y[i]);
-        Vector<T>::of(y).store(out + at + size_t(row) * columns);
-    }
+    finish_head(all_sums, bias, logits, rows, labels);
 }
 
 }  // namespace
@@ -950,58 +948,64 @@ __device__ __forceinline__ void bias_gelu(const T *x, const float *bias, T *out,
 #define ROW_KERNELS(NAME, T, VECTORS)                                                                                 \
     extern "C" __global__ void __launch_bounds__(galley::THREADS) embeddings_##NAME(                                  \
         const uint32_t *ids, const int *offsets, const T *words, const T *positions, const float *weight,             \
-        const float *beta, T *out, int tokens, int sequences, int hidden, float eps) {                                \
+        const float *beta, T *out, T *sums, int tokens, int sequences, int hidden, float eps) {                       \
         galley::take_turn();                                                                                          \
-        galley::embeddings<T, VECTORS>(ids, offsets, words, positions, weight, beta, out, tokens, sequences, hidden,  \
-                                       eps);                                                                          \
+        galley::embeddings<T, VECTORS>(ids, offsets, words, positions, weight, beta, out, sums, tokens, sequences,    \
+                                       hidden, eps);                                                                  \
     }                                                                                                                 \
     extern "C" __global__ void __launch_bounds__(galley::THREADS) residual_layer_norm_##NAME(                         \
-        const T *x, const T *residual, const float *bias, const float *weight, const float *beta, T *out, int rows,   \
-        int hidden, float eps) {                                                                                      \
+        const T *x, const T *residual, const float *weight, const float *beta, T *out, T *sums, int rows, int hidden, \
+        float eps) {                                                                                                  \
         galley::take_turn();                                                                                          \
-        galley::residual_layer_norm<T, VECTORS>(x, residual, bias, weight, beta, out, rows, hidden, eps);             \
+        galley::residual_layer_norm<T, VECTORS>(x, residual, weight, beta, out, sums, rows, hidden, eps);             \
     }
 
 ROW_KERNELS(f16_h256, __half, 1)
 ROW_KERNELS(f16_h512, __half, 2)
 ROW_KERNELS(f16_h768, __half, 3)
 ROW_KERNELS(f16_h1024, __half, 4)
+ROW_KERNELS(f16_h1280, __half, 5)
+ROW_KERNELS(f16_h1792, __half, 7)
 ROW_KERNELS(f32_h256, float, 1)
 ROW_KERNELS(f32_h512, float, 2)
 ROW_KERNELS(f32_h768, float, 3)
 ROW_KERNELS(f32_h1024, float, 4)
+ROW_KERNELS(f32_h1280, float, 5)
+ROW_KERNELS(f32_h1792, float, 7)
 
-#define ATTENTION_KERNEL(DIM, BLOCKS_OF_SM)                                                                           \
+#define ATTENTION_KERNEL(NAME, DIM, CAUSAL, BLOCKS_OF_SM)                                                             \
     extern "C" __global__ void __launch_bounds__(galley::THREADS, BLOCKS_OF_SM)                                       \
-        attention_f16_d##DIM(const __half *qkv, const int4 *tiles, __half *context, int heads) {                      \
+        attention_f16_##NAME(const __half *qkv, const int4 *tiles, __half *context, int heads) {                      \
         galley::take_turn();                                                                                          \
-        galley::attention<DIM>(qkv, tiles, context, heads);                                                           \
+        galley::attention<DIM, CAUSAL>(qkv, tiles, context, heads);                                                   \
     }
 
-ATTENTION_KERNEL(64, 4)
-ATTENTION_KERNEL(32, 5)
+ATTENTION_KERNEL(d64, 64, false, 4)
+ATTENTION_KERNEL(d32, 32, false, 5)
+ATTENTION_KERNEL(d64_causal, 64, true, 4)
+ATTENTION_KERNEL(d32_causal, 32, true, 5)
 
 #define PLAIN_KERNELS(NAME, T)                                                                                        \
     extern "C" __global__ void __launch_bounds__(galley::THREADS)                                                     \
-        attention_##NAME(const T *qkv, const int4 *tiles, T *context, int heads, int dim) {                           \
+        attention_##NAME(const T *qkv, const int4 *tiles, T *context, int heads, int dim, int causal) {               \
         galley::take_turn();                                                                                          \
-        galley::attention_plain<T>(qkv, tiles, context, heads, dim);                                                  \
+        galley::attention_plain<T>(qkv, tiles, context, heads, dim, causal);                                          \
     }                                                                                                                 \
     extern "C" __global__ void __launch_bounds__(galley::THREADS)                                                     \
-        first_tokens_##NAME(const T *x, const int *offsets, T *out, int sequences, int hidden) {                      \
+        pick_tokens_##NAME(const T *x, const int *offsets, T *out, int sequences, int hidden, int last) {             \
         galley::take_turn();                                                                                          \
-        galley::first_tokens<T>(x, offsets, out, sequences, hidden);                                                  \
-    }                                                                                                                 \
-    extern "C" __global__ void __launch_bounds__(galley::HEAD_THREADS, 4) token_head_##NAME(                          \
-        const T *x, const T *weight, const float *bias, float *logits, float *probabilities, int *best,               \
-        float *best_probability, int rows, int hidden, int labels) {                                                  \
-        galley::take_turn();                                                                                          \
-        galley::token_head(x, weight, bias, {logits, probabilities, best, best_probability}, rows, hidden, labels);   \
+        galley::pick_tokens<T>(x, offsets, out, sequences, hidden, last);                                             \
     }                                                                                                                 \
     extern "C" __global__ void __launch_bounds__(galley::THREADS)                                                     \
-        bias_gelu_##NAME(const T *x, const float *bias, T *out, int rows, int columns) {                              \
+        mean_tokens_##NAME(const T *x, const int *offsets, T *out, int hidden) {                                      \
         galley::take_turn();                                                                                          \
-        galley::bias_gelu<T>(x, bias, out, rows, columns);                                                            \
+        galley::mean_tokens<T>(x, offsets, out, hidden);                                                              \
+    }                                                                                                                 \
+    extern "C" __global__ void __launch_bounds__(galley::HEAD_THREADS, 4)                                             \
+        token_head_##NAME(const T *x, const T *weight, const float *bias, float *logits, int rows, int hidden,        \
+                          int labels) {                                                                               \
+        galley::take_turn();                                                                                          \
+        galley::token_head(x, weight, bias, logits, rows, hidden, labels);                                            \
     }
 
 PLAIN_KERNELS(f16, __half)

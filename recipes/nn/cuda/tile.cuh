@@ -40,6 +40,9 @@ __device__ __forceinline__ float quick_gelu(float x) {
 template <int ACTIVATION> __device__ __forceinline__ float quick_activate(float x) {
     if constexpr (ACTIVATION == SILU) return x * quick_sigmoid(x);
     if constexpr (ACTIVATION == GELU) return quick_gelu(x);
+    if constexpr (ACTIVATION == GELU_TANH) {
+        return x * quick_sigmoid(x * fmaf(x * x, 1.5957691216f * 0.044715f, 1.5957691216f));
+    }
     if constexpr (ACTIVATION == TANH) return fmaf(2.0f, quick_sigmoid(2.0f * x), -1.0f);
     if constexpr (ACTIVATION == SIGMOID) return quick_sigmoid(x);
     return activate<ACTIVATION>(x);
@@ -183,6 +186,7 @@ template <int DOWN, int ACROSS> struct Staged {
             case SILU: activate_sums<SILU>(sums); break;
             case RELU6: activate_sums<RELU6>(sums); break;
             case GELU: activate_sums<GELU>(sums); break;
+            case GELU_TANH: activate_sums<GELU_TANH>(sums); break;
             case TANH: activate_sums<TANH>(sums); break;
             case SIGMOID: activate_sums<SIGMOID>(sums); break;
             case RELU: activate_sums<RELU>(sums); break;

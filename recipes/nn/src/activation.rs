@@ -1,6 +1,6 @@
 //! What follows a layer.
 
-use crate::simd::{Vector, below_sigmoid, gelu, silu, tanh};
+use crate::simd::{Vector, below_sigmoid, gelu, gelu_tanh, silu, tanh};
 
 /// An elementwise function applied to a layer's output, while that is still in registers or the nearest cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +19,8 @@ pub enum Activation {
     Sigmoid,
     /// `max(x, 0)`.
     Relu,
+    /// The GELU by way of tanh, as GPT-2 has it: `x/2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))`.
+    GeluTanh,
 }
 
 impl Activation {
@@ -35,6 +37,7 @@ impl Activation {
                 Self::Tanh => tanh(x),
                 Self::Sigmoid => V::splat(1.0).div(below_sigmoid(x)),
                 Self::Relu => x.max(V::splat(0.0)),
+                Self::GeluTanh => gelu_tanh(x),
             }
         }
     }
@@ -56,6 +59,10 @@ impl Activation {
             Self::Tanh => x.tanh(),
             Self::Sigmoid => 1.0 / (1.0 + (-x).exp()),
             Self::Relu => x.max(0.0),
+            Self::GeluTanh => {
+                let inner = (2.0 / std::f32::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3));
+                0.5 * x * (1.0 + inner.tanh())
+            }
         }
     }
 }

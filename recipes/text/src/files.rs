@@ -84,7 +84,8 @@ pub fn expect_setting(key: &str, expected: &str, got: &str) -> Result<(), LoadEr
     )))
 }
 
-pub(crate) fn config_error(reason: impl std::fmt::Display) -> LoadError {
+/// A `config.json` that does not say what it should.
+pub fn config_error(reason: impl std::fmt::Display) -> LoadError {
     LoadError::invalid("config.json", reason)
 }
 

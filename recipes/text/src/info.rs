@@ -1,7 +1,7 @@
 //! What all text recipes say of themselves.
 
 use galley_core::{Architecture, Entry, InputKind, LoadOptions, RecipeInfo};
-use galley_nn::text::EncoderConfig;
+use galley_nn::text::TransformerConfig;
 
 /// Texts up to this size are tokenized in less time than another thread takes to wake.
 const INLINE_BYTES: usize = 2048;
@@ -24,7 +24,7 @@ pub fn recipe_info(entry: &Entry, options: &LoadOptions, weights: String) -> Rec
 }
 
 /// A text model in figures, with the parameters that were counted while it was loaded.
-pub fn architecture(encoder: &EncoderConfig, parameters: u64) -> Architecture {
+pub fn architecture(encoder: &TransformerConfig, parameters: u64) -> Architecture {
     Architecture {
         parameters: Some(parameters),
         layers: Some(encoder.layers),

@@ -14,9 +14,10 @@ mod tokenizer;
 mod windows;
 
 pub use document::Document;
-pub use files::{BERT_FILES, HeadConfig, ModelFiles, expect_setting};
+pub use files::{BERT_FILES, HeadConfig, ModelFiles, config_error, expect_setting};
 pub use info::{SAMPLE_TOKENS, architecture, recipe_info};
 pub use reader::{MAX_TOKENS_HELP, Reader};
+pub use tensors::{TensorLimits, packed};
 pub use tokenizer::{Tokenizer, Tokens, WordPieceSettings};
 pub use windows::{Window, windows};
 

@@ -3,7 +3,7 @@
 use galley_core::{
     ForwardError, InputError, InputLimits, LoadError, LoadOptions, RawTensors, TextInput,
 };
-use galley_nn::text::{EncoderConfig, Packed};
+use galley_nn::text::{Packed, TransformerConfig};
 
 use crate::{
     Document, Tokenizer,
@@ -32,18 +32,19 @@ pub struct Reader {
     bounds: TensorLimits,
     limits: InputLimits,
     max_tokens: usize,
-    /// How `max_tokens` is set, for the message that refuses a text.
+    /// What sets the bound on a text's tokens, for the message that refuses one.
     option: &'static str,
 }
 
 impl Reader {
-    /// For an encoder of this configuration; `option` is what sets `max_tokens`: `--option RECIPE.max_tokens`.
+    /// For a network of this configuration; `option` is what sets the bound on a text's tokens, `--option
+    /// RECIPE.max_tokens`.
     ///
     /// # Errors
     /// The tokenizer knows more tokens than the model has vectors for, or `max_tokens` is no number above 0.
     pub fn new(
         tokenizer: Tokenizer,
-        encoder: &EncoderConfig,
+        encoder: &TransformerConfig,
         options: &LoadOptions,
         option: &'static str,
     ) -> Result<Self, LoadError> {
@@ -108,6 +109,36 @@ impl Reader {
         ))
     }
 
+    /// Tokenizes a text that is read in one window, or as much of it as a window has room for if it is to be cut.
+    ///
+    /// # Errors
+    /// It cannot be tokenized, has no token, or does not fit and is not to be cut.
+    pub fn window(&self, text: &str, truncate: bool) -> Result<Document, InputError> {
+        let mut tokens = self.tokenizer.tokens(text)?;
+        let count = tokens.ids.len();
+        let specials = self.tokenizer.specials();
+        let room = self.bounds.max_positions.saturating_sub(specials);
+        if count > room && !truncate {
+            return Err(InputError::TooLarge {
+                what: format!("text of {count} tokens"),
+                limit: format!("{room} tokens"),
+                option: self.option,
+            });
+        }
+        if count + specials == 0 {
+            return Err(InputError::Unreadable(
+                "expected a text of at least one token, got one of none".into(),
+            ));
+        }
+        tokens.ids.truncate(room);
+        tokens.offsets.truncate(room);
+        Ok(Document::new(
+            tokens,
+            &self.tokenizer,
+            self.bounds.max_positions,
+        ))
+    }
+
     /// A made-up text of `size` tokens, special ones counted, each of one letter; no bound holds for it.
     pub fn sample(&self, size: usize, seed: u64) -> Document {
         Document::sample(size, seed, &self.tokenizer, self.bounds.max_positions)
@@ -137,13 +168,14 @@ impl Reader {
 mod tests {
     use super::*;
     use crate::WordPieceSettings;
+    use galley_nn::text::{Activation, Norm};
 
     const OPTION: &str = "--option a.max_tokens";
 
     fn reader(max_tokens: Option<&str>, vocabulary: usize) -> Result<Reader, LoadError> {
         let vocab = b"[PAD]\n[UNK]\n[CLS]\n[SEP]\na\nb\n";
         let tokenizer = Tokenizer::from_vocab(vocab, &WordPieceSettings::default()).unwrap();
-        let encoder = EncoderConfig {
+        let encoder = TransformerConfig {
             vocabulary,
             max_positions: 8,
             token_types: 0,
@@ -152,6 +184,9 @@ mod tests {
             layers: 1,
             heads: 1,
             layer_norm_eps: 1e-12,
+            norm: Norm::Post,
+            causal: false,
+            activation: Activation::Gelu,
         };
         let options = LoadOptions {
             options: max_tokens

@@ -6,18 +6,18 @@ use galley_nn::text::Packed;
 
 /// Bounds on what a model reads.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct TensorLimits {
+pub struct TensorLimits {
     /// Ids are below this.
-    pub(crate) vocabulary: usize,
+    pub vocabulary: usize,
     /// The most tokens that a row's mask shows.
-    pub(crate) max_positions: usize,
+    pub max_positions: usize,
 }
 
 /// Packs the tokens that the mask shows; without a mask, all of them. `token_type_ids` may be there, and be 0.
 ///
 /// # Errors
 /// A tensor is missing, unknown, of another shape or dtype, or holds a number out of range.
-pub(crate) fn packed(tensors: &RawTensors, limits: TensorLimits) -> Result<Packed, ForwardError> {
+pub fn packed(tensors: &RawTensors, limits: TensorLimits) -> Result<Packed, ForwardError> {
     const NAMES: [&str; 3] = ["input_ids", "attention_mask", "token_type_ids"];
     if let Some(unknown) = tensors.keys().find(|name| !NAMES.contains(&name.as_str())) {
         return Err(bad(format!("got the unknown tensor {unknown}")));

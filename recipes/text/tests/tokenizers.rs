@@ -17,9 +17,9 @@ struct Case {
     settings: WordPieceSettings,
 }
 
-fn case(name: &str, recipe: &str) -> Case {
+fn case(name: &str) -> Case {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
-    let json = root.join(format!("../{recipe}/weights/{name}/tokenizer.json"));
+    let json = root.join(format!("../encoders/weights/{name}/tokenizer.json"));
     let goldens = fs::read(root.join(format!("tests/data/{name}.json"))).unwrap();
     Case {
         json: fs::read(json).unwrap(),
@@ -32,10 +32,7 @@ fn case(name: &str, recipe: &str) -> Case {
 }
 
 fn cases() -> [Case; 2] {
-    [
-        case("bert_base_cased", "transformers_ner"),
-        case("bert_base_uncased", "distilbert_sst2"),
-    ]
+    ["bert_base_cased", "bert_base_uncased"].map(case)
 }
 
 fn check(tokenizer: &Tokenizer, goldens: &[Golden]) {

@@ -132,7 +132,7 @@ async fn entities(server: &Server) {
         /// Group, word, score, start, end.
         entities: Vec<(String, String, f64, usize, usize)>,
     }
-    let goldens = repository("recipes/transformers_ner/tests/data/rampart.json");
+    let goldens = repository("recipes/encoders/tests/data/rampart.json");
     let goldens: Vec<Golden> = serde_json::from_slice(&std::fs::read(goldens).unwrap()).unwrap();
     let some: Vec<_> = goldens
         .iter()

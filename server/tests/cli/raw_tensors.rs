@@ -30,7 +30,15 @@ pub(crate) fn pixels(side: usize) -> Named<'static> {
     ("pixels", Dtype::F32, vec![2, 3, side, side], bytes)
 }
 
-/// Two items that differ, as a recipe's network takes them; nothing where there is no network.
+/// Sequences of three rows of 256 numbers.
+fn rows(sequences: usize) -> Named<'static> {
+    let values = synthetic::uniform("rows", 1).take(sequences * 3 * 256);
+    let bytes = values.flat_map(f32::to_le_bytes).collect();
+    ("input", Dtype::F32, vec![sequences, 3, 256], bytes)
+}
+
+/// Two items that differ, as a recipe's network takes them; nothing where there is no network, or one of gigabytes that is as
+/// a smaller one.
 ///
 /// # Panics
 /// Nobody has said yet what a recipe's tensors are.
@@ -45,7 +53,12 @@ pub(crate) fn of(entry: &Entry) -> Option<Vec<Named<'static>>> {
             whole("chars", &[2, 3, 2], &[1, 2, 3, 0, 4, 5, 6, 7, 8, 0, 0, 0]),
             whole("lengths", &[2], &[3, 2]),
         ]),
-        ("transformers_ner" | "distilbert_sst2", _) => Some(vec![
+        ("bert-large" | "gpt2-medium" | "gpt2-large" | "gpt2-xl", _) => None,
+        ("lstm", _) => Some(vec![rows(2)]),
+        (
+            "transformers_ner" | "distilbert_sst2" | "text_embeddings" | "bert-base" | "gpt2-small",
+            _,
+        ) => Some(vec![
             whole("input_ids", &[2, 4], &[5, 6, 7, 8, 9, 10, 11, 0]),
             whole("attention_mask", &[2, 4], &[1, 1, 1, 1, 1, 1, 1, 0]),
         ]),
@@ -72,7 +85,10 @@ pub(crate) fn of_nothing(entry: &Entry) -> Vec<Vec<Named<'static>>> {
             vec![whole("input_ids", &[0, 3], &[])],
             vec![whole("input_ids", &[2, 0], &[])],
         ],
-        ("distilbert_sst2", _) => vec![vec![whole("input_ids", &[0, 3], &[])]],
+        ("lstm", _) => vec![vec![rows(0)]],
+        ("distilbert_sst2" | "text_embeddings" | "bert-base" | "gpt2-small", _) => {
+            vec![vec![whole("input_ids", &[0, 3], &[])]]
+        }
         (name, _) => panic!("{name} has no tensors to be tried on yet"),
     }
 }
@@ -98,7 +114,10 @@ pub(crate) fn numbers(lines: &[Value]) -> Vec<Vec<f64>> {
         let [(name, value)] = members[..] else {
             panic!("expected one member, got {line}")
         };
-        assert!(["logits", "emissions"].contains(&name.as_str()), "{name}");
+        assert!(
+            ["logits", "emissions", "embedding"].contains(&name.as_str()),
+            "{name}"
+        );
         let mut numbers = Vec::new();
         add(value, &mut numbers);
         numbers

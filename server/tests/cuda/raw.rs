@@ -56,6 +56,10 @@ async fn every_recipe_gives_the_cpu_s_numbers() {
         let Some(tensors) = raw_tensors::of(entry) else {
             continue;
         };
+        if entry.name == "lstm" {
+            // It has kernels for the CPU alone.
+            continue;
+        }
         let expected = numbers(&raw(entry, &tensors, "cpu", "f32"));
         let largest =
             (expected.iter().flatten()).fold(0.0, |most: f64, value| most.max(value.abs()));

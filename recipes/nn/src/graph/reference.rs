@@ -179,6 +179,6 @@ fn activate(activation: Activation, x: f64) -> f64 {
         Activation::Silu => x / (1.0 + (-x).exp()),
         Activation::Sigmoid => 1.0 / (1.0 + (-x).exp()),
         Activation::Tanh => x.tanh(),
-        Activation::Gelu => f64::from(activation.of(x as f32)),
+        Activation::Gelu | Activation::GeluTanh => f64::from(activation.of(x as f32)),
     }
 }

@@ -1,21 +1,15 @@
-//! Token embeddings: the word's vector plus the position's, then LayerNorm, in one pass.
+//! Token embeddings: the word's vector plus the position's, and the LayerNorm before the first layer, in one pass.
 
 use candle_core::{Result, Tensor};
-use candle_nn::VarBuilder;
 use rayon::prelude::*;
 
-use super::{
-    TASK,
-    encoder::{EncoderConfig, layer_norm},
-    norm::layer_norm_row,
-    packed::Packed,
-};
+use super::{TASK, config::Tensors, norm::layer_norm_row, packed::Packed};
 use crate::{
     host,
     simd::{Level, Vector, dispatch},
 };
 
-/// The tables, and the LayerNorm after them.
+/// The tables, and the first LayerNorm.
 #[derive(Debug)]
 pub(super) struct Embeddings {
     /// `[vocabulary, features]`.
@@ -29,32 +23,38 @@ pub(super) struct Embeddings {
 }
 
 impl Embeddings {
-    pub(super) fn load(config: &EncoderConfig, vb: &VarBuilder) -> Result<Self> {
-        let features = config.hidden;
-        let (words, positions) = tables(config, vb)?;
-        let (weight, bias) = layer_norm(&vb.pp("LayerNorm"), features)?;
+    pub(super) fn load(tensors: &Tensors<'_>) -> Result<Self> {
+        let (weight, bias) = tensors.first_norm()?;
         Ok(Self {
-            words: host::to_vec(&words)?,
-            positions: host::to_vec(&positions)?,
+            words: host::to_vec(&tensors.words()?)?,
+            positions: host::to_vec(&tensors.positions()?)?,
             norm: host::to_vec(&Tensor::stack(&[weight, bias], 0)?)?,
-            eps: config.layer_norm_eps,
-            features,
+            eps: tensors.config.layer_norm_eps,
+            features: tensors.config.hidden,
         })
     }
 
-    /// `LayerNorm(word[id] + position[i])` for the `i`-th token of each sequence, to `[tokens, features]`.
+    /// `word[id] + position[i]` for the `i`-th token of each sequence, and its LayerNorm if it is `normed`, to `[tokens,
+    /// features]`.
     ///
     /// # Errors
     /// An id is outside the vocabulary, or a sequence is longer than there are positions.
     ///
     /// # Panics
     /// `out` has another length.
-    pub(super) fn run(&self, level: Level, batch: &Packed, out: &mut [f32]) -> Result<()> {
+    pub(super) fn run(
+        &self,
+        level: Level,
+        batch: &Packed,
+        normed: bool,
+        out: &mut [f32],
+    ) -> Result<()> {
         let features = self.features.max(1);
         assert_eq!(out.len(), batch.ids().len() * features, "output length");
         batch.check(self.words.len() / features, self.positions.len() / features)?;
         let rows: Vec<(u32, u32)> = batch.ids().iter().copied().zip(batch.positions()).collect();
         let task = (TASK / features).max(1);
+        let norm = normed.then_some(&self.norm[..]);
         out.par_chunks_mut(task * features)
             .zip(rows.par_chunks(task))
             .for_each(|(out, rows)| {
@@ -62,41 +62,30 @@ impl Embeddings {
                     let word = &self.words[word as usize * features..][..features];
                     let position = &self.positions[position as usize * features..][..features];
                     // SAFETY: the level is the caller's to vouch for, and the kernel stays within its slices.
-                    unsafe { embed_row(level, out, word, position, &self.norm, self.eps) };
+                    unsafe { embed_row(level, out, [word, position], norm, self.eps) };
                 }
             });
         Ok(())
     }
 }
 
-/// The vectors of words `[vocabulary, features]`, and of positions `[max_positions, features]` with that of token type 0
-/// added to each.
-pub(super) fn tables(config: &EncoderConfig, vb: &VarBuilder) -> Result<(Tensor, Tensor)> {
-    let table = |name: &str, rows| vb.pp(name).get((rows, config.hidden), "weight");
-    let mut positions = table("position_embeddings", config.max_positions)?;
-    if config.token_types > 0 {
-        let types = table("token_type_embeddings", config.token_types)?;
-        positions = positions.broadcast_add(&types.get(0)?)?;
-    }
-    Ok((table("word_embeddings", config.vocabulary)?, positions))
-}
-
 dispatch! {
-    fn embed_row(row: &mut [f32], word: &[f32], position: &[f32], norm: &[f32], eps: f32)
+    fn embed_row(row: &mut [f32], parts: [&[f32]; 2], norm: Option<&[f32]>, eps: f32)
         = embed_row_kernel
 }
 
 #[inline(always)]
 unsafe fn embed_row_kernel<V: Vector>(
     row: &mut [f32],
-    word: &[f32],
-    position: &[f32],
-    norm: &[f32],
+    [word, position]: [&[f32]; 2],
+    norm: Option<&[f32]>,
     eps: f32,
 ) {
     for ((x, w), p) in row.iter_mut().zip(word).zip(position) {
         *x = w + p;
     }
-    // SAFETY: the caller vouches for the instruction set.
-    unsafe { layer_norm_row::<V>(row, norm, eps) };
+    if let Some(norm) = norm {
+        // SAFETY: the caller vouches for the instruction set.
+        unsafe { layer_norm_row::<V>(row, norm, eps) };
+    }
 }

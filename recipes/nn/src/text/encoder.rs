@@ -1,91 +1,30 @@
-//! The post-LN transformer encoder of BERT (Devlin et al., <https://arxiv.org/abs/1810.04805>) and DistilBERT, which
-//! share everything but the names of their tensors.
-//!
-//! Token types are all 0 here: both are used on single texts, so that the vector of type 0 is added to every
-//! position's once, when the weights are loaded.
+//! A transformer without its head on the CPU: BERT (Devlin et al., <https://arxiv.org/abs/1810.04805>), DistilBERT, GPT-2.
 
-use candle_core::{Device, Result, Tensor, bail};
+use candle_core::{Device, Result, Tensor};
 use candle_nn::VarBuilder;
+use rayon::prelude::*;
 
 use super::{
+    config::{Norm, TensorNames, Tensors, TransformerConfig},
     embeddings::Embeddings,
     layer::{Layer, Tokens, Workspace},
     packed::Packed,
+    transformer::Pooling,
 };
 use crate::{
     simd::{Level, Precision},
     workspace::Workspaces,
 };
 
-/// The sizes of an encoder.
-#[derive(Clone, Debug, PartialEq)]
-pub struct EncoderConfig {
-    /// Entries of the vocabulary.
-    pub vocabulary: usize,
-    /// The most tokens of a sequence.
-    pub max_positions: usize,
-    /// Token types, of which type 0 is used; 0 where the model has none.
-    pub token_types: usize,
-    /// Features of a token.
-    pub hidden: usize,
-    /// Features between the two halves of a feed-forward block.
-    pub intermediate: usize,
-    /// Layers.
-    pub layers: usize,
-    /// Attention heads of a layer.
-    pub heads: usize,
-    /// LayerNorm's epsilon.
-    pub layer_norm_eps: f32,
-}
-
-/// The names of a layer's tensors, relative to the encoder's own prefix.
-#[derive(Clone, Copy, Debug)]
-pub struct TensorNames {
-    /// What comes before a layer's number: `encoder.layer`.
-    pub(super) layers: &'static str,
-    pub(super) qkv: [&'static str; 3],
-    pub(super) attention_output: &'static str,
-    pub(super) attention_norm: &'static str,
-    pub(super) intermediate: &'static str,
-    pub(super) output: &'static str,
-    pub(super) output_norm: &'static str,
-}
-
-impl TensorNames {
-    /// As transformers' `BertModel` calls them.
-    pub const BERT: Self = Self {
-        layers: "encoder.layer",
-        qkv: [
-            "attention.self.query",
-            "attention.self.key",
-            "attention.self.value",
-        ],
-        attention_output: "attention.output.dense",
-        attention_norm: "attention.output.LayerNorm",
-        intermediate: "intermediate.dense",
-        output: "output.dense",
-        output_norm: "output.LayerNorm",
-    };
-
-    /// As transformers' `DistilBertModel` calls them.
-    pub const DISTILBERT: Self = Self {
-        layers: "transformer.layer",
-        qkv: ["attention.q_lin", "attention.k_lin", "attention.v_lin"],
-        attention_output: "attention.out_lin",
-        attention_norm: "sa_layer_norm",
-        intermediate: "ffn.lin1",
-        output: "ffn.lin2",
-        output_norm: "output_layer_norm",
-    };
-}
-
-/// An encoder with its weights.
+/// A transformer with its weights, without its head.
 #[derive(Debug)]
-pub struct Encoder {
+pub(super) struct Encoder {
     embeddings: Embeddings,
     layers: Vec<Layer>,
     heads: usize,
     hidden: usize,
+    norm: Norm,
+    causal: bool,
     workspaces: Workspaces<Workspace>,
 }
 
@@ -95,82 +34,82 @@ impl Encoder {
     ///
     /// # Errors
     /// A tensor is missing or has another shape, or `hidden` is not a multiple of `heads`.
-    pub fn load(
-        config: &EncoderConfig,
+    pub(super) fn load(
+        config: &TransformerConfig,
         names: &TensorNames,
         precision: Precision,
         vb: &VarBuilder,
     ) -> Result<Self> {
-        let hidden = config.hidden;
-        if config.heads == 0 || !hidden.is_multiple_of(config.heads) {
-            bail!(
-                "expected a hidden size that is a multiple of {} heads, got {hidden}",
-                config.heads
-            )
-        }
-        let layers = vb.pp(names.layers);
+        config.head_features()?;
+        let tensors = Tensors { config, names, vb };
         Ok(Self {
-            embeddings: Embeddings::load(config, &vb.pp("embeddings"))?,
+            embeddings: Embeddings::load(&tensors)?,
             layers: (0..config.layers)
-                .map(|i| Layer::load(config, names, precision, &layers.pp(i)))
+                .map(|i| Layer::load(config, precision, tensors.layer(i)?))
                 .collect::<Result<_>>()?,
             heads: config.heads,
-            hidden,
+            hidden: config.hidden,
+            norm: config.norm,
+            causal: config.causal,
             workspaces: Workspaces::default(),
         })
     }
 
-    /// The last layer's output for each token, `[tokens, hidden]`.
+    /// What the head reads: the last layer's output for each token, `[tokens, hidden]`, or one row for each sequence. What
+    /// other tokens would become is not computed where nobody reads it.
     ///
     /// # Errors
-    /// An id is outside the vocabulary or a sequence too long.
-    pub fn forward(&self, batch: &Packed) -> Result<Tensor> {
-        self.run(batch, batch.ids().len(), Layer::forward)
-    }
-
-    /// The last layer's output for the first token of each sequence, `[sequences, hidden]`; each has one.
-    ///
-    /// # Errors
-    /// As [`Self::forward`], or a sequence is empty.
-    pub fn forward_first(&self, batch: &Packed) -> Result<Tensor> {
-        batch.check_first()?;
-        self.run(batch, batch.lengths().count(), Layer::forward_first)
-    }
-
-    /// Runs all layers, the last one by `last`, which leaves so many rows.
-    fn run(
-        &self,
-        batch: &Packed,
-        rows: usize,
-        last: fn(&Layer, Level, Tokens<'_>, &mut Workspace),
-    ) -> Result<Tensor> {
+    /// An id is outside the vocabulary or a sequence too long, or has no token of which to give a row.
+    pub(super) fn forward(&self, batch: &Packed, pooling: Pooling) -> Result<Tensor> {
+        let offsets = batch.offsets();
         let level = Level::detect();
+        let rows = pooling.rows(batch)?;
         let tokens = Tokens {
-            offsets: batch.offsets(),
+            offsets,
             heads: self.heads,
+            causal: self.causal,
         };
         self.workspaces.with(|workspace| {
-            let x = workspace.x.at_least(batch.ids().len() * self.hidden);
-            self.embeddings.run(level, batch, x)?;
-            if let Some((end, layers)) = self.layers.split_last() {
-                for layer in layers {
-                    layer.forward(level, tokens, workspace);
-                }
-                last(end, level, tokens, workspace);
+            let size = batch.ids().len() * self.hidden;
+            self.embeddings
+                .run(level, batch, true, workspace.x.at_least(size))?;
+            if self.norm == Norm::Pre {
+                self.embeddings
+                    .run(level, batch, false, workspace.other.at_least(size))?;
             }
-            let x = workspace.x.as_slice()[..rows * self.hidden].to_vec();
-            Tensor::from_vec(x, (rows, self.hidden), &Device::Cpu)
+            for (i, layer) in self.layers.iter().enumerate() {
+                layer.attend(level, tokens, workspace);
+                let mut left = batch.ids().len();
+                if let (true, Some(picked)) = (i + 1 == self.layers.len(), &rows) {
+                    layer.pick(picked, workspace);
+                    left = picked.len();
+                }
+                layer.feed_forward(level, left, workspace);
+            }
+            let x = workspace.x.as_slice();
+            let x = match (pooling, &rows) {
+                (Pooling::Mean, _) => means(&x[..size], offsets, self.hidden),
+                (_, Some(picked)) => x[..picked.len() * self.hidden].to_vec(),
+                (_, None) => x[..size].to_vec(),
+            };
+            let shape = (x.len() / self.hidden.max(1), self.hidden);
+            Tensor::from_vec(x, shape, &Device::Cpu)
         })
     }
 }
 
-/// LayerNorm's weight and bias, which files converted from TensorFlow call gamma and beta.
-pub(super) fn layer_norm(vb: &VarBuilder, size: usize) -> Result<(Tensor, Tensor)> {
-    let old = !vb.contains_tensor("weight") && vb.contains_tensor("gamma");
-    let (weight, bias) = if old {
-        ("gamma", "beta")
-    } else {
-        ("weight", "bias")
-    };
-    Ok((vb.get(size, weight)?, vb.get(size, bias)?))
+/// The mean of each sequence's rows, `[sequences, width]`.
+fn means(x: &[f32], offsets: &[usize], width: usize) -> Vec<f32> {
+    let mut out = vec![0.0; offsets.len().saturating_sub(1) * width];
+    out.par_chunks_mut(width.max(1))
+        .zip(offsets.par_windows(2))
+        .for_each(|(out, bounds)| {
+            let rows = &x[bounds[0] * width..bounds[1] * width];
+            for row in rows.chunks_exact(width) {
+                out.iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
+            }
+            let count = (bounds[1] - bounds[0]) as f32;
+            out.iter_mut().for_each(|sum| *sum /= count);
+        });
+    out
 }

@@ -1,11 +1,10 @@
-//! One layer of the encoder, in memory that is kept from pass to pass.
+//! One layer of a transformer, in memory that is kept from pass to pass.
 
-use candle_core::{Result, Tensor};
-use candle_nn::VarBuilder;
+use candle_core::Result;
 
 use super::{
     attention::attention_cpu,
-    encoder::{EncoderConfig, TensorNames, layer_norm},
+    config::{LayerTensors, Norm, TransformerConfig, WeightAndBias},
     norm::{ResidualNorm, residual_layer_norm},
 };
 use crate::{
@@ -23,8 +22,10 @@ pub(super) struct Layer {
     attention_output: Matrix,
     attention_end: ResidualNorm,
     intermediate: Dense,
+    activation: Activation,
     output: Matrix,
     end: ResidualNorm,
+    norm: Norm,
 }
 
 /// A matrix and its bias.
@@ -39,12 +40,13 @@ struct Dense {
 pub(super) struct Workspace {
     /// `[tokens, hidden]`: what goes into a layer, and what comes out.
     pub(super) x: Aligned,
+    /// `[tokens, hidden]`: what is added to a block's output where norms stand before blocks; otherwise what comes out of a
+    /// layer's first half.
+    pub(super) other: Aligned,
     /// `[tokens, 3 * hidden]`.
     qkv: Aligned,
     /// `[tokens, hidden]`.
     context: Aligned,
-    /// `[tokens, hidden]`.
-    attended: Aligned,
     /// `[tokens, intermediate]`.
     wide: Aligned,
 }
@@ -55,101 +57,83 @@ pub(super) struct Tokens<'a> {
     /// Where each sequence starts, and at the end the number of tokens.
     pub(super) offsets: &'a [usize],
     pub(super) heads: usize,
+    pub(super) causal: bool,
 }
 
 impl Layer {
     pub(super) fn load(
-        config: &EncoderConfig,
-        names: &TensorNames,
+        config: &TransformerConfig,
         precision: Precision,
-        vb: &VarBuilder,
+        tensors: LayerTensors,
     ) -> Result<Self> {
-        let (hidden, wide) = (config.hidden, config.intermediate);
-        let matrix = |weight: &Tensor| Matrix::new(weight, precision);
-        let [q, k, v] = names
-            .qkv
-            .map(|name| weight_and_bias(&vb.pp(name), hidden, hidden));
-        let ((q, q_bias), (k, k_bias), (v, v_bias)) = (q?, k?, v?);
-        let end = |bias: &Tensor, norm: &str| {
-            let (weight, norm_bias) = layer_norm(&vb.pp(norm), hidden)?;
-            ResidualNorm::new(bias, &weight, &norm_bias, config.layer_norm_eps)
+        let dense = |(weight, bias): &WeightAndBias| {
+            Result::Ok(Dense {
+                matrix: Matrix::new(weight, precision)?,
+                bias: host::to_vec(bias)?,
+            })
         };
-        let (attention, attention_bias) =
-            weight_and_bias(&vb.pp(names.attention_output), hidden, hidden)?;
-        let (intermediate, intermediate_bias) =
-            weight_and_bias(&vb.pp(names.intermediate), hidden, wide)?;
-        let (output, output_bias) = weight_and_bias(&vb.pp(names.output), wide, hidden)?;
+        let end = |(_, bias): &WeightAndBias, (weight, shift): &WeightAndBias| {
+            ResidualNorm::new(bias, weight, shift, config.layer_norm_eps)
+        };
         Ok(Self {
-            qkv: Dense {
-                matrix: matrix(&Tensor::cat(&[q, k, v], 0)?)?,
-                bias: host::to_vec(&Tensor::cat(&[q_bias, k_bias, v_bias], 0)?)?,
-            },
-            attention_output: matrix(&attention)?,
-            attention_end: end(&attention_bias, names.attention_norm)?,
-            intermediate: Dense {
-                matrix: matrix(&intermediate)?,
-                bias: host::to_vec(&intermediate_bias)?,
-            },
-            output: matrix(&output)?,
-            end: end(&output_bias, names.output_norm)?,
+            qkv: dense(&tensors.qkv)?,
+            attention_output: Matrix::new(&tensors.attention_output.0, precision)?,
+            attention_end: end(&tensors.attention_output, &tensors.attention_norm)?,
+            intermediate: dense(&tensors.intermediate)?,
+            activation: config.activation,
+            output: Matrix::new(&tensors.output.0, precision)?,
+            end: end(&tensors.output, &tensors.output_norm)?,
+            norm: config.norm,
         })
     }
 
-    /// Turns `workspace.x` into the layer's output.
-    pub(super) fn forward(&self, level: Level, tokens: Tokens<'_>, workspace: &mut Workspace) {
-        self.attend(level, tokens, workspace);
-        let rows = tokens.offsets.last().copied().unwrap_or(0);
-        self.feed_forward(level, rows, workspace);
-    }
-
-    /// As [`Self::forward`], but of each sequence's first token alone: `[sequences, hidden]`. What the others would have
-    /// become is not computed where nobody reads it.
-    pub(super) fn forward_first(
-        &self,
-        level: Level,
-        tokens: Tokens<'_>,
-        workspace: &mut Workspace,
-    ) {
-        self.attend(level, tokens, workspace);
-        let width = self.output.outputs();
-        let sequences = tokens.offsets.len().saturating_sub(1);
-        for values in [&mut workspace.x, &mut workspace.context] {
-            let values = values.as_mut_slice();
-            for (sequence, &first) in tokens.offsets[..sequences].iter().enumerate() {
-                values.copy_within(first * width..(first + 1) * width, sequence * width);
-            }
-        }
-        self.feed_forward(level, sequences, workspace);
-    }
-
     /// From `x` to `context`.
-    fn attend(&self, level: Level, tokens: Tokens<'_>, workspace: &mut Workspace) {
+    pub(super) fn attend(&self, level: Level, tokens: Tokens<'_>, workspace: &mut Workspace) {
         let rows = tokens.offsets.last().copied().unwrap_or(0);
         let width = self.output.outputs();
         let qkv = workspace.qkv.at_least(rows * 3 * width);
-        self.qkv.run(
-            level,
-            &workspace.x.as_slice()[..rows * width],
-            Activation::None,
-            qkv,
-        );
+        let x = &workspace.x.as_slice()[..rows * width];
+        self.qkv.run(level, x, Activation::None, qkv);
         let context = workspace.context.at_least(rows * width);
-        attention_cpu(level, qkv, tokens.offsets, tokens.heads, context);
+        attention_cpu(level, qkv, tokens, context);
     }
 
-    /// From the first `rows` of `context`, and of `x` for the residual, to those of `x`.
-    fn feed_forward(&self, level: Level, rows: usize, workspace: &mut Workspace) {
+    /// Leaves of what [`Self::feed_forward`] reads these rows alone, which are in order.
+    pub(super) fn pick(&self, rows: &[usize], workspace: &mut Workspace) {
         let width = self.output.outputs();
-        let x = workspace.x.at_least(rows * width);
+        let added = match self.norm {
+            Norm::Pre => &mut workspace.other,
+            Norm::Post => &mut workspace.x,
+        };
+        for values in [added, &mut workspace.context] {
+            let values = values.as_mut_slice();
+            for (to, &from) in rows.iter().enumerate() {
+                values.copy_within(from * width..(from + 1) * width, to * width);
+            }
+        }
+    }
+
+    /// From the first `rows` of `context`, and of what is added, to those of `x`.
+    pub(super) fn feed_forward(&self, level: Level, rows: usize, workspace: &mut Workspace) {
+        let width = self.output.outputs();
         let context = workspace.context.at_least(rows * width);
-        let attended = workspace.attended.at_least(rows * width);
-        Product::new(context, rows, &self.attention_output).compute_into(level, attended);
-        residual_layer_norm(level, attended, x, &self.attention_end);
+        let x = workspace.x.at_least(rows * width);
+        let other = workspace.other.at_least(rows * width);
+        // What is added to a block's output is the block's input, or what that was before its norm.
+        let (out, added) = match self.norm {
+            Norm::Pre => (x, other),
+            Norm::Post => (other, x),
+        };
+        Product::new(context, rows, &self.attention_output).compute_into(level, out);
+        residual_layer_norm(level, out, added, &self.attention_end, self.norm);
         let wide = workspace.wide.at_least(rows * self.output.inputs());
-        self.intermediate
-            .run(level, attended, Activation::Gelu, wide);
-        Product::new(wide, rows, &self.output).compute_into(level, x);
-        residual_layer_norm(level, x, attended, &self.end);
+        self.intermediate.run(level, out, self.activation, wide);
+        let (out, added) = match self.norm {
+            Norm::Pre => (out, added),
+            Norm::Post => (added, out),
+        };
+        Product::new(wide, rows, &self.output).compute_into(level, out);
+        residual_layer_norm(level, out, added, &self.end, self.norm);
     }
 }
 
@@ -162,13 +146,4 @@ impl Dense {
         };
         product.compute_into(level, out);
     }
-}
-
-/// A linear layer as files have it: weight `[output, input]` and bias.
-pub(super) fn weight_and_bias(
-    vb: &VarBuilder,
-    input: usize,
-    output: usize,
-) -> Result<(Tensor, Tensor)> {
-    Ok((vb.get((output, input), "weight")?, vb.get(output, "bias")?))
 }

@@ -1,9 +1,9 @@
-//! The end of a post-LN block in one pass: the layer's bias, the residual connection, and LayerNorm.
+//! The end of a block in one pass: its last layer's bias, the residual connection, and the LayerNorm that follows.
 
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
-use super::TASK;
+use super::{TASK, config::Norm};
 use crate::{
     host,
     simd::{Level, Vector, dispatch},
@@ -33,49 +33,53 @@ impl ResidualNorm {
 }
 
 /// `LayerNorm(x + bias + residual)`, in place, for rows of as many features as `end` has; they are shared out over rayon's
-/// threads.
+/// threads. Where norms stand before blocks, the sum is what is added next, and takes the residual's place.
 ///
 /// # Panics
 /// `x` and `residual` are not of one length.
 pub(super) fn residual_layer_norm(
     level: Level,
     x: &mut [f32],
-    residual: &[f32],
+    residual: &mut [f32],
     end: &ResidualNorm,
+    norm: Norm,
 ) {
     assert_eq!(x.len(), residual.len(), "residual length");
     let features = (end.parameters.len() / 3).max(1);
     let task = (TASK / features).max(1) * features;
     x.par_chunks_mut(task)
-        .zip(residual.par_chunks(task))
+        .zip(residual.par_chunks_mut(task))
         .for_each(|(x, residual)| {
             // SAFETY: the level is the caller's to vouch for, and the kernel stays within its slices.
-            unsafe { norm_rows(level, x, residual, &end.parameters, end.eps) }
+            unsafe { norm_rows(level, x, residual, end, norm) }
         });
 }
 
 dispatch! {
-    fn norm_rows(x: &mut [f32], residual: &[f32], parameters: &[f32], eps: f32) = norm_rows_kernel
+    fn norm_rows(x: &mut [f32], residual: &mut [f32], end: &ResidualNorm, norm: Norm) = norm_rows_kernel
 }
 
 #[inline(always)]
 unsafe fn norm_rows_kernel<V: Vector>(
     x: &mut [f32],
-    residual: &[f32],
-    parameters: &[f32],
-    eps: f32,
+    residual: &mut [f32],
+    end: &ResidualNorm,
+    norm: Norm,
 ) {
-    let features = parameters.len() / 3;
-    let (bias, norm) = parameters.split_at(features);
+    let features = end.parameters.len() / 3;
+    let (bias, parameters) = end.parameters.split_at(features);
     for (x, residual) in x
         .chunks_exact_mut(features)
-        .zip(residual.chunks_exact(features))
+        .zip(residual.chunks_exact_mut(features))
     {
-        for ((x, r), b) in x.iter_mut().zip(residual).zip(bias) {
+        for ((x, r), b) in x.iter_mut().zip(residual.iter()).zip(bias) {
             *x += r + b;
         }
+        if norm == Norm::Pre {
+            residual.copy_from_slice(x);
+        }
         // SAFETY: the caller vouches for the instruction set.
-        unsafe { layer_norm_row::<V>(x, norm, eps) };
+        unsafe { layer_norm_row::<V>(x, parameters, end.eps) };
     }
 }
 
@@ -139,8 +143,14 @@ mod tests {
             let end = ResidualNorm::new(bias, weight, norm_bias, 1e-5).unwrap();
             let [bias, weight, norm_bias] = parameters.map(|tensor| flat(&tensor));
             for level in Level::all() {
-                let mut got = x.clone();
-                residual_layer_norm(level, &mut got, &residual, &end);
+                let [mut got, mut sums] = [x.clone(), residual.clone()];
+                residual_layer_norm(level, &mut got, &mut sums, &end, Norm::Pre);
+                let [mut same, mut kept] = [x.clone(), residual.clone()];
+                residual_layer_norm(level, &mut same, &mut kept, &end, Norm::Post);
+                assert_eq!((&same, &kept), (&got, &residual));
+                for (i, sum) in sums.iter().enumerate() {
+                    assert_eq!(*sum, x[i] + (residual[i] + bias[i % features]));
+                }
                 for row in 0..rows {
                     let at = |i: usize| row * features + i;
                     let sum = |i: usize| {

@@ -79,17 +79,6 @@ impl Packed {
         Ok(())
     }
 
-    /// Refuses sequences without a first token.
-    ///
-    /// # Errors
-    /// There is one.
-    pub(crate) fn check_first(&self) -> Result<()> {
-        if self.lengths().any(|length| length == 0) {
-            bail!("expected at least one token in each sequence")
-        }
-        Ok(())
-    }
-
     /// Each token's place in its own sequence.
     pub fn positions(&self) -> impl Iterator<Item = u32> {
         self.lengths().flat_map(|length| 0..length as u32)

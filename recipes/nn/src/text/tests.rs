@@ -6,7 +6,7 @@ use candle_core::{DType, Device, Tensor};
 use candle_nn::{VarBuilder, VarMap};
 use candle_transformers::models::bert;
 
-use super::*;
+use super::{encoder::Encoder, *};
 use crate::simd::Precision;
 
 /// The largest difference of two tensors of one shape.
@@ -38,8 +38,8 @@ fn config() -> bert::Config {
     }
 }
 
-fn encoder_config(config: &bert::Config) -> EncoderConfig {
-    EncoderConfig {
+fn transformer_config(config: &bert::Config) -> TransformerConfig {
+    TransformerConfig {
         vocabulary: config.vocab_size,
         max_positions: config.max_position_embeddings,
         token_types: config.type_vocab_size,
@@ -48,6 +48,9 @@ fn encoder_config(config: &bert::Config) -> EncoderConfig {
         layers: config.num_hidden_layers,
         heads: config.num_attention_heads,
         layer_norm_eps: config.layer_norm_eps as f32,
+        norm: Norm::Post,
+        causal: false,
+        activation: Activation::Gelu,
     }
 }
 
@@ -105,13 +108,15 @@ fn a_packed_batch_equals_candles_padded_and_masked_one() {
     let config = config();
     let weights = weights(&config);
     let encoder = Encoder::load(
-        &encoder_config(&config),
+        &transformer_config(&config),
         &TensorNames::BERT,
         Precision::F32,
         &builder(weights.clone()),
     )
     .unwrap();
-    let got = encoder.forward(&Packed::new(sequences())).unwrap();
+    let got = encoder
+        .forward(&Packed::new(sequences()), Pooling::Tokens)
+        .unwrap();
     let error = max_error(&got, &candle_output(&config, weights));
     assert!(error < 1e-4, "{error}");
 }
@@ -120,40 +125,78 @@ fn a_packed_batch_equals_candles_padded_and_masked_one() {
 fn a_batch_equals_its_sequences_alone() {
     let config = config();
     let encoder = Encoder::load(
-        &encoder_config(&config),
+        &transformer_config(&config),
         &TensorNames::BERT,
         Precision::F32,
         &builder(weights(&config)),
     )
     .unwrap();
-    let together = encoder.forward(&Packed::new(sequences())).unwrap();
+    let together = encoder
+        .forward(&Packed::new(sequences()), Pooling::Tokens)
+        .unwrap();
     let alone: Vec<Tensor> = sequences()
         .into_iter()
-        .map(|sequence| encoder.forward(&Packed::new([sequence])).unwrap())
+        .map(|sequence| {
+            encoder
+                .forward(&Packed::new([sequence]), Pooling::Tokens)
+                .unwrap()
+        })
         .collect();
     let error = max_error(&together, &Tensor::cat(&alone, 0).unwrap());
     assert!(error < 1e-5, "{error}");
 }
 
 #[test]
-fn first_tokens_alone_are_those_of_the_whole() {
+fn rows_of_sequences_are_made_of_those_of_their_tokens() {
     let config = config();
-    for precision in Precision::all() {
+    for (precision, norm) in Precision::all()
+        .into_iter()
+        .flat_map(|precision| [(precision, Norm::Post), (precision, Norm::Pre)])
+    {
         let encoder = Encoder::load(
-            &encoder_config(&config),
+            &TransformerConfig {
+                norm,
+                ..transformer_config(&config)
+            },
             &TensorNames::BERT,
             precision,
             &builder(weights(&config)),
         )
         .unwrap();
         let batch = Packed::new(sequences());
-        let all = encoder.forward(&batch).unwrap();
-        let firsts: Vec<Tensor> = batch.offsets()[..LENGTHS.len()]
-            .iter()
-            .map(|&first| all.narrow(0, first, 1).unwrap())
-            .collect();
-        let first = encoder.forward_first(&batch).unwrap();
-        assert_eq!(max_error(&first, &Tensor::cat(&firsts, 0).unwrap()), 0.0);
+        let all = encoder.forward(&batch, Pooling::Tokens).unwrap();
+        let rows = |row: &dyn Fn(usize, usize) -> Tensor| {
+            let rows: Vec<Tensor> = (batch.offsets().windows(2))
+                .map(|bounds| row(bounds[0], bounds[1]))
+                .collect();
+            Tensor::cat(&rows, 0).unwrap()
+        };
+        for (pooling, expected, tolerance) in [
+            (
+                Pooling::First,
+                rows(&|first, _| all.narrow(0, first, 1).unwrap()),
+                0.0,
+            ),
+            (
+                Pooling::Last,
+                rows(&|_, end| all.narrow(0, end - 1, 1).unwrap()),
+                0.0,
+            ),
+            (
+                Pooling::Mean,
+                rows(&|first, end| {
+                    all.narrow(0, first, end - first)
+                        .unwrap()
+                        .mean_keepdim(0)
+                        .unwrap()
+                }),
+                1e-5,
+            ),
+        ] {
+            let got = encoder.forward(&batch, pooling).unwrap();
+            let error = max_error(&got, &expected);
+            assert!(error <= tolerance, "{pooling:?}, {norm:?}: {error}");
+        }
     }
 }
 
@@ -165,12 +208,15 @@ fn bf16_stays_near_f32() {
         .into_iter()
         .map(|precision| {
             let encoder = Encoder::load(
-                &encoder_config(&config),
+                &transformer_config(&config),
                 &TensorNames::BERT,
                 precision,
                 &builder(weights.clone()),
             );
-            encoder.unwrap().forward(&Packed::new(sequences())).unwrap()
+            encoder
+                .unwrap()
+                .forward(&Packed::new(sequences()), Pooling::Tokens)
+                .unwrap()
         })
         .collect();
     let [f32, bf16] = &outputs[..] else {
@@ -198,12 +244,15 @@ fn old_layer_norm_names_are_understood() {
         .collect();
     let [new, old] = [weights, old].map(|weights| {
         let encoder = Encoder::load(
-            &encoder_config(&config),
+            &transformer_config(&config),
             &TensorNames::BERT,
             Precision::F32,
             &builder(weights),
         );
-        encoder.unwrap().forward(&Packed::new(sequences())).unwrap()
+        encoder
+            .unwrap()
+            .forward(&Packed::new(sequences()), Pooling::Tokens)
+            .unwrap()
     });
     assert_eq!(max_error(&new, &old), 0.0);
 }
@@ -212,18 +261,22 @@ fn old_layer_norm_names_are_understood() {
 fn ids_and_lengths_that_the_tables_do_not_have_are_refused() {
     let config = config();
     let encoder = Encoder::load(
-        &encoder_config(&config),
+        &transformer_config(&config),
         &TensorNames::BERT,
         Precision::F32,
         &builder(weights(&config)),
     )
     .unwrap();
     for sequence in [vec![100], vec![1; 41]] {
-        assert!(encoder.forward(&Packed::new([sequence])).is_err());
+        let batch = Packed::new([sequence]);
+        assert!(encoder.forward(&batch, Pooling::Tokens).is_err());
     }
-    let nothing = encoder.forward(&Packed::new([vec![]])).unwrap();
+    let empty = Packed::new([vec![]]);
+    let nothing = encoder.forward(&empty, Pooling::Tokens).unwrap();
     assert_eq!(nothing.dims(), [0, 48]);
-    assert!(encoder.forward_first(&Packed::new([vec![]])).is_err());
+    for pooling in [Pooling::First, Pooling::Last, Pooling::Mean] {
+        assert!(encoder.forward(&empty, pooling).is_err());
+    }
 }
 
 #[test]

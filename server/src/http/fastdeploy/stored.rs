@@ -157,6 +157,7 @@ mod tests {
             Ok(Output::Entities(vec![entity])),
             Ok(Output::ImageClasses(vec![class])),
             Ok(Output::TextLabel(label)),
+            Ok(Output::Embedding(vec![0.1, -3e-9])),
             Ok(Output::Sentences(vec!["one".into(), String::new()])),
             Ok(Output::Json(any)),
             Err(InputError::Unreadable("not an image".into())),

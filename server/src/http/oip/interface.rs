@@ -79,6 +79,7 @@ impl Interface {
                 outputs
             }
             AnswerForm::Label => labelled(&[]),
+            AnswerForm::Embedding(width) => vec![tensor("embedding", Datatype::Fp32, &[width])],
             _ => vec![tensor("prediction", Datatype::Bytes, &[])],
         };
         Self {

@@ -64,6 +64,16 @@ pub(super) fn columns(interface: &Interface, answers: Answers) -> Result<Vec<Col
             }
             Ok(vec![Column::Text(labels), Column::Fp32(scores)])
         }
+        AnswerForm::Embedding(width) => {
+            let mut vectors = Vec::with_capacity(items * width);
+            for output in outputs {
+                match output {
+                    Output::Embedding(vector) if vector.len() == width => vectors.extend(vector),
+                    _ => return Err(not_its_form().into()),
+                }
+            }
+            Ok(vec![Column::Fp32(vectors)])
+        }
         _ => {
             let json = outputs.iter().map(serde_json::to_string);
             let predictions = json.collect::<Result<_, _>>().map_err(|error| {
@@ -72,5 +82,26 @@ pub(super) fn columns(interface: &Interface, answers: Answers) -> Result<Vec<Col
             })?;
             Ok(vec![Column::Text(predictions)])
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn vectors_are_the_rows_of_one_output() {
+        let read = |vectors: &[&[f32]]| {
+            let interface = Interface {
+                inputs: Vec::new(),
+                outputs: Vec::new(),
+                form: AnswerForm::Embedding(2),
+            };
+            let answer = |vector: &&[f32]| Ok(Output::Embedding(vector.to_vec()));
+            columns(&interface, vectors.iter().map(answer).collect()).ok()
+        };
+        let rows = read(&[&[1.0, 2.0], &[3.0, 4.0]]);
+        assert_eq!(rows, Some(vec![Column::Fp32(vec![1.0, 2.0, 3.0, 4.0])]));
+        assert_eq!(read(&[&[1.0]]), None);
     }
 }

@@ -67,6 +67,7 @@ impl Arguments<'_> {
             Activation::Tanh,
             Activation::Sigmoid,
             Activation::Relu,
+            Activation::GeluTanh,
         ];
         all[number]
     }

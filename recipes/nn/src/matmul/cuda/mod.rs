@@ -206,7 +206,8 @@ impl<'a> Product<'a> {
         }
         let end = match (self.activation, self.residual) {
             (Activation::None, _) => true,
-            (activation, residual) => activation == Activation::Gelu && residual.is_none(),
+            (Activation::Gelu | Activation::GeluTanh, residual) => residual.is_none(),
+            _ => false,
         };
         let whole = n.is_multiple_of(64) && k.is_multiple_of(64);
         let plain = self.gates.is_none();
@@ -252,6 +253,7 @@ impl<'a> Product<'a> {
             Kernel::Sm90(columns) => {
                 let end = match (self.activation, self.residual) {
                     (Activation::Gelu, _) => "gelu",
+                    (Activation::GeluTanh, _) => "gelu_tanh",
                     (_, Some(_)) => "residual",
                     (_, None) => "bias",
                 };

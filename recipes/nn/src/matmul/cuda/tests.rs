@@ -119,6 +119,7 @@ fn tensor_cores_of_hopper_get_only_what_they_take() {
     );
     for (activation, residual, taken) in [
         (Activation::Gelu, false, true),
+        (Activation::GeluTanh, false, true),
         (Activation::None, true, true),
         (Activation::Gelu, true, false),
         (Activation::Relu, false, false),
@@ -314,6 +315,7 @@ mod on_a_device {
                 (Activation::None, true, true),
                 (Activation::None, false, true),
                 (Activation::Gelu, false, false),
+                (Activation::GeluTanh, false, false),
                 (Activation::Silu, true, false),
                 (Activation::Relu, false, false),
                 (Activation::Relu6, false, false),

@@ -15,7 +15,8 @@ const LINE: usize = 16;
 /// Below every score: its power is too small to change a sum that the largest score adds 1 to.
 const NOTHING: f32 = f32::MIN;
 
-/// Taken from the right place on, the bounds of a last vector of scores: none, and then nothing for lanes without a token.
+/// Taken from the right place on, the bounds of a last vector of scores: none, and then nothing for lanes whose token there is
+/// not, or is not seen.
 static BOUNDS: [f32; 2 * MAX_LEN] = {
     let mut bounds = [NOTHING; 2 * MAX_LEN];
     let (none, _) = bounds.split_at_mut(MAX_LEN);
@@ -32,6 +33,8 @@ pub(super) struct Head<'a> {
     /// The sequence's rows, `[tokens, 3 * width]`.
     pub(super) qkv: &'a [f32],
     pub(super) tokens: usize,
+    /// Whether a query sees no key after it.
+    pub(super) causal: bool,
     /// Values of a row of the output: of all heads.
     pub(super) width: usize,
     /// Where the head begins in a row of queries, keys, values or outputs.
@@ -40,6 +43,15 @@ pub(super) struct Head<'a> {
 }
 
 impl Head<'_> {
+    /// How many keys are seen from a tile of queries.
+    fn seen(&self, queries: &Range<usize>) -> usize {
+        if self.causal {
+            queries.end
+        } else {
+            self.tokens
+        }
+    }
+
     /// The head's query (0), key (1) or value (2) of a token; the next token's is `3 * width` further on.
     pub(super) fn part(&self, part: usize, token: usize) -> *const f32 {
         let at = (3 * token + part) * self.width + self.column;
@@ -139,23 +151,28 @@ unsafe fn attend_kernel<V: Vector>(
         pack_values::<V>(head, memory.values);
         while let Some(rows) = tiles.next() {
             pack_queries::<V>(head, rows.clone(), memory.queries);
-            let largest = score::<V>(head, rows.len(), &memory);
-            let factors = soften(head, &memory, &largest[..rows.len()]);
+            let largest = score::<V>(head, rows.clone(), &memory);
+            let seen = head.seen(&rows);
+            let factors = soften(seen, &memory, &largest[..rows.len()]);
             let out = out.add(rows.start * head.width);
-            weigh::<V>(head, rows.len(), &memory, &factors, out);
+            weigh::<V>(head, (rows.len(), seen), &memory, &factors, out);
         }
     }
 }
 
-/// Scores of all tokens for a tile's queries, in place of the weights; gives lanes of each row's largest.
+/// Scores of the tokens that a tile's queries see, in place of the weights; gives lanes of each row's largest.
 #[inline(always)]
-unsafe fn score<V: Vector>(head: &Head<'_>, rows: usize, memory: &Memory) -> [V; MOST_ROWS] {
-    let dim = head.dim;
+unsafe fn score<V: Vector>(
+    head: &Head<'_>,
+    queries: Range<usize>,
+    memory: &Memory,
+) -> [V; MOST_ROWS] {
+    let (dim, rows, seen) = (head.dim, queries.len(), head.seen(&queries));
     // SAFETY: the memory has the queries, two vectors of keys from each `token` on, and room for their scores; a vector
     // from any place of the first half of BOUNDS on is within it.
     unsafe {
         let mut largest = [V::splat(NOTHING); MOST_ROWS];
-        for token in (0..head.tokens).step_by(2 * V::LEN) {
+        for token in (0..seen).step_by(2 * V::LEN) {
             let tile = Tile {
                 x: memory.queries,
                 stride: dim,
@@ -165,12 +182,16 @@ unsafe fn score<V: Vector>(head: &Head<'_>, rows: usize, memory: &Memory) -> [V;
                 onto: false,
                 ahead: (memory.keys, 0),
             };
-            tile.sum::<V, Single>(rows, head.tokens - token, memory.sums);
-            for half in 0..head.tokens.min(token + 2 * V::LEN).div_ceil(V::LEN) - token / V::LEN {
+            tile.sum::<V, Single>(rows, seen - token, memory.sums);
+            for half in 0..seen.min(token + 2 * V::LEN).div_ceil(V::LEN) - token / V::LEN {
                 let token = token + half * V::LEN;
-                let count = (head.tokens - token).min(V::LEN);
-                let bound = V::load(BOUNDS.as_ptr().add(MAX_LEN - count));
+                let count = (seen - token).min(V::LEN);
+                let mut bound = V::load(BOUNDS.as_ptr().add(MAX_LEN - count));
                 for (r, largest) in largest[..rows].iter_mut().enumerate() {
+                    if head.causal {
+                        let own = (queries.start + r + 1).saturating_sub(token).min(V::LEN);
+                        bound = V::load(BOUNDS.as_ptr().add(MAX_LEN - own));
+                    }
                     let score = V::load(memory.sums.add((2 * r + half) * V::LEN)).min(bound);
                     score.store(memory.weights.add(r * memory.stride + token));
                     *largest = largest.max(score);
@@ -183,7 +204,7 @@ unsafe fn score<V: Vector>(head: &Head<'_>, rows: usize, memory: &Memory) -> [V;
 
 /// From scores to weights; gives the factor that makes a row's weights add up to 1.
 #[inline(always)]
-unsafe fn soften<V: Vector>(head: &Head<'_>, memory: &Memory, scores: &[V]) -> [f32; MOST_ROWS] {
+unsafe fn soften<V: Vector>(seen: usize, memory: &Memory, scores: &[V]) -> [f32; MOST_ROWS] {
     let mut factors = [0.0; MOST_ROWS];
     for (r, (factor, lanes)) in factors.iter_mut().zip(scores).enumerate() {
         // SAFETY: the row has whole vectors of scores.
@@ -191,7 +212,7 @@ unsafe fn soften<V: Vector>(head: &Head<'_>, memory: &Memory, scores: &[V]) -> [
             let row = memory.weights.add(r * memory.stride);
             let largest = V::splat(-largest(*lanes));
             let mut sum = V::splat(0.0);
-            for token in (0..head.tokens).step_by(V::LEN) {
+            for token in (0..seen).step_by(V::LEN) {
                 let weight = exp(V::load(row.add(token)).add(largest));
                 weight.store(row.add(token));
                 sum = sum.add(weight);
@@ -218,11 +239,11 @@ unsafe fn largest<V: Vector>(vector: V) -> f32 {
     lanes[0]
 }
 
-/// The values of all tokens, weighed, for a tile's queries.
+/// The values of the tokens that a tile's queries see, weighed.
 #[inline(always)]
 unsafe fn weigh<V: Vector>(
     head: &Head<'_>,
-    rows: usize,
+    (rows, seen): (usize, usize),
     memory: &Memory,
     factors: &[f32; MOST_ROWS],
     out: *mut f32,
@@ -238,7 +259,7 @@ unsafe fn weigh<V: Vector>(
                     .values
                     .add(column / PANEL * head.tokens * PANEL + column % PANEL),
                 pitch: PANEL,
-                words: head.tokens,
+                words: seen,
                 onto: false,
                 ahead: (memory.values, 0),
             };

@@ -14,6 +14,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use super::layer::Tokens;
 use crate::{
     host::{Shared, split},
     matmul::MOST_ROWS,
@@ -40,7 +41,8 @@ struct Task {
     queries: Range<usize>,
 }
 
-/// `softmax(Q K^T / sqrt(dim)) V` for each sequence and head, on rayon's pool.
+/// `softmax(Q K^T / sqrt(dim)) V` for each sequence and head, on rayon's pool. Where it is causal, what is above the diagonal of
+/// `Q K^T` is neither computed, but for what shares a tile with the diagonal, nor counted.
 ///
 /// `qkv` is `[tokens, 3 * heads * dim]`: for each token its query, key and value, each of all heads side by side.
 /// Sequence `i` is the rows `offsets[i]..offsets[i + 1]`. Writes `out`, `[tokens, heads * dim]`.
@@ -50,8 +52,11 @@ struct Task {
 pub(super) fn attention_cpu(
     level: Level,
     qkv: &[f32],
-    offsets: &[usize],
-    heads: usize,
+    Tokens {
+        offsets,
+        heads,
+        causal,
+    }: Tokens<'_>,
     out: &mut [f32],
 ) {
     let tokens = offsets.last().copied().unwrap_or(0);
@@ -75,16 +80,22 @@ pub(super) fn attention_cpu(
     let least = (TASK * tasks.len()).div_ceil(work.max(1));
     let out = Shared::new(out);
     tasks.par_iter().with_min_len(least).for_each(|task| {
+        // Of a causal task, the keys up to its last query.
+        let tokens = if causal {
+            task.queries.end
+        } else {
+            task.rows.len()
+        };
         let head = Head {
-            qkv: &qkv[task.rows.start * 3 * width..task.rows.end * 3 * width],
-            tokens: task.rows.len(),
+            qkv: &qkv[task.rows.start * 3 * width..][..tokens * 3 * width],
+            tokens,
+            causal,
             width,
             column: task.head * dim,
             dim,
         };
         with_thread_memory(Sizes::new(&head).total(), |memory| {
-            // SAFETY: `head` has the rows of its sequence, of which the queries are some, and a column within their
-            // width; tasks are disjoint in their (row, head), all of which `out` has.
+            // SAFETY: `head` has rows of its sequence, of which the queries are some, and a column within their width; tasks are disjoint in their (row, head), all of which `out` has.
             unsafe {
                 let out = out.at(task.rows.start * width + head.column);
                 kernel::attend(level, &head, task.queries.clone(), memory, out);

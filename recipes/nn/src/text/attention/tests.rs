@@ -4,7 +4,8 @@ use super::*;
 use crate::host::tests::{flat, random};
 
 /// `[tokens, heads * dim]`, one (sequence, head, query) at a time.
-fn naive(qkv: &[f32], offsets: &[usize], heads: usize, dim: usize) -> Vec<f64> {
+fn naive(qkv: &[f32], tokens: Tokens<'_>, dim: usize) -> Vec<f64> {
+    let Tokens { offsets, heads, .. } = tokens;
     let width = heads * dim;
     let mut out = Vec::new();
     let part = |token: usize, part: usize, head: usize| {
@@ -18,10 +19,11 @@ fn naive(qkv: &[f32], offsets: &[usize], heads: usize, dim: usize) -> Vec<f64> {
                     let products = part(query, 0, head).zip(part(key, 1, head));
                     products.map(|(q, k)| q * k).sum::<f64>() / (dim as f64).sqrt()
                 };
-                let weights: Vec<f64> = (pair[0]..pair[1]).map(|key| score(key).exp()).collect();
+                let end = if tokens.causal { query + 1 } else { pair[1] };
+                let weights: Vec<f64> = (pair[0]..end).map(|key| score(key).exp()).collect();
                 let sum: f64 = weights.iter().sum();
                 let mut context = vec![0.0; dim];
-                for (key, weight) in (pair[0]..pair[1]).zip(weights) {
+                for (key, weight) in (pair[0]..end).zip(weights) {
                     for (context, value) in context.iter_mut().zip(part(key, 2, head)) {
                         *context += weight / sum * value;
                     }
@@ -37,10 +39,18 @@ fn offsets(lengths: &[usize]) -> Vec<usize> {
     super::super::tests::offsets(lengths).to_vec()
 }
 
-fn attend(level: Level, qkv: &[f32], offsets: &[usize], heads: usize) -> Vec<f32> {
+fn attend(level: Level, qkv: &[f32], tokens: Tokens<'_>) -> Vec<f32> {
     let mut out = vec![f32::NAN; qkv.len() / 3];
-    attention_cpu(level, qkv, offsets, heads, &mut out);
+    attention_cpu(level, qkv, tokens, &mut out);
     out
+}
+
+fn tokens(offsets: &[usize], heads: usize, causal: bool) -> Tokens<'_> {
+    Tokens {
+        offsets,
+        heads,
+        causal,
+    }
 }
 
 #[test]
@@ -56,17 +66,19 @@ fn packed_sequences_attend_to_themselves_only_at_every_level() {
     ];
     for (lengths, heads, dim) in cases {
         let offsets = offsets(lengths);
-        let tokens = offsets[lengths.len()];
-        let qkv = flat(&random(&[tokens * 3 * heads * dim], 7));
-        let expected = naive(&qkv, &offsets, heads, dim);
-        for level in Level::all() {
-            let got = attend(level, &qkv, &offsets, heads);
-            for (i, (got, expected)) in got.iter().zip(&expected).enumerate() {
-                let error = (f64::from(*got) - expected).abs();
-                assert!(
-                    error < 1e-5,
-                    "{lengths:?}, {heads} x {dim}, {level:?}: value {i} is {got}, expected {expected}"
-                );
+        let qkv = flat(&random(&[offsets[lengths.len()] * 3 * heads * dim], 7));
+        for causal in [false, true] {
+            let tokens = tokens(&offsets, heads, causal);
+            let expected = naive(&qkv, tokens, dim);
+            for level in Level::all() {
+                let got = attend(level, &qkv, tokens);
+                for (i, (got, expected)) in got.iter().zip(&expected).enumerate() {
+                    let error = (f64::from(*got) - expected).abs();
+                    assert!(
+                        error < 1e-5,
+                        "{lengths:?}, {heads} x {dim}, {causal}, {level:?}: value {i} is {got}, expected {expected}"
+                    );
+                }
             }
         }
     }
@@ -78,11 +90,14 @@ fn a_sequence_is_the_same_to_the_bit_whatever_is_beside_it() {
     let offsets = offsets(&lengths);
     let width = heads * dim;
     let qkv = flat(&random(&[offsets[lengths.len()] * 3 * width], 8));
-    for level in Level::all() {
-        let together = attend(level, &qkv, &offsets, heads);
+    for (level, causal) in Level::all()
+        .into_iter()
+        .flat_map(|level| [(level, false), (level, true)])
+    {
+        let together = attend(level, &qkv, tokens(&offsets, heads, causal));
         for pair in offsets.windows(2) {
             let qkv = &qkv[pair[0] * 3 * width..pair[1] * 3 * width];
-            let alone = attend(level, qkv, &[0, pair[1] - pair[0]], heads);
+            let alone = attend(level, qkv, tokens(&[0, pair[1] - pair[0]], heads, causal));
             assert_eq!(alone, together[pair[0] * width..pair[1] * width]);
         }
     }
@@ -114,24 +129,26 @@ fn scores_far_apart_leave_one_value() {
         .flat_map(|key| [1.0, key, key / 1000.0])
         .collect();
     for level in Level::all() {
-        assert_eq!(attend(level, &qkv, &[0, 4], 1), [5.0; 4]);
+        assert_eq!(attend(level, &qkv, tokens(&[0, 4], 1, false)), [5.0; 4]);
+        let seen = attend(level, &qkv, tokens(&[0, 4], 1, true));
+        assert_eq!(seen, [1.0, 1.0, 5.0, 5.0]);
     }
 }
 
 #[test]
 #[should_panic(expected = "whole rows")]
 fn offsets_that_do_not_cover_the_rows_are_refused() {
-    attend(Level::detect(), &[0.0; 24], &[0, 3], 1);
+    attend(Level::detect(), &[0.0; 24], tokens(&[0, 3], 1, false));
 }
 
 #[test]
 #[should_panic(expected = "in order")]
 fn offsets_out_of_order_are_refused() {
-    attend(Level::detect(), &[0.0; 24], &[0, 3, 2, 4], 1);
+    attend(Level::detect(), &[0.0; 24], tokens(&[0, 3, 2, 4], 1, false));
 }
 
 #[test]
 #[should_panic(expected = "whole heads")]
 fn heads_that_do_not_fit_are_refused() {
-    attend(Level::detect(), &[0.0; 24], &[0, 4], 4);
+    attend(Level::detect(), &[0.0; 24], tokens(&[0, 4], 4, false));
 }

@@ -1,4 +1,4 @@
-//! The encoder and its head on a CUDA device: a whole pass, from token ids to logits, without the host.
+//! A transformer and its head on a CUDA device: a whole pass, from token ids to what the head gives, without the host.
 //!
 //! `model` lays the weights out, `shape` says what a pass depends on and fills its input, `program` lists its launches.
 
@@ -23,11 +23,11 @@ mod on_device {
     };
     use crate::{
         cuda::{Buffer, Gpu, Lane, Pass, Weights},
-        text::{EncoderConfig, Packed, TensorNames, classifier::Head},
+        text::{Head, Packed, TensorNames, TransformerConfig},
         workspace::Workspaces,
     };
 
-    /// An encoder with its head on a device.
+    /// A transformer with its head on a device.
     #[derive(Debug)]
     pub(in crate::text) struct Network {
         gpu: Gpu,
@@ -39,7 +39,7 @@ mod on_device {
     impl Network {
         pub(in crate::text) fn load(
             gpu: &Gpu,
-            config: &EncoderConfig,
+            config: &TransformerConfig,
             names: &TensorNames,
             head: &Head,
             vb: &VarBuilder,
@@ -54,7 +54,7 @@ mod on_device {
             })
         }
 
-        /// Logits, `[rows, labels]`.
+        /// What the head gives, `[rows, outputs]`.
         pub(in crate::text) fn forward(&self, batch: &Packed) -> Result<Vec<f32>> {
             let target = self.gpu.target();
             let input = Input::new(&self.model, batch, target.element)?;
@@ -69,14 +69,14 @@ mod on_device {
                 key: input.recorded.then_some(input.shape),
             };
             self.lanes.with(|lane| {
-                let logits = lane.run(
+                let output = lane.run(
                     &self.gpu,
                     &self.weights,
                     &pass,
                     |to| input.write(&plan, to),
                     || self.model.program(input.shape, &plan, &target),
                 )?;
-                Ok(self.model.logits(logits, target.element))
+                Ok(self.model.values(output, target.element))
             })
         }
     }

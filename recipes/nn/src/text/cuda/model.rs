@@ -1,6 +1,6 @@
-//! An encoder's weights as the kernels read them.
+//! A transformer's weights as the kernels read them.
 
-use candle_core::{Result, Tensor, bail};
+use candle_core::{Result, bail};
 use candle_nn::VarBuilder;
 
 use crate::{
@@ -8,20 +8,18 @@ use crate::{
     cuda::{Element, Span, Weights},
     matmul::cuda::Dense,
     text::{
-        EncoderConfig, TensorNames,
-        classifier::{Head, HeadLayer, Pooling},
-        embeddings,
-        encoder::layer_norm,
-        layer::weight_and_bias,
+        Head, HeadLayer, Norm, Pooling, TensorNames, TransformerConfig,
+        config::{LayerTensors, Tensors, WeightAndBias},
     },
 };
 
 /// The widest rows that the kernels of rows hold in registers.
-const MOST_FEATURES: usize = 1024;
+const MOST_FEATURES: usize = 1792;
 /// The most features of a head that attention has room for.
 const MOST_HEAD_FEATURES: usize = 128;
-/// The most labels that the kernel of the last layer writes.
+/// The most labels that the kernel of the last layer writes, and the most features that it reads.
 const MOST_LABELS: usize = 64;
+const MOST_LABELLED_FEATURES: usize = 1024;
 /// Labels of a wider last layer come in multiples of this, as products' outputs do.
 const LABELS: usize = 8;
 
@@ -34,22 +32,26 @@ pub(super) struct Model {
     pub(super) intermediate: usize,
     pub(super) heads: usize,
     pub(super) eps: f32,
+    pub(super) norm: Norm,
+    pub(super) causal: bool,
+    pub(super) activation: Activation,
     /// `[vocabulary, hidden]`.
     pub(super) words: Span,
     /// `[max_positions, hidden]`, with the vector of token type 0 added to each.
     pub(super) positions: Span,
-    pub(super) norm: Norm,
+    pub(super) first_norm: LayerNorm,
     pub(super) layers: Vec<Layer>,
     pub(super) pooling: Pooling,
     /// The head's layers but the last.
     pub(super) head: Vec<(Dense, Activation)>,
     pub(super) last: Last,
-    pub(super) labels: usize,
+    /// Values of a row that come out.
+    pub(super) outputs: usize,
 }
 
 /// LayerNorm's parameters, f32.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Norm {
+pub(super) struct LayerNorm {
     pub(super) weight: Span,
     pub(super) bias: Span,
 }
@@ -59,15 +61,17 @@ pub(super) struct Layer {
     /// Queries of all heads, then keys, then values.
     pub(super) qkv: Dense,
     pub(super) attention_output: Dense,
-    pub(super) attention_norm: Norm,
+    pub(super) attention_norm: LayerNorm,
     pub(super) intermediate: Dense,
     pub(super) output: Dense,
-    pub(super) output_norm: Norm,
+    pub(super) output_norm: LayerNorm,
 }
 
-/// The layer that gives the logits.
+/// What gives a row of the output.
 #[derive(Debug)]
 pub(super) enum Last {
+    /// The last transformer layer itself: features in the element.
+    Features,
     /// For few labels: logits in f32.
     Narrow { weight: Span, bias: Span },
     /// For many: a product like others, whose logits are rounded to the element, with outputs of zeros up to a multiple
@@ -76,43 +80,36 @@ pub(super) enum Last {
 }
 
 impl Model {
-    /// Lays the weights out; those of the encoder are under `vb`.
+    /// Lays the weights out; those of all but the head are under `vb`.
     ///
     /// # Errors
     /// A tensor is missing or has another shape, or a size is one that the kernels do not have.
     pub(super) fn load(
-        config: &EncoderConfig,
+        config: &TransformerConfig,
         names: &TensorNames,
         head: &Head,
         vb: &VarBuilder,
         weights: &mut Weights,
     ) -> Result<Self> {
         let hidden = config.hidden;
-        if config.heads == 0 || !hidden.is_multiple_of(config.heads) {
-            bail!(
-                "expected a hidden size that is a multiple of {} heads, got {hidden}",
-                config.heads
-            )
-        }
+        let head_features = config.head_features()?;
         if hidden > MOST_FEATURES || !hidden.is_multiple_of(8) {
             bail!(
                 "on CUDA: expected a hidden size that is a multiple of 8 and at most {MOST_FEATURES}, got {hidden}"
             )
         }
-        if hidden / config.heads > MOST_HEAD_FEATURES {
+        if head_features > MOST_HEAD_FEATURES {
             bail!(
-                "on CUDA: expected heads of at most {MOST_HEAD_FEATURES} features, got {}",
-                hidden / config.heads
+                "on CUDA: expected heads of at most {MOST_HEAD_FEATURES} features, got {head_features}"
             )
         }
-        let Some((last, before)) = head.layers.split_last() else {
-            bail!("head: expected at least one layer")
+        // Logits come out as they are; what has an activation is a layer before them.
+        let (before, last) = match head.layers.split_last() {
+            Some((last, before)) if last.activation == Activation::None => (before, Some(last)),
+            _ => (&head.layers[..], None),
         };
-        if last.activation != Activation::None {
-            bail!(
-                "head: expected logits as they are, got {:?}",
-                last.activation
-            )
+        if last.is_none() && !before.is_empty() {
+            bail!("on CUDA: expected a head whose last layer has no activation")
         }
         let mut head_layers = Vec::new();
         for layer in before {
@@ -125,9 +122,7 @@ impl Model {
             }
             head_layers.push((dense, layer.activation));
         }
-        let embeddings = vb.pp("embeddings");
-        let (words, positions) = embeddings::tables(config, &embeddings)?;
-        let layers = vb.pp(names.layers);
+        let tensors = Tensors { config, names, vb };
         Ok(Self {
             vocabulary: config.vocabulary,
             max_positions: config.max_positions,
@@ -135,16 +130,19 @@ impl Model {
             intermediate: config.intermediate,
             heads: config.heads,
             eps: config.layer_norm_eps,
-            words: weights.tensor(&words)?,
-            positions: weights.tensor(&positions)?,
-            norm: Norm::load(&embeddings.pp("LayerNorm"), hidden, weights)?,
+            norm: config.norm,
+            causal: config.causal,
+            activation: config.activation,
+            words: weights.tensor(&tensors.words()?)?,
+            positions: weights.tensor(&tensors.positions()?)?,
+            first_norm: LayerNorm::new(&tensors.first_norm()?, weights)?,
             layers: (0..config.layers)
-                .map(|i| Layer::load(config, names, &layers.pp(i), weights))
+                .map(|i| Layer::new(&tensors.layer(i)?, weights))
                 .collect::<Result<_>>()?,
             pooling: head.pooling,
             head: head_layers,
-            last: Last::load(last, weights)?,
-            labels: last.weight.dim(0)?,
+            last: last.map_or(Ok(Last::Features), |last| Last::new(last, weights))?,
+            outputs: last.map_or(Ok(hidden), |last| last.weight.dim(0))?,
         })
     }
 
@@ -159,49 +157,33 @@ impl Model {
     }
 }
 
-impl Norm {
-    fn load(vb: &VarBuilder, hidden: usize, weights: &mut Weights) -> Result<Self> {
-        let (weight, bias) = layer_norm(vb, hidden)?;
+impl LayerNorm {
+    fn new((weight, bias): &WeightAndBias, weights: &mut Weights) -> Result<Self> {
         Ok(Self {
-            weight: weights.float_tensor(&weight)?,
-            bias: weights.float_tensor(&bias)?,
+            weight: weights.float_tensor(weight)?,
+            bias: weights.float_tensor(bias)?,
         })
     }
 }
 
 impl Layer {
-    fn load(
-        config: &EncoderConfig,
-        names: &TensorNames,
-        vb: &VarBuilder,
-        weights: &mut Weights,
-    ) -> Result<Self> {
-        let (hidden, wide) = (config.hidden, config.intermediate);
-        let [q, k, v] = names
-            .qkv
-            .map(|name| weight_and_bias(&vb.pp(name), hidden, hidden));
-        let ((q, q_bias), (k, k_bias), (v, v_bias)) = (q?, k?, v?);
-        let qkv = Tensor::cat(&[q, k, v], 0)?;
-        let qkv_bias = Tensor::cat(&[q_bias, k_bias, v_bias], 0)?;
-        let dense = |weights: &mut Weights, name: &str, inputs, outputs| {
-            let (weight, bias) = weight_and_bias(&vb.pp(name), inputs, outputs)?;
-            Dense::new(weights, &weight, &bias)
-        };
+    fn new(tensors: &LayerTensors, weights: &mut Weights) -> Result<Self> {
+        let mut dense = |(weight, bias): &WeightAndBias| Dense::new(weights, weight, bias);
         Ok(Self {
-            qkv: Dense::new(weights, &qkv, &qkv_bias)?,
-            attention_output: dense(weights, names.attention_output, hidden, hidden)?,
-            attention_norm: Norm::load(&vb.pp(names.attention_norm), hidden, weights)?,
-            intermediate: dense(weights, names.intermediate, hidden, wide)?,
-            output: dense(weights, names.output, wide, hidden)?,
-            output_norm: Norm::load(&vb.pp(names.output_norm), hidden, weights)?,
+            qkv: dense(&tensors.qkv)?,
+            attention_output: dense(&tensors.attention_output)?,
+            intermediate: dense(&tensors.intermediate)?,
+            output: dense(&tensors.output)?,
+            attention_norm: LayerNorm::new(&tensors.attention_norm, weights)?,
+            output_norm: LayerNorm::new(&tensors.output_norm, weights)?,
         })
     }
 }
 
 impl Last {
-    fn load(layer: &HeadLayer, weights: &mut Weights) -> Result<Self> {
+    fn new(layer: &HeadLayer, weights: &mut Weights) -> Result<Self> {
         let (labels, inputs) = layer.weight.dims2()?;
-        if labels <= MOST_LABELS {
+        if labels <= MOST_LABELS && inputs <= MOST_LABELLED_FEATURES {
             if !inputs.is_multiple_of(8) {
                 bail!("on CUDA: expected a last layer of a multiple of 8 inputs, got {inputs}")
             }

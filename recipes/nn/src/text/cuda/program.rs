@@ -6,7 +6,7 @@ use candle_core::Result;
 use half::f16;
 
 use super::{
-    model::{Last, Model, Norm},
+    model::{Last, LayerNorm, Model},
     shape::Shape,
     tiles::Tile,
 };
@@ -14,13 +14,15 @@ use crate::{
     activation::Activation,
     cuda::{Argument, Element, Grid, Layout, Program, Source, Span, Target},
     matmul::cuda::{Dense, Product},
-    text::classifier::Pooling,
+    text::{Norm, Pooling},
 };
 
 /// Threads of a block of most kernels here.
 const THREADS: u32 = 128;
 /// Rows that a block of them has: one for each warp.
 const ROWS_OF_BLOCK: usize = 4;
+/// Columns of a block that averages.
+const MEAN_COLUMNS: usize = 256;
 /// Threads and rows of a block of the last layer's kernel.
 const HEAD_THREADS: u32 = 256;
 const HEAD_ROWS: usize = 16;
@@ -36,12 +38,12 @@ pub(super) struct Plan {
     tiles: Span,
     /// `[tokens, hidden]`: what goes into a layer, and what comes out.
     x: Span,
-    /// `[tokens, hidden]`: what comes out of its first half.
-    attended: Span,
+    /// `[tokens, hidden]`: what is added to a block's output, or what comes out of a layer's first half.
+    other: Span,
     /// `[tokens, 3 * hidden]` and `[tokens, hidden]`, or `[tokens, intermediate]`: the insides of the two halves, which
     /// never live at the same time.
     inner: Span,
-    logits: Span,
+    output: Span,
 }
 
 impl Plan {
@@ -70,13 +72,13 @@ impl Model {
         let [ids, offsets, tiles] = input(&mut layout, shape);
         let input = layout.since(Layout::default());
         let mut values = |features: usize| layout.place(shape.tokens * features * element.size());
-        let (x, attended) = (values(self.hidden), values(self.hidden));
+        let (x, other) = (values(self.hidden), values(self.hidden));
         let inner = values(self.intermediate.max(4 * self.hidden));
         let rows = match self.pooling {
             Pooling::Tokens => shape.tokens,
-            Pooling::First => shape.sequences,
+            Pooling::First | Pooling::Last | Pooling::Mean => shape.sequences,
         };
-        let logits = layout.place(rows * self.logits_bytes(element));
+        let output = layout.place(rows * self.row_bytes(element));
         Plan {
             layout,
             input,
@@ -84,46 +86,47 @@ impl Model {
             offsets,
             tiles,
             x,
-            attended,
+            other,
             inner,
-            logits,
+            output,
         }
     }
 
-    /// The logits of so many rows.
+    /// So many rows of the output.
     pub(super) fn output(&self, plan: &Plan, rows: usize, element: Element) -> Span {
-        plan.logits.first(rows * self.logits_bytes(element))
+        plan.output.first(rows * self.row_bytes(element))
     }
 
-    /// Of a row.
-    fn logits_bytes(&self, element: Element) -> usize {
+    /// Of a row of the output.
+    fn row_bytes(&self, element: Element) -> usize {
         match &self.last {
-            Last::Narrow { .. } => self.labels * Element::F32.size(),
+            Last::Features => self.outputs * element.size(),
+            Last::Narrow { .. } => self.outputs * Element::F32.size(),
             Last::Wide(dense) => dense.outputs() * element.size(),
         }
     }
 
-    /// An output as numbers, `[rows, labels]`.
-    pub(super) fn logits(&self, bytes: &[u8], element: Element) -> Vec<f32> {
+    /// An output as numbers, `[rows, outputs]`.
+    pub(super) fn values(&self, bytes: &[u8], element: Element) -> Vec<f32> {
         let wide = match &self.last {
             Last::Wide(dense) => dense.outputs(),
-            Last::Narrow { .. } => self.labels,
+            Last::Features | Last::Narrow { .. } => self.outputs,
         };
         let values: Vec<f32> = match (&self.last, element) {
             (Last::Narrow { .. }, _) | (_, Element::F32) => {
                 let (words, _) = bytes.as_chunks();
                 words.iter().copied().map(f32::from_le_bytes).collect()
             }
-            (Last::Wide(_), Element::F16) => {
+            (Last::Wide(_) | Last::Features, Element::F16) => {
                 let (words, _) = bytes.as_chunks();
                 let halves = words.iter().copied().map(f16::from_le_bytes);
                 halves.map(f16::to_f32).collect()
             }
         };
-        match wide == self.labels {
+        match wide == self.outputs {
             true => values,
             false => (values.chunks_exact(wide))
-                .flat_map(|row| &row[..self.labels])
+                .flat_map(|row| &row[..self.outputs])
                 .copied()
                 .collect(),
         }
@@ -145,35 +148,49 @@ impl Model {
             plan.inner.part(shape.tokens * 3 * row, shape.tokens * row),
         );
         steps.embed(shape, plan)?;
-        let (x, attended) = (plan.x, plan.attended);
+        let post = self.norm == Norm::Post;
+        let picked = matches!(self.pooling, Pooling::First | Pooling::Last);
+        let (mut x, mut other) = (plan.x, plan.other);
         let mut rows = shape.tokens;
         for (i, layer) in self.layers.iter().enumerate() {
-            steps.dense(x, shape.tokens, &layer.qkv, Activation::None, qkv)?;
+            let last = i + 1 == self.layers.len();
+            steps.dense(x, rows, &layer.qkv, Activation::None, qkv)?;
             steps.attend(shape, qkv, plan.tiles, context)?;
-            let (mut from, mut residual) = (context, x);
-            if i + 1 == self.layers.len() && self.pooling == Pooling::First {
+            // What is added to a block's output is the block's input, or what that was before its norm.
+            let (mut out, mut added) = if post { (other, x) } else { (x, other) };
+            let mut from = context;
+            if last && picked {
                 // What the other tokens would become, nobody reads. Queries and keys are not needed any more.
                 rows = shape.sequences;
-                from = qkv.part(rows * row, rows * row);
-                residual = qkv.first(rows * row);
-                steps.first_tokens(x, plan.offsets, rows, residual)?;
-                steps.first_tokens(context, plan.offsets, rows, from)?;
+                from = qkv.first(rows * row);
+                steps.pick(added, plan.offsets, rows, out)?;
+                steps.pick(context, plan.offsets, rows, from)?;
+                (out, added) = (added, out);
             }
             let dense = &layer.attention_output;
-            steps.dense(from, rows, dense, Activation::None, attended)?;
-            steps.norm(attended, residual, &layer.attention_norm, rows)?;
+            steps.dense(from, rows, dense, Activation::None, out)?;
+            steps.norm(out, added, &layer.attention_norm, rows, out)?;
             let wide = plan.inner;
-            steps.dense(attended, rows, &layer.intermediate, Activation::Gelu, wide)?;
-            steps.dense(wide, rows, &layer.output, Activation::None, x)?;
-            steps.norm(x, attended, &layer.output_norm, rows)?;
+            steps.dense(out, rows, &layer.intermediate, self.activation, wide)?;
+            if post {
+                (out, added) = (added, out);
+            }
+            steps.dense(wide, rows, &layer.output, Activation::None, out)?;
+            let done = last && self.pooling != Pooling::Mean && matches!(self.last, Last::Features);
+            let to = if done { plan.output } else { out };
+            steps.norm(out, added, &layer.output_norm, rows, to)?;
+            (x, other) = (out, added);
         }
-        if self.layers.is_empty() && self.pooling == Pooling::First {
+        if self.pooling == Pooling::Mean {
             rows = shape.sequences;
-            steps.first_tokens(x, plan.offsets, rows, qkv)?;
-            steps.end(rows, qkv, attended, plan.logits)?;
-        } else {
-            steps.end(rows, x, attended, plan.logits)?;
+            let to = match self.last {
+                Last::Features => plan.output,
+                _ => other,
+            };
+            steps.mean(x, plan.offsets, rows, to)?;
+            (x, other) = (other, x);
         }
+        steps.end(rows, x, other, plan.output)?;
         Ok(steps.program)
     }
 }
@@ -199,9 +216,10 @@ impl Steps<'_> {
 
     /// A kernel that holds rows of the hidden width in registers.
     fn row_kernel(&self, name: &str) -> String {
-        let widths = [256, 512, 768, 1024];
+        // Of those that there are; `Model` refuses wider ones.
+        let widths = [256, 512, 768, 1024, 1280];
         let fits = |width: &usize| *width >= self.model.hidden;
-        let width = widths.into_iter().find(fits).unwrap_or(widths[3]);
+        let width = widths.into_iter().find(fits).unwrap_or(1792);
         format!("{name}_{}_h{width}", self.target.element.name())
     }
 
@@ -221,9 +239,10 @@ impl Steps<'_> {
             plan.offsets.read(),
             model.words.read(),
             model.positions.read(),
-            model.norm.weight.read(),
-            model.norm.bias.read(),
+            model.first_norm.weight.read(),
+            model.first_norm.bias.read(),
             plan.x.write(),
+            self.sums(plan.other),
             shape.tokens.into(),
             shape.sequences.into(),
             model.hidden.into(),
@@ -255,28 +274,45 @@ impl Steps<'_> {
         let [qkv, tiles, context] = [qkv.read(), tiles.read(), context.write()];
         match self.model.shares_tiles(element) {
             true => {
-                let kernel = format!("attention_f16_d{dim}");
+                let causal = if self.model.causal { "_causal" } else { "" };
+                let kernel = format!("attention_f16_d{dim}{causal}");
                 self.push(kernel, grid, [qkv, tiles, context, heads.into()])
             }
             false => {
                 let kernel = format!("attention_{}", element.name());
-                let arguments = [qkv, tiles, context, heads.into(), dim.into()];
+                let causal = usize::from(self.model.causal).into();
+                let arguments = [qkv, tiles, context, heads.into(), dim.into(), causal];
                 self.push(kernel, grid, arguments)
             }
         }
     }
 
-    /// `x = LayerNorm(x + residual)`.
-    fn norm(&mut self, x: Span, residual: Span, norm: &Norm, rows: usize) -> Result<()> {
+    /// Where sums before a LayerNorm go, if they are added to what comes out of the next block.
+    fn sums(&self, to: Span) -> Argument {
+        match self.model.norm {
+            Norm::Pre => to.write(),
+            Norm::Post => Argument::Null,
+        }
+    }
+
+    /// `out = LayerNorm(x + residual)`, and where norms stand before blocks `residual = x + residual`.
+    fn norm(
+        &mut self,
+        x: Span,
+        residual: Span,
+        norm: &LayerNorm,
+        rows: usize,
+        out: Span,
+    ) -> Result<()> {
         let bytes = self.bytes(rows);
+        let [x, residual, out] = [x, residual, out].map(|span| span.first(bytes));
         let arguments = [
-            x.first(bytes).read(),
-            residual.first(bytes).read(),
-            // The products before it add their bias.
-            Argument::Null,
+            x.read(),
+            residual.read(),
             norm.weight.read(),
             norm.bias.read(),
-            x.first(bytes).write(),
+            out.write(),
+            self.sums(residual),
             rows.into(),
             self.model.hidden.into(),
             self.model.eps.into(),
@@ -285,21 +321,39 @@ impl Steps<'_> {
         self.push(kernel, Self::row_grid(rows), arguments)
     }
 
-    /// The first row of each sequence.
-    fn first_tokens(&mut self, x: Span, offsets: Span, sequences: usize, out: Span) -> Result<()> {
+    /// The first row of each sequence, or the last.
+    fn pick(&mut self, x: Span, offsets: Span, sequences: usize, out: Span) -> Result<()> {
         let arguments = [
             x.read(),
             offsets.read(),
             out.first(self.bytes(sequences)).write(),
             sequences.into(),
             self.model.hidden.into(),
+            usize::from(self.model.pooling == Pooling::Last).into(),
         ];
-        let kernel = format!("first_tokens_{}", self.target.element.name());
+        let kernel = format!("pick_tokens_{}", self.target.element.name());
         self.push(kernel, Self::row_grid(sequences), arguments)
     }
 
-    /// The head, which goes from `x` to `spare` and back.
-    fn end(&mut self, rows: usize, x: Span, spare: Span, logits: Span) -> Result<()> {
+    /// The mean of each sequence's rows.
+    fn mean(&mut self, x: Span, offsets: Span, sequences: usize, out: Span) -> Result<()> {
+        let arguments = [
+            x.read(),
+            offsets.read(),
+            out.first(self.bytes(sequences)).write(),
+            self.model.hidden.into(),
+        ];
+        let kernel = format!("mean_tokens_{}", self.target.element.name());
+        let grid = Grid {
+            blocks: [sequences, self.model.hidden.div_ceil(MEAN_COLUMNS), 1],
+            threads: THREADS,
+            shared: 0,
+        };
+        self.push(kernel, grid, arguments)
+    }
+
+    /// The head, which goes from `x` to `spare` and back, and in the end to the output.
+    fn end(&mut self, rows: usize, x: Span, spare: Span, output: Span) -> Result<()> {
         let model = self.model;
         let (mut from, mut to) = (x, spare);
         let mut inputs = model.hidden;
@@ -309,20 +363,18 @@ impl Steps<'_> {
             inputs = dense.outputs();
         }
         match &model.last {
-            Last::Wide(dense) => self.dense(from, rows, dense, Activation::None, logits),
+            Last::Features => Ok(()),
+            Last::Wide(dense) => self.dense(from, rows, dense, Activation::None, output),
             Last::Narrow { weight, bias } => {
                 let bytes = rows * inputs * self.target.element.size();
                 let arguments = [
                     from.first(bytes).read(),
                     weight.read(),
                     bias.read(),
-                    logits.write(),
-                    Argument::Null,
-                    Argument::Null,
-                    Argument::Null,
+                    output.write(),
                     rows.into(),
                     inputs.into(),
-                    model.labels.into(),
+                    model.outputs.into(),
                 ];
                 let kernel = format!("token_head_{}", self.target.element.name());
                 let grid = Grid::row(rows.div_ceil(HEAD_ROWS), HEAD_THREADS);

@@ -7,10 +7,7 @@ use super::{
     program::Plan,
     tiles::{self, Tile},
 };
-use crate::{
-    cuda::Element,
-    text::{Packed, classifier::Pooling},
-};
+use crate::{cuda::Element, text::Packed};
 
 /// Passes of up to this many tokens are recorded: beyond, computing takes longer than launching.
 const RECORDED_TOKENS: usize = 2048;
@@ -48,7 +45,7 @@ pub(super) struct Input<'a> {
     batch: &'a Packed,
     tiles: Vec<Tile>,
     pub(super) shape: Shape,
-    /// Rows of logits.
+    /// Rows that come out.
     pub(super) rows: usize,
     /// Whether its launches are worth recording.
     pub(super) recorded: bool,
@@ -56,16 +53,10 @@ pub(super) struct Input<'a> {
 
 impl<'a> Input<'a> {
     /// # Errors
-    /// The batch has an id or a length that the model has not, or a sequence without the first token that the head reads.
+    /// The batch has an id or a length that the model has not, or a sequence without a token of which to make a row.
     pub(super) fn new(model: &Model, batch: &'a Packed, element: Element) -> Result<Self> {
         batch.check(model.vocabulary, model.max_positions)?;
-        let rows = match model.pooling {
-            Pooling::Tokens => batch.ids().len(),
-            Pooling::First => {
-                batch.check_first()?;
-                batch.lengths().count()
-            }
-        };
+        let rows = model.pooling.count(batch)?;
         let tiles = match model.shares_tiles(element) {
             true => tiles::shared(batch),
             false => tiles::plain(batch),

@@ -9,60 +9,75 @@ use super::{
 use crate::{
     Backend, Precision,
     activation::Activation,
-    cuda::{Element, Layout, Target, Weights, check::Check},
-    text::{Classifier, EncoderConfig, Head, HeadLayer, Packed, Pooling, TensorNames},
+    cuda::{Argument, Element, Layout, Target, Weights, check::Check},
+    text::{Head, HeadLayer, Norm, Packed, Pooling, TensorNames, Transformer, TransformerConfig},
 };
 
 const SEED: u64 = 7;
 
-/// A classifier's sizes.
+/// A transformer's sizes and variant.
 #[derive(Clone, Copy, Debug)]
 struct Case {
     hidden: usize,
     heads: usize,
-    labels: usize,
+    /// None where features come out.
+    labels: Option<usize>,
     pooling: Pooling,
+    /// Whether it is as GPT-2 is, or as BERT.
+    gpt2: bool,
+}
+
+const fn case(hidden: usize, heads: usize, labels: usize, pooling: Pooling, gpt2: bool) -> Case {
+    let labels = if labels == 0 { None } else { Some(labels) };
+    Case {
+        hidden,
+        heads,
+        labels,
+        pooling,
+        gpt2,
+    }
 }
 
 impl Case {
-    /// Heads of 64, 32 and 12 features, few labels and many, all tokens and first ones.
-    const ALL: [Self; 4] = [
-        Self {
-            hidden: 128,
-            heads: 2,
-            labels: 9,
-            pooling: Pooling::Tokens,
-        },
-        Self {
-            hidden: 384,
-            heads: 12,
-            labels: 70,
-            pooling: Pooling::Tokens,
-        },
-        Self {
-            hidden: 128,
-            heads: 4,
-            labels: 2,
-            pooling: Pooling::First,
-        },
-        Self {
-            hidden: 48,
-            heads: 4,
-            labels: 3,
-            pooling: Pooling::First,
-        },
+    /// Heads of 64, 32, 12 and 80 features, few labels, many and none, and rows of all tokens and of sequences.
+    const ALL: [Self; 10] = [
+        case(128, 2, 9, Pooling::Tokens, false),
+        case(384, 12, 70, Pooling::Tokens, false),
+        case(128, 4, 2, Pooling::First, false),
+        case(48, 4, 3, Pooling::First, false),
+        case(64, 2, 0, Pooling::Mean, false),
+        case(64, 2, 0, Pooling::Tokens, false),
+        case(128, 2, 100, Pooling::Tokens, true),
+        case(64, 2, 5, Pooling::Last, true),
+        case(1600, 20, 4, Pooling::Mean, true),
+        case(48, 4, 0, Pooling::First, true),
     ];
 
-    fn config(self) -> EncoderConfig {
-        EncoderConfig {
+    fn config(self) -> TransformerConfig {
+        TransformerConfig {
             vocabulary: 100,
             max_positions: 200,
-            token_types: 2,
+            token_types: if self.gpt2 { 0 } else { 2 },
             hidden: self.hidden,
-            intermediate: 4 * self.hidden,
+            intermediate: 2 * self.hidden,
             layers: 2,
             heads: self.heads,
             layer_norm_eps: 1e-12,
+            norm: if self.gpt2 { Norm::Pre } else { Norm::Post },
+            causal: self.gpt2,
+            activation: if self.gpt2 {
+                Activation::GeluTanh
+            } else {
+                Activation::Gelu
+            },
+        }
+    }
+
+    fn names(self) -> &'static TensorNames {
+        if self.gpt2 {
+            &TensorNames::GPT2
+        } else {
+            &TensorNames::BERT
         }
     }
 
@@ -71,28 +86,27 @@ impl Case {
         let layer = |name: &str, outputs, activation| {
             HeadLayer::load(&vb.pp(name), (self.hidden, outputs), activation).unwrap()
         };
-        let last = layer("classifier", self.labels, Activation::None);
-        let layers = match self.pooling {
-            Pooling::Tokens => vec![last],
-            Pooling::First => vec![layer("pre", self.hidden, Activation::Relu), last],
-        };
+        let last = self
+            .labels
+            .map(|labels| layer("classifier", labels, Activation::None));
+        let pre = (self.pooling == Pooling::First && last.is_some())
+            .then(|| layer("pre", self.hidden, Activation::Relu));
         Head {
             pooling: self.pooling,
-            layers,
+            layers: pre.into_iter().chain(last).collect(),
         }
     }
 
-    fn classifier(self, backend: &Backend) -> Classifier {
+    fn transformer(self, backend: &Backend) -> Transformer {
         let vb = synthetic::var_builder(SEED);
-        let (config, head) = (self.config(), self.head());
-        Classifier::load(&config, &TensorNames::BERT, &head, backend, &vb).unwrap()
+        Transformer::load(&self.config(), self.names(), &self.head(), backend, &vb).unwrap()
     }
 
     fn model(self, element: Element) -> (Model, Weights) {
         let mut weights = Weights::new(element);
         let vb = synthetic::var_builder(SEED);
         let (config, head) = (self.config(), self.head());
-        let model = Model::load(&config, &TensorNames::BERT, &head, &vb, &mut weights).unwrap();
+        let model = Model::load(&config, self.names(), &head, &vb, &mut weights).unwrap();
         (model, weights)
     }
 }
@@ -200,7 +214,7 @@ fn many_labels_come_back_without_what_fills_the_vectors() {
     assert_eq!(span.bytes, 2 * 72 * 4);
     let values = (0..144).map(|i| i as f32);
     let bytes: Vec<u8> = values.flat_map(f32::to_le_bytes).collect();
-    let logits = model.logits(&bytes, Element::F32);
+    let logits = model.values(&bytes, Element::F32);
     assert_eq!(logits.len(), 140);
     assert_eq!(logits[69..72], [69.0, 72.0, 73.0]);
 }
@@ -208,8 +222,8 @@ fn many_labels_come_back_without_what_fills_the_vectors() {
 #[test]
 fn sizes_that_the_kernels_do_not_have_are_refused() {
     let config = Case::ALL[0].config();
-    for (hidden, heads) in [(1032, 8), (132, 2), (512, 2), (128, 3), (128, 0)] {
-        let config = EncoderConfig {
+    for (hidden, heads) in [(1800, 30), (132, 2), (512, 2), (128, 3), (128, 0)] {
+        let config = TransformerConfig {
             hidden,
             heads,
             ..config.clone()
@@ -240,18 +254,47 @@ fn the_input_of_a_pass_is_its_first_memory() {
 }
 
 #[test]
-fn the_cpu_gives_rows_of_logits_for_what_the_head_reads() {
+fn the_cpu_gives_the_rows_that_the_head_makes() {
     for case in Case::ALL {
-        let classifier = case.classifier(&Precision::F32.into());
-        let logits = classifier.forward(&batch(&[9, 33, 1])).unwrap();
-        let rows = match case.pooling {
-            Pooling::Tokens => 43,
-            Pooling::First => 3,
+        let transformer = case.transformer(&Precision::F32.into());
+        let got = transformer.forward(&batch(&[9, 33, 1])).unwrap();
+        let rows = if case.pooling == Pooling::Tokens {
+            43
+        } else {
+            3
         };
-        assert_eq!(logits.dims(), [rows, case.labels]);
-        assert_eq!(classifier.labels(), case.labels);
-        let empty = classifier.forward(&batch(&[2, 0]));
+        assert_eq!(got.dims(), [rows, case.labels.unwrap_or(case.hidden)]);
+        assert_eq!(transformer.outputs(), got.dims()[1]);
+        let empty = transformer.forward(&batch(&[2, 0]));
         assert_eq!(empty.is_ok(), case.pooling == Pooling::Tokens);
+    }
+}
+
+#[test]
+fn causal_attention_has_kernels_of_its_own() {
+    for (case, element, kernel, last) in [
+        (Case::ALL[0], Element::F16, "attention_f16_d64", None),
+        (Case::ALL[6], Element::F16, "attention_f16_d64_causal", None),
+        (Case::ALL[6], Element::F32, "attention_f32", Some(1)),
+        (Case::ALL[0], Element::F32, "attention_f32", Some(0)),
+    ] {
+        let (model, _) = case.model(element);
+        let input_batch = batch(&[9, 33]);
+        let input = Input::new(&model, &input_batch, element).unwrap();
+        let plan = model.plan(input.shape, element);
+        let program = model
+            .program(input.shape, &plan, &Target::hopper(element))
+            .unwrap();
+        let attention: Vec<_> = (program.launches().iter())
+            .filter(|launch| launch.kernel.starts_with("attention"))
+            .collect();
+        assert_eq!(attention.len(), 2);
+        for launch in attention {
+            assert_eq!(launch.kernel, kernel);
+            if let Some(last) = last {
+                assert_eq!(launch.arguments.last(), Some(&Argument::Word(last)));
+            }
+        }
     }
 }
 
@@ -260,12 +303,12 @@ mod on_a_device {
     use super::*;
     use crate::{backend::Kind, cuda::tests::device, host::tests::flat};
 
-    /// Logits of all batches, each run three times: launched one by one, recorded, and as recorded.
+    /// What comes out for all batches, each run three times: launched one by one, recorded, and as recorded.
     fn compare(element: Element, tolerance: f32) {
         let Some(gpu) = device(element) else { return };
         for case in Case::ALL {
-            let cpu = case.classifier(&Precision::F32.into());
-            let cuda = case.classifier(&Backend(Kind::Cuda(gpu.clone())));
+            let cpu = case.transformer(&Precision::F32.into());
+            let cuda = case.transformer(&Backend(Kind::Cuda(gpu.clone())));
             for batch in batches() {
                 let expected = flat(&cpu.forward(&batch).unwrap());
                 let runs = [(); 3].map(|()| flat(&cuda.forward(&batch).unwrap()));
@@ -299,7 +342,7 @@ mod on_a_device {
             return;
         };
         for case in Case::ALL {
-            let cuda = case.classifier(&Backend(Kind::Cuda(gpu.clone())));
+            let cuda = case.transformer(&Backend(Kind::Cuda(gpu.clone())));
             let lengths = [9, 33, 1, 20, 130];
             let together = flat(&cuda.forward(&batch(&lengths)).unwrap());
             let all = batch(&lengths);
@@ -318,7 +361,7 @@ mod on_a_device {
         let Some(gpu) = device(Element::F16) else {
             return;
         };
-        let cuda = Case::ALL[0].classifier(&Backend(Kind::Cuda(gpu)));
+        let cuda = Case::ALL[0].transformer(&Backend(Kind::Cuda(gpu)));
         let expected: Vec<_> = (batches().iter())
             .map(|batch| flat(&cuda.forward(batch).unwrap()))
             .collect();
