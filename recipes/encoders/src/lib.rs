@@ -108,7 +108,7 @@ pub static ENTRIES: &[Entry] = &[
 ];
 
 galley_core::embed!(CONFIG, "../weights/rampart/config.json");
-galley_core::embed!(TOKENIZER, "../weights/rampart/tokenizer.json");
+galley_core::embed!(TOKENIZER, "../weights/rampart/tokenizer.json.gz");
 galley_core::embed!(MODEL, "../weights/rampart/model.gguf");
 
 /// The bundled model tags most pieces of a word B-, so that `simple` would break words into fragments (`900` and `##26`).
@@ -184,12 +184,12 @@ fn load_embeddings(entry: &Entry, options: &LoadOptions) -> Result<AnyRecipe, Lo
 }
 
 galley_core::embed!(BERT_CONFIG, "../weights/bert_base_cased/config.json");
-galley_core::embed!(CASED, "../weights/bert_base_cased/tokenizer.json");
+galley_core::embed!(CASED, "../weights/bert_base_cased/tokenizer.json.gz");
 galley_core::embed!(
     DISTILBERT_CONFIG,
     "../weights/bert_base_uncased/config.json"
 );
-galley_core::embed!(UNCASED, "../weights/bert_base_uncased/tokenizer.json");
+galley_core::embed!(UNCASED, "../weights/bert_base_uncased/tokenizer.json.gz");
 /// As `all-MiniLM-L6-v2`.
 const MINILM_CONFIG: &[u8] =
     br#"{"model_type": "bert", "vocab_size": 30522, "hidden_size": 384, "num_hidden_layers": 6,

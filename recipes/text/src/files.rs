@@ -38,26 +38,26 @@ impl ModelFiles {
         })
     }
 
-    /// From files in memory, the weights as GGUF.
+    /// From files in memory, the tokenizer packed by gzip, the weights as GGUF.
     ///
     /// # Errors
     /// A file is not what it should be.
     pub fn from_gguf(config: &[u8], tokenizer: &[u8], gguf: &[u8]) -> Result<Self, LoadError> {
         Ok(Self {
             config: config.to_vec(),
-            tokenizer: Tokenizer::from_bytes(tokenizer)?,
+            tokenizer: Tokenizer::from_gzip(tokenizer)?,
             weights: weights::gguf_bytes(gguf)?,
         })
     }
 
-    /// With random weights.
+    /// With random weights, the tokenizer packed by gzip.
     ///
     /// # Errors
     /// The tokenizer is none.
     pub fn synthetic(config: &[u8], tokenizer: &[u8], seed: u64) -> Result<Self, LoadError> {
         Ok(Self {
             config: config.to_vec(),
-            tokenizer: Tokenizer::from_bytes(tokenizer)?,
+            tokenizer: Tokenizer::from_gzip(tokenizer)?,
             weights: synthetic::var_builder(seed),
         })
     }

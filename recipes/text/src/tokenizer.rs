@@ -3,8 +3,9 @@
 //! Truncation and padding that a file asks for are switched off: the recipes cut long texts into windows, and pack
 //! batches without padding.
 
-use std::path::Path;
+use std::{io::Read, path::Path};
 
+use flate2::read::MultiGzDecoder;
 use galley_core::{InputError, LoadError, weights::read_file};
 use serde::Deserialize;
 use tokenizers::{
@@ -69,6 +70,18 @@ impl Tokenizer {
         tokenizers::Tokenizer::from_bytes(json)
             .and_then(Self::new)
             .map_err(|error| LoadError::invalid("tokenizer.json", error))
+    }
+
+    /// From those of a `tokenizer.json.gz`, as the bundled ones are.
+    ///
+    /// # Errors
+    /// The bytes are no such file.
+    pub fn from_gzip(packed: &[u8]) -> Result<Self, LoadError> {
+        let mut json = Vec::new();
+        MultiGzDecoder::new(packed)
+            .read_to_end(&mut json)
+            .map_err(|error| LoadError::invalid("tokenizer.json.gz", error))?;
+        Self::from_bytes(&json)
     }
 
     /// A BERT tokenizer from the bytes of a `vocab.txt`.

@@ -3,8 +3,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::{fs, path::PathBuf};
+use std::{fs, io::Read, path::PathBuf};
 
+use flate2::read::MultiGzDecoder;
 use galley_text::{Tokenizer, WordPieceSettings};
 use serde_json::Value;
 
@@ -19,10 +20,13 @@ struct Case {
 
 fn case(name: &str) -> Case {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
-    let json = root.join(format!("../encoders/weights/{name}/tokenizer.json"));
+    let packed = root.join(format!("../encoders/weights/{name}/tokenizer.json.gz"));
+    let mut json = Vec::new();
+    let packed = fs::File::open(packed).unwrap();
+    MultiGzDecoder::new(packed).read_to_end(&mut json).unwrap();
     let goldens = fs::read(root.join(format!("tests/data/{name}.json"))).unwrap();
     Case {
-        json: fs::read(json).unwrap(),
+        json,
         goldens: serde_json::from_slice(&goldens).unwrap(),
         settings: WordPieceSettings {
             do_lower_case: name.ends_with("uncased"),
