@@ -110,7 +110,7 @@ pub enum Command {
     /// Download a recipe's weights from the Hugging Face hub
     Pull(PullArgs),
     /// Measure a recipe in process and over HTTP, and what serving it costs
-    Bench(galley_loadgen::BenchArgs),
+    Bench(Box<galley_loadgen::BenchArgs>),
     /// Ask a running server whether it takes requests: exit status 0 if so, 1 if not
     ///
     /// For the health checks of containers. In the environment of a `galley serve` it finds that server by itself.
