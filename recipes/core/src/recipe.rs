@@ -101,6 +101,12 @@ pub trait Recipe: Send + Sync + 'static {
         Vec::new()
     }
 
+    /// Whether all numbers that the answer follows from are finite; otherwise there is no answer.
+    fn is_finite(&self, raw: &Self::Raw) -> bool {
+        let logits = self.logits(raw);
+        logits.iter().flatten().all(|logit| logit.is_finite())
+    }
+
     /// An item made up from `seed`, for warm-up and for timing the model alone: of the typical size, or of `size`
     /// (pixels a side, tokens, words).
     fn sample(&self, size: Option<usize>, seed: u64) -> Self::Prepared;
@@ -162,7 +168,7 @@ pub trait ErasedRecipe: Send + Sync + 'static {
     /// See [`Recipe::finish`].
     ///
     /// # Errors
-    /// [`InputError::NotFinite`] where the item's logits are not all finite, so that no answer follows from them.
+    /// [`InputError::NotFinite`] where [`Recipe::is_finite`] says so.
     fn finish(&self, prepared: Prepared, raw: RawOutput) -> Result<Output, InputError>;
     /// See [`Recipe::logits`].
     fn logits(&self, raw: &RawOutput) -> Vec<Vec<f32>>;
@@ -225,8 +231,7 @@ impl<R: Recipe> ErasedRecipe for R {
     fn finish(&self, prepared: Prepared, raw: RawOutput) -> Result<Output, InputError> {
         let item = prepared.item.downcast::<R::Prepared>().expect(OWN_ITEM);
         let raw = raw.0.downcast::<R::Raw>().expect(OWN_ITEM);
-        let logits = Recipe::logits(self, &raw);
-        if !logits.iter().flatten().all(|logit| logit.is_finite()) {
+        if !Recipe::is_finite(self, &raw) {
             let dtype = Recipe::info(self).dtype;
             return Err(InputError::NotFinite { dtype });
         }

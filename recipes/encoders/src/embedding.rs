@@ -121,6 +121,10 @@ impl Recipe for TextEmbeddings {
         Output::Embedding(self.finished(vector))
     }
 
+    fn is_finite(&self, raw: &Vec<f32>) -> bool {
+        raw.iter().all(|number| number.is_finite())
+    }
+
     fn sample(&self, size: Option<usize>, seed: u64) -> Document {
         let size = size.unwrap_or(SAMPLE_TOKENS);
         self.model.reader.sample(size, seed)

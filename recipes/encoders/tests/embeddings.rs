@@ -7,6 +7,7 @@ use std::{fs, path::Path};
 use candle_core::{Device, Tensor};
 use galley_core::{
     AnswerForm, AnyRecipe, Entry, Input, InputError, LoadError, LoadOptions, Output, WeightSource,
+    run_batch,
 };
 use galley_encoders::ENTRIES;
 use serde::Deserialize;
@@ -241,4 +242,21 @@ fn raw_tensors_give_the_same_vectors() {
         .unwrap();
     let vector: Vec<f32> = serde_json::from_value(rows[0]["embedding"].clone()).unwrap();
     assert_same(&[vector], &golden.mean[1..2]);
+}
+
+/// It would be `null` in JSON otherwise.
+#[test]
+fn a_vector_that_is_not_finite_is_no_answer() {
+    let copy = changed(&[]);
+    let path = copy.path().join("model.safetensors");
+    let mut tensors = candle_core::safetensors::load(&path, &Device::Cpu).unwrap();
+    for (name, tensor) in &mut tensors {
+        if name.ends_with("LayerNorm.bias") {
+            *tensor = tensor.affine(0.0, f64::NAN).unwrap();
+        }
+    }
+    candle_core::safetensors::save(&tensors, &path).unwrap();
+    let recipe = load(dir(copy.path()), &[]).unwrap();
+    let answers = run_batch(recipe.as_ref(), vec![Input::text("a text")]).unwrap();
+    assert_eq!(answers, [Err(InputError::NotFinite { dtype: "f32" })]);
 }

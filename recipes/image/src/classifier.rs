@@ -242,6 +242,10 @@ impl Recipe for Classifier {
         Output::ImageClasses(labels::top(&logits, &self.labels, TOP))
     }
 
+    fn is_finite(&self, raw: &Vec<f32>) -> bool {
+        raw.iter().all(|number| number.is_finite())
+    }
+
     fn logits(&self, raw: &Vec<f32>) -> Vec<Vec<f32>> {
         vec![raw.clone()]
     }

@@ -160,6 +160,10 @@ impl Recipe for TokenClassification {
         ))
     }
 
+    fn is_finite(&self, raw: &Vec<f32>) -> bool {
+        raw.iter().all(|number| number.is_finite())
+    }
+
     fn logits(&self, raw: &Vec<f32>) -> Vec<Vec<f32>> {
         raw.chunks_exact(self.model.labels.len())
             .map(<[f32]>::to_vec)
