@@ -4,6 +4,7 @@ mod against;
 mod compare;
 mod history;
 mod load;
+mod models;
 mod stream;
 mod target;
 
@@ -18,6 +19,7 @@ pub use self::{
     compare::{CompareArgs, Length},
     history::{FailOn, HistoryArgs, ReportArgs},
     load::{ArrivalProcess, LoadArgs, Objective},
+    models::{Action, Framework, ModelsArgs, Precision},
     stream::{StreamBenchArgs, StreamSource, StreamTable},
     target::{ProtocolArg, TargetArgs},
 };
@@ -88,6 +90,16 @@ pub enum BenchCommand {
   galley bench compare efficientnet_b2 --devices cpu,cuda:0 --dtypes f32,bf16,f16 --batch 1,8,16,32,64,128
   galley bench report cpu-folder gpu-folder --out both")]
     Compare(CompareArgs),
+    /// Run SuperBench's model benchmarks: inference of its 42 models on random inputs, with its steps and its metrics
+    ///
+    /// Writes results-summary.jsonl, which SuperBench's own result tools read, and beside it a report with what it lacks: spread,
+    /// TFLOP/s and the share of the device's peak, memory, energy, copies apart.
+    #[command(after_help = "Examples:
+  galley bench models --models resnet50,bert-base,gpt2-small --device cuda:0 --num-steps 512
+  galley bench models --models all --device cuda:0 --batch-size 1 --framework pytorch
+  galley bench models --models resnet18 --precision float32 --batch-size 1 --num-warmup 2 --num-steps 8
+  galley bench report cnn-folder text-folder --out both")]
+    Models(ModelsArgs),
     /// Find the highest rate at which a server keeps an objective, and draw its latency against the load that it is offered
     ///
     /// An open loop: requests come at their times whatever became of the others, and latency counts from when a request was due. What

@@ -7,6 +7,7 @@
 //! - `native`: a recipe's three stages in process, and the model alone; `operators`: what models are made of.
 //! - `agreement`: what a cheaper dtype changes in the answers.
 //! - `compare`: devices, dtypes and batch sizes; `meter`: what a device holds and consumes meanwhile.
+//! - `models`: SuperBench's model benchmarks, by its steps and metrics.
 //! - `served`: clients that goose drives, and the server process that they meet.
 //! - `load`: an open loop, and the highest rate that keeps an objective.
 //! - `matrix`: native and served in turn, which gives the table of what serving costs.
@@ -27,6 +28,7 @@ mod interrupt;
 mod load;
 mod matrix;
 mod meter;
+mod models;
 mod native;
 mod operators;
 mod output;

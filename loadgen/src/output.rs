@@ -82,7 +82,9 @@ fn json_line(record: &Record, recipe: &str) -> Value {
         | Record::Run(_)
         | Record::Loaded(_)
         | Record::Missing(_)
-        | Record::Round(_) => None,
+        | Record::Round(_)
+        | Record::Steps(_)
+        | Record::Ended(_) => None,
     };
     let mut line = serde_json::to_value(record).unwrap_or_default();
     if let (Value::Object(keys), Some(ms)) = (&mut line, median) {

@@ -2,12 +2,16 @@
 //! many examples fit a budget, how long the rest will take.
 
 mod paired;
+mod spread;
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::paired::{Interval, ratio_of_pairs};
+pub use self::{
+    paired::{Interval, ratio_of_pairs},
+    spread::Spread,
+};
 
 /// A run with fewer requests than this many times its concurrency is mostly ramp-up and tail.
 pub const STEADY_REQUESTS_PER_USER: usize = 20;

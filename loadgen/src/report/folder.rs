@@ -9,7 +9,7 @@ use std::{
 use super::{
     against, compare, load,
     machine::slug,
-    readme,
+    models, readme,
     record::{Record, Run, SCHEMA},
     table,
 };
@@ -20,6 +20,8 @@ pub(super) const RESULTS: &str = "results.jsonl";
 pub(crate) const COMPARE: &str = "compare";
 /// What a run is called that compares two builds.
 pub(crate) const AGAINST: &str = "against";
+/// What a run is called that runs SuperBench's model benchmarks.
+pub(crate) const MODELS: &str = "models";
 /// What a run is called that offers a server more and more.
 pub(crate) const LOAD: &str = "load";
 
@@ -94,6 +96,11 @@ pub fn rewrite(dir: &Path) -> Result<String> {
             let document = report.document();
             (report.terminal(), "report.md", document, Vec::new())
         }
+        MODELS => {
+            let report = models::Report::of(&parts);
+            let files = vec![("results-summary.jsonl", report.summary())];
+            (report.terminal(), "report.md", report.document(), files)
+        }
         AGAINST => {
             let report = against::Report::of(run, records);
             (report.terminal(), "table.md", report.document(), Vec::new())
@@ -113,8 +120,8 @@ pub fn rewrite(dir: &Path) -> Result<String> {
     Ok(shown)
 }
 
-/// Puts the records of several folders into one: parts of a comparison that were measured on different machines, or loads of different
-/// servers.
+/// Puts the records of several folders into one: parts of a comparison that were measured on different machines, loads of different
+/// servers, or benchmarks of different models.
 ///
 /// # Errors
 /// A folder holds another kind of run, or another recipe's; records cannot be read or written.
@@ -123,10 +130,10 @@ pub fn merge(dirs: &[PathBuf], out: &Path) -> Result<()> {
     for dir in dirs {
         for part in read(dir)? {
             let first = parts.first().map_or(&part.run, |first| &first.run);
-            let merges = [COMPARE, LOAD].contains(&part.run.what.as_str());
+            let merges = [COMPARE, LOAD, MODELS].contains(&part.run.what.as_str());
             if !merges || (&part.run.what, &part.run.recipe) != (&first.what, &first.recipe) {
                 let expected = match parts.is_empty() {
-                    true => format!("{COMPARE} or {LOAD}"),
+                    true => format!("{COMPARE}, {LOAD} or {MODELS}"),
                     false => of_recipe(first),
                 };
                 let reason = format!("expected {expected}, got {}", of_recipe(&part.run));

@@ -10,12 +10,13 @@ pub use super::{
     packed::Packed,
     point::{Found, Judged, Percentile, Point},
     round::{BuildPass, Round},
+    steps::{Ended, Steps},
 };
 use crate::stats::Latency;
 
 /// The version of the schema; readers refuse later ones. Version 1 lacks what is optional below, `loaded` and `missing`; version 2
-/// lacks `point` and `found`.
-pub const SCHEMA: u32 = 3;
+/// lacks `point` and `found`; version 3 lacks `steps` and `ended`.
+pub const SCHEMA: u32 = 4;
 
 /// The schema in words, for the README of each run.
 pub(super) const SCHEMA_TEXT: &str = include_str!("schema.md");
@@ -46,6 +47,10 @@ pub enum Record {
     Found(Found),
     /// A pass of each of two builds.
     Round(Round),
+    /// Steps of a model.
+    Steps(Box<Steps>),
+    /// What became of a model's benchmark.
+    Ended(Ended),
 }
 
 /// How the figures of a folder came about.
@@ -53,7 +58,7 @@ pub enum Record {
 pub struct Run {
     /// [`SCHEMA`].
     pub schema: u32,
-    /// The subcommand: `native`, `served`, `matrix`, `stream`, `model`, `operators`, `agreement`, `compare`, `against`.
+    /// The subcommand: `native`, `served`, `matrix`, `stream`, `model`, `operators`, `agreement`, `compare`, `against`, `models`.
     pub what: String,
     /// The command line, without paths of this machine.
     pub command: String,

@@ -5,6 +5,7 @@
 mod builds;
 mod compare;
 mod load;
+mod models;
 mod stand_in;
 
 use std::{collections::HashMap, path::Path};

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt, path::PathBuf, str::FromStr};
 
 use candle_core::{DType, Device};
 
-use crate::{AnyRecipe, InputKind, InputLimits, LoadError, MemoryBudget};
+use crate::{AnyRecipe, InputKind, InputLimits, LoadError, MemoryBudget, ModelBenchmark};
 
 /// A recipe in the catalog.
 #[derive(Clone, Copy, Debug)]
@@ -25,6 +25,8 @@ pub struct Entry {
     pub synthetic_seed: Option<u64>,
     /// Options of its own, `(key, what it does)`, set by `--option RECIPE.KEY=VALUE`.
     pub options: &'static [(&'static str, &'static str)],
+    /// How SuperBench's model benchmarks run its model, if it is one of theirs.
+    pub benchmark: Option<ModelBenchmark>,
     /// Loads it. Called with a source that the entry has, see [`Entry::source`].
     pub load: fn(&Entry, &LoadOptions) -> Result<AnyRecipe, LoadError>,
 }

@@ -15,6 +15,7 @@
 //! ```
 
 mod architecture;
+mod benchmark;
 mod device;
 mod entry;
 mod error;
@@ -29,6 +30,7 @@ mod text_input;
 pub mod weights;
 
 pub use architecture::{Architecture, ParameterCount, counted};
+pub use benchmark::{BatchShape, MakeSteps, ModelBenchmark, Steps};
 pub use device::{DeviceName, usual_dtype};
 pub use entry::{BundledWeights, Embedded, Entry, HubWeights, LoadOptions, Source, WeightSource};
 pub use error::{ForwardError, InputError, LoadError, RunError, without_backtrace};

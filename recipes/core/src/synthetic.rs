@@ -37,6 +37,20 @@ pub fn uniform(name: &str, seed: u64) -> impl Iterator<Item = f32> + use<> {
     raw24(name, seed).map(|raw| raw as f32 * STEP - 1.0)
 }
 
+/// Numbers as torch's `randn` makes them: of mean 0 and deviation 1, by Box and Muller's transform.
+pub fn normal(name: &str, seed: u64) -> impl Iterator<Item = f32> + use<> {
+    const STEP: f32 = 1.0 / (1 << 24) as f32;
+    let mut raw = raw24(name, seed);
+    std::iter::from_fn(move || {
+        // Neither is zero, of which there is no logarithm.
+        let [radius, angle] = [raw.next()?, raw.next()?].map(|raw| (raw as f32 + 0.5) * STEP);
+        let radius = (-2.0 * radius.ln()).sqrt();
+        let (sin, cos) = (std::f32::consts::TAU * angle).sin_cos();
+        Some([radius * cos, radius * sin])
+    })
+    .flatten()
+}
+
 /// An image `[3, size, size]`, channel by channel: a value for each `block` x `block` cell, with noise on each pixel.
 pub fn image(name: &str, size: usize, seed: u64, block: usize) -> Vec<f32> {
     let grid = size.div_ceil(block);
@@ -174,6 +188,18 @@ mod tests {
             raw24("classifier.weight", 2001).take(4).collect::<Vec<_>>(),
             [6_951_050, 7_957_121, 9_803_219, 2_971_613]
         );
+    }
+
+    #[test]
+    fn normal_numbers_have_mean_zero_and_deviation_one() {
+        let numbers: Vec<f64> = normal("x", 1).take(100_000).map(f64::from).collect();
+        let mean = |of: &dyn Fn(f64) -> f64| {
+            numbers.iter().map(|&x| of(x)).sum::<f64>() / numbers.len() as f64
+        };
+        assert!(mean(&|x| x).abs() < 0.02 && (mean(&|x| x * x) - 1.0).abs() < 0.03);
+        // Of a normal distribution 4.6 % lie beyond two deviations; of a uniform one none.
+        let beyond = mean(&|x| f64::from(x.abs() > 2.0));
+        assert!((0.04..0.05).contains(&beyond), "{beyond}");
     }
 
     #[test]

@@ -51,6 +51,7 @@ pub static ENTRIES: &[Entry] = &[Entry {
     hub: None,
     synthetic_seed: Some(3001),
     options: &[],
+    benchmark: None,
     load,
 }];
 

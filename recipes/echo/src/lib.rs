@@ -32,6 +32,7 @@ pub static ENTRIES: &[Entry] = &[Entry {
             "a text that the process ends of, to test what stands around it (default: none)",
         ),
     ],
+    benchmark: None,
     load,
 }];
 

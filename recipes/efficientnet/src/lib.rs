@@ -69,6 +69,7 @@ const IMAGE_CLASSES: Entry = Entry {
     hub: None,
     synthetic_seed: None,
     options: &[],
+    benchmark: None,
     load,
 };
 

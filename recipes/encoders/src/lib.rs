@@ -58,6 +58,7 @@ pub static ENTRIES: &[Entry] = &[
             ),
             MAX_TOKENS_HELP,
         ],
+        benchmark: None,
         load: load_ner,
     },
     Entry {
@@ -77,6 +78,7 @@ pub static ENTRIES: &[Entry] = &[
         }),
         synthetic_seed: Some(2002),
         options: &[MAX_TOKENS_HELP],
+        benchmark: None,
         load: load_label,
     },
     Entry {
@@ -103,6 +105,7 @@ pub static ENTRIES: &[Entry] = &[
         }),
         synthetic_seed: Some(2003),
         options: &[TRUNCATE_HELP],
+        benchmark: None,
         load: load_embeddings,
     },
 ];

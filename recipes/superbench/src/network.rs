@@ -1,6 +1,6 @@
 //! A model with its linear layer, on a device.
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{Device, Result, Tensor, bail};
 use candle_nn::VarBuilder;
 use galley_core::LoadError;
 use galley_nn::{
@@ -93,20 +93,25 @@ impl Network {
     /// # Panics
     /// A sequence is of the other kind.
     pub(crate) fn forward(&self, batch: &[&Sequence]) -> Result<Vec<Vec<f32>>> {
+        let batch = self.batch(batch)?;
+        Ok(batch.split(&self.run(&batch)?))
+    }
+
+    /// Sequences as [`Self::run`] reads them.
+    ///
+    /// # Panics
+    /// A sequence is of the other kind.
+    pub(crate) fn batch(&self, sequences: &[&Sequence]) -> Result<Batch> {
         match self {
-            Self::Transformer(transformer) => {
+            Self::Transformer(_) => {
                 let ids = |sequence: &&Sequence| match sequence {
                     Sequence::Ids(ids) => ids.clone(),
                     Sequence::Rows(_) => unreachable!("`prepare` made ids"),
                 };
-                transformed(transformer, &Packed::new(batch.iter().map(ids)))
+                Ok(Batch::Ids(Packed::new(sequences.iter().map(ids))))
             }
-            Self::Lstm {
-                lstm,
-                width,
-                linear,
-            } => {
-                let rows: Vec<&[f32]> = (batch.iter())
+            Self::Lstm { width, .. } => {
+                let rows: Vec<&[f32]> = (sequences.iter())
                     .map(|sequence| match sequence {
                         Sequence::Rows(rows) => &rows[..],
                         Sequence::Ids(_) => unreachable!("`prepare` made rows"),
@@ -114,32 +119,82 @@ impl Network {
                     .collect();
                 let lengths: Vec<_> = rows.iter().map(|rows| rows.len() / width).collect();
                 let shape = (lengths.iter().sum::<usize>(), *width);
-                let x = Tensor::from_vec(rows.concat(), shape, &Device::Cpu)?;
-                // A sequence's last output is the last state of the top layer.
-                let top = lstm.forward(&x, &lengths)?.hidden;
-                let top = top.get(top.dim(0)? - 1)?.contiguous()?;
-                linear.forward(&top, Activation::None)?.to_vec2()
+                let rows = Tensor::from_vec(rows.concat(), shape, &Device::Cpu)?;
+                Ok(Batch::Rows { rows, lengths })
             }
+        }
+    }
+
+    /// The logits of all sequences, end to end.
+    ///
+    /// # Errors
+    /// The batch is of the other kind, or the device failed.
+    pub(crate) fn run(&self, batch: &Batch) -> Result<Vec<f32>> {
+        match (self, batch) {
+            (Self::Transformer(transformer), Batch::Ids(ids)) => {
+                transformer.forward(ids)?.flatten_all()?.to_vec1()
+            }
+            (Self::Lstm { lstm, linear, .. }, Batch::Rows { rows, lengths }) => {
+                // A sequence's last output is the last state of the top layer.
+                let top = lstm.forward(rows, lengths)?.hidden;
+                let top = top.get(top.dim(0)? - 1)?.contiguous()?;
+                linear
+                    .forward(&top, Activation::None)?
+                    .flatten_all()?
+                    .to_vec1()
+            }
+            _ => bail!("expected a batch of the other kind"),
         }
     }
 }
 
-/// The logits of each sequence.
-///
-/// # Errors
-/// The device failed.
-pub(crate) fn transformed(transformer: &Transformer, batch: &Packed) -> Result<Vec<Vec<f32>>> {
-    let logits: Vec<f32> = transformer.forward(batch)?.flatten_all()?.to_vec1()?;
-    let sequences = batch.lengths().count();
-    let mut rest = &logits[..];
-    let each_token = logits.len() != sequences * CLASSES;
-    Ok(batch
-        .lengths()
-        .map(|length| {
+/// Sequences laid end to end.
+pub(crate) enum Batch {
+    /// Of token ids.
+    Ids(Packed),
+    /// Of rows of numbers.
+    Rows {
+        /// `[rows, width]`.
+        rows: Tensor,
+        /// Rows of each sequence.
+        lengths: Vec<usize>,
+    },
+}
+
+impl Batch {
+    /// All logits by sequences: of each its only row, or all its tokens one after the other.
+    pub(crate) fn split(&self, logits: &[f32]) -> Vec<Vec<f32>> {
+        let lengths: Vec<usize> = match self {
+            Self::Ids(ids) => ids.lengths().collect(),
+            Self::Rows { lengths, .. } => lengths.clone(),
+        };
+        let each_token = logits.len() != lengths.len() * CLASSES;
+        let mut rest = logits;
+        let own = lengths.into_iter().map(|length| {
             let rows = if each_token { length } else { 1 };
             let (own, after) = rest.split_at(rows * CLASSES);
             rest = after;
             own.to_vec()
-        })
-        .collect())
+        });
+        own.collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn logits_are_split_by_sequences() {
+        let logits: Vec<f32> = (0..3 * CLASSES).map(|i| i as f32).collect();
+        let ids = Batch::Ids(Packed::new([vec![1, 2], vec![3]]));
+        // Of each token, two and then one.
+        let split = ids.split(&logits);
+        assert_eq!([split[0].len(), split[1].len()], [2 * CLASSES, CLASSES]);
+        assert_eq!(split.concat(), logits);
+        // Of each sequence.
+        let split = ids.split(&logits[..2 * CLASSES]);
+        assert_eq!(split[1][0], 100.0);
+        assert_eq!(split.len(), 2);
+    }
 }

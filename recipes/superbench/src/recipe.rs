@@ -11,15 +11,13 @@ use galley_text::{TensorLimits, packed, recipe_info};
 use serde_json::{Value, json};
 
 use crate::{
-    network::{CLASSES, Network, Sequence, transformed},
+    network::{Batch, CLASSES, Network, Sequence},
+    steps::IDS,
     zoo::{Family, Model},
 };
 
 /// Tokens or steps of a made-up item: SuperBench's.
 const SAMPLE_LENGTH: usize = 512;
-
-/// Ids of made-up items are below this, as SuperBench's are.
-const SAMPLE_IDS: u32 = 128;
 
 /// The most steps of a sequence without positions.
 const MOST_STEPS: usize = 4096;
@@ -115,6 +113,38 @@ impl SequenceModel {
             None => Err("expected numbers within f32".into()),
         }
     }
+
+    /// The tensor of rows.
+    ///
+    /// # Errors
+    /// It is not there or another.
+    fn rows_of(&self, tensors: &RawTensors) -> Result<Batch, ForwardError> {
+        let bad = |got: String| {
+            ForwardError::BadTensors(format!(
+                "expected {ROWS} [n, steps, {}] of f32, {got}",
+                self.width
+            ))
+        };
+        let rows = match tensors.get(ROWS) {
+            Some(rows) if tensors.len() == 1 => rows,
+            _ => {
+                let names: Vec<_> = tensors.keys().map(String::as_str).collect();
+                return Err(bad(format!("got {}", names.join(", "))));
+            }
+        };
+        match *rows.dims() {
+            [n, steps, width] if steps > 0 && width == self.width && rows.dtype() == DType::F32 => {
+                Ok(Batch::Rows {
+                    rows: rows.contiguous()?.reshape((n * steps, width))?,
+                    lengths: vec![steps; n],
+                })
+            }
+            _ => {
+                let dtype = rows.dtype().as_str();
+                Err(bad(format!("got {:?} of {dtype}", rows.dims())))
+            }
+        }
+    }
 }
 
 impl Recipe for SequenceModel {
@@ -176,7 +206,7 @@ impl Recipe for SequenceModel {
         match self.limits {
             Some(limits) => {
                 let ids = synthetic::raw24("sample", seed).take(size.min(limits.max_positions));
-                Sequence::Ids(ids.map(|raw| raw % SAMPLE_IDS).collect())
+                Sequence::Ids(ids.map(|raw| raw % IDS).collect())
             }
             None => {
                 let numbers = synthetic::uniform("sample", seed);
@@ -187,45 +217,19 @@ impl Recipe for SequenceModel {
 
     /// `{"logits": [...]}` for each row, or `{"logits": [[...], ...]}` with a list for each token.
     fn forward_tensors(&self, tensors: &RawTensors) -> Result<Vec<Value>, ForwardError> {
-        let logits = match (&self.network, self.limits) {
-            (Network::Transformer(transformer), Some(limits)) => {
-                let batch = packed(tensors, limits)?;
-                if batch.lengths().any(|length| length == 0) {
+        let batch = match self.limits {
+            Some(limits) => {
+                let ids = packed(tensors, limits)?;
+                if ids.lengths().any(|length| length == 0) {
                     return Err(ForwardError::BadTensors(
                         "expected at least one token in each row, got one with none".into(),
                     ));
                 }
-                transformed(transformer, &batch)?
+                Batch::Ids(ids)
             }
-            _ => {
-                let bad = |got: String| {
-                    ForwardError::BadTensors(format!(
-                        "expected {ROWS} [n, steps, {}] of f32, {got}",
-                        self.width
-                    ))
-                };
-                let rows = match tensors.get(ROWS) {
-                    Some(rows) if tensors.len() == 1 => rows,
-                    _ => {
-                        let names: Vec<_> = tensors.keys().map(String::as_str).collect();
-                        return Err(bad(format!("got {}", names.join(", "))));
-                    }
-                };
-                match *rows.dims() {
-                    [_, steps, width]
-                        if steps > 0 && width == self.width && rows.dtype() == DType::F32 => {}
-                    _ => {
-                        let dtype = rows.dtype().as_str();
-                        return Err(bad(format!("got {:?} of {dtype}", rows.dims())));
-                    }
-                }
-                let sequences: Vec<Sequence> = (rows.flatten_from(1)?.to_vec2()?.into_iter())
-                    .map(Sequence::Rows)
-                    .collect();
-                self.network
-                    .forward(&sequences.iter().collect::<Vec<_>>())?
-            }
+            None => self.rows_of(tensors)?,
         };
+        let logits = batch.split(&self.network.run(&batch)?);
         Ok(logits
             .into_iter()
             .map(|logits| match self.each_token {

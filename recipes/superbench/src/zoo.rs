@@ -1,9 +1,12 @@
 //! The models, by SuperBench's names.
 
+use galley_core::{Entry, LoadError};
 use galley_nn::{
     lstm::LstmConfig,
     text::{Activation, Norm, TransformerConfig},
 };
+
+use crate::{network::CLASSES, unknown};
 
 /// A model.
 #[derive(Clone, Copy, Debug)]
@@ -90,9 +93,25 @@ const fn model(
     }
 }
 
-/// The model of this name.
-pub(crate) fn find(name: &str) -> Option<&'static Model> {
-    MODELS.iter().find(|model| model.name == name)
+/// An entry's model.
+///
+/// # Errors
+/// It is none of these.
+pub(crate) fn find(entry: &Entry) -> Result<&'static Model, LoadError> {
+    let mut models = MODELS.iter();
+    let found = models.find(|model| model.name == entry.name);
+    found.ok_or_else(|| unknown(entry.name))
+}
+
+impl Family {
+    /// SuperBench's name for benchmarks of it.
+    pub(crate) const fn group(self) -> &'static str {
+        match self {
+            Bert => "bert",
+            Gpt2 => "gpt",
+            Lstm => "lstm",
+        }
+    }
 }
 
 impl Model {
@@ -128,8 +147,47 @@ impl Model {
         }
     }
 
+    /// Multiplications, each with an addition, that the model and its linear layer take for a sequence of so many tokens.
+    pub(crate) fn multiply_adds(&self, tokens: usize) -> u64 {
+        let linear = (self.hidden * CLASSES) as u64;
+        match self.family {
+            Bert => {
+                let pooler = (self.hidden * self.hidden) as u64;
+                self.transformer().multiply_adds(tokens) + pooler + linear
+            }
+            Gpt2 => self.transformer().multiply_adds(tokens) + tokens as u64 * linear,
+            Lstm => self.lstm().multiply_adds(tokens) + linear,
+        }
+    }
+
     /// Attention heads of a layer, where it has any.
     pub(crate) fn attention_heads(&self) -> Option<usize> {
         Some(self.heads).filter(|&heads| heads > 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn models_take_so_many_multiply_adds() {
+        // Billions for 512 tokens; attention over all pairs, and what of it a causal triangle leaves out.
+        for (name, all, masked) in [
+            ("bert-base", 48.3, 0.0),
+            ("bert-large", 167.5, 0.0),
+            ("gpt2-small", 48.4, 4.8 / 2.0),
+            ("gpt2-medium", 167.6, 12.9 / 2.0),
+            ("gpt2-large", 386.6, 24.2 / 2.0),
+            ("gpt2-xl", 795.3, 40.3 / 2.0),
+            ("lstm", 32.7, 0.0),
+        ] {
+            let model = MODELS.iter().find(|model| model.name == name).unwrap();
+            let billions = model.multiply_adds(512) as f64 / 1e9;
+            assert!(
+                (billions - (all - masked)).abs() < 0.13,
+                "{name}: {billions}"
+            );
+        }
     }
 }

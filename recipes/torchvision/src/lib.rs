@@ -16,18 +16,20 @@ mod mobilenet_v2;
 mod resnet;
 mod shufflenet_v2;
 mod squeezenet;
+mod steps;
 mod vgg;
 pub mod zoo;
 
 use std::sync::Arc;
 
 use galley_core::{
-    AnyRecipe, Entry, InputKind, LoadError, LoadOptions, Source, counted, synthetic, weights,
+    AnyRecipe, Entry, InputKind, LoadError, LoadOptions, ModelBenchmark, Source, counted,
+    synthetic, weights,
 };
 use galley_image::{Classifier, Config, Parts, View};
 use galley_nn::{Backend, executor::Executor, image::Colours};
 
-use crate::zoo::{NETWORKS, Settings};
+use crate::zoo::{Listed, NETWORKS, Settings};
 
 /// The catalog's entries.
 pub static ENTRIES: &[Entry] = &entries();
@@ -42,12 +44,17 @@ const fn entries() -> [Entry; NETWORKS.len()] {
         hub: None,
         synthetic_seed: Some(1000),
         options: &[],
+        benchmark: None,
         load,
     }; NETWORKS.len()];
     let mut i = 0;
     while i < NETWORKS.len() {
         entries[i].name = NETWORKS[i].name;
         entries[i].summary = NETWORKS[i].summary;
+        entries[i].benchmark = Some(ModelBenchmark {
+            group: NETWORKS[i].group,
+            inference: steps::inference,
+        });
         i += 1;
     }
     entries
@@ -85,43 +92,74 @@ fn preparation(name: &str) -> (View, Colours) {
 }
 
 fn load(entry: &Entry, options: &LoadOptions) -> Result<AnyRecipe, LoadError> {
-    let backend = Backend::of(&options.device, options.dtype).map_err(LoadError::Unsupported)?;
-    Executor::runs_on(&backend).map_err(LoadError::Unsupported)?;
-    let source = entry.source(&options.weights)?;
-    let unknown = || LoadError::invalid("recipe", format!("no network is called {}", entry.name));
-    let network = zoo::find(entry.name).ok_or_else(unknown)?;
-    let mut config = Config::default();
-    let weights = match &source {
-        Source::Dir { path, .. } => {
-            config = Config::read(path, entry.name)?;
-            weights::safetensors_dir(path)?
-        }
-        Source::Synthetic(seed) => synthetic::var_builder(*seed),
-        Source::Bundled(_) => return Err(unknown()),
-    };
-    let (view, colours) = preparation(entry.name);
-    let classes = config.classes();
-    let describe = move |size| {
-        let settings = Settings {
-            size,
-            classes,
-            auxiliary: false,
-        };
-        network.describe(settings)
-    };
-    let size = [view.crop; 2];
-    let (weights, parameters) = counted(weights);
-    let executor = Executor::new(Box::new(describe), size, &weights, &backend, &colours)?;
+    let (view, _) = preparation(entry.name);
+    let Loaded {
+        executor,
+        parameters,
+        config,
+        source,
+    } = Loaded::new(entry, options, view.crop)?;
     let parts = Parts {
         network: Box::new(executor),
         labels: config.labels()?,
         view,
-        parameters: parameters.get(),
+        parameters,
     };
-    Ok(Arc::new(Classifier::new(
-        entry,
-        options,
-        source.to_string(),
-        parts,
-    )))
+    Ok(Arc::new(Classifier::new(entry, options, source, parts)))
+}
+
+/// A network on its device.
+struct Loaded {
+    executor: Executor,
+    parameters: u64,
+    config: Config,
+    /// Where the weights come from.
+    source: String,
+}
+
+impl Loaded {
+    /// Loads a network that is mostly for images of so many pixels a side.
+    fn new(entry: &Entry, options: &LoadOptions, size: usize) -> Result<Self, LoadError> {
+        let backend =
+            Backend::of(&options.device, options.dtype).map_err(LoadError::Unsupported)?;
+        Executor::runs_on(&backend).map_err(LoadError::Unsupported)?;
+        let source = entry.source(&options.weights)?;
+        let network = listed(entry)?;
+        let mut config = Config::default();
+        let weights = match &source {
+            Source::Dir { path, .. } => {
+                config = Config::read(path, entry.name)?;
+                weights::safetensors_dir(path)?
+            }
+            Source::Synthetic(seed) => synthetic::var_builder(*seed),
+            Source::Bundled(_) => return Err(unknown(entry)),
+        };
+        let classes = config.classes();
+        let describe = move |size| {
+            let settings = Settings {
+                size,
+                classes,
+                auxiliary: false,
+            };
+            network.describe(settings)
+        };
+        let (_, colours) = preparation(entry.name);
+        let (weights, parameters) = counted(weights);
+        let describe = Box::new(describe);
+        let executor = Executor::new(describe, [size; 2], &weights, &backend, &colours)?;
+        Ok(Self {
+            executor,
+            parameters: parameters.get(),
+            config,
+            source: source.to_string(),
+        })
+    }
+}
+
+fn listed(entry: &Entry) -> Result<&'static Listed, LoadError> {
+    zoo::find(entry.name).ok_or_else(|| unknown(entry))
+}
+
+fn unknown(entry: &Entry) -> LoadError {
+    LoadError::invalid("recipe", format!("no network is called {}", entry.name))
 }

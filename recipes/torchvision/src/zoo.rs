@@ -30,16 +30,19 @@ pub struct Settings {
 pub(crate) struct Listed {
     /// Its name in torchvision.
     pub(crate) name: &'static str,
+    /// Its family, as SuperBench groups benchmarks.
+    pub(crate) group: &'static str,
     /// What the catalog says of it.
     pub(crate) summary: &'static str,
     layers: fn(&mut Builder, Settings) -> Value,
 }
 
-/// Lists networks: a name, what it is called, and its layers.
+/// Lists networks: a name, its family, what it is called, and its layers.
 macro_rules! networks {
-    ($($name:literal, $title:literal, |$net:ident, $with:ident| $layers:expr;)*) => {
+    ($($name:literal, $group:literal, $title:literal, |$net:ident, $with:ident| $layers:expr;)*) => {
         [$(Listed {
             name: $name,
+            group: $group,
             summary: concat!("image to ImageNet classes: torchvision's ", $title),
             layers: |$net, $with| $layers,
         }),*]
@@ -52,41 +55,41 @@ fn bottlenecks(groups: usize, width: usize) -> Block {
 
 /// Every network.
 pub(crate) const NETWORKS: [Listed; 35] = networks! {
-    "alexnet", "AlexNet", |net, with| alexnet(net, with.classes);
-    "densenet121", "DenseNet-121", |net, with| densenet(net, (32, 64), [6, 12, 24, 16], with.classes);
-    "densenet161", "DenseNet-161", |net, with| densenet(net, (48, 96), [6, 12, 36, 24], with.classes);
-    "densenet169", "DenseNet-169", |net, with| densenet(net, (32, 64), [6, 12, 32, 32], with.classes);
-    "densenet201", "DenseNet-201", |net, with| densenet(net, (32, 64), [6, 12, 48, 32], with.classes);
-    "googlenet", "GoogLeNet", |net, with| googlenet(net, with.auxiliary, with.classes);
-    "inception_v3", "Inception-v3, 299 pixels", |net, with| inception_v3(net, with.auxiliary, with.classes);
-    "mnasnet0_5", "MNASNet 0.5", |net, with| mnasnet(net, 0.5, with.classes);
-    "mnasnet0_75", "MNASNet 0.75", |net, with| mnasnet(net, 0.75, with.classes);
-    "mnasnet1_0", "MNASNet 1.0", |net, with| mnasnet(net, 1.0, with.classes);
-    "mnasnet1_3", "MNASNet 1.3", |net, with| mnasnet(net, 1.3, with.classes);
-    "mobilenet_v2", "MobileNetV2", |net, with| mobilenet_v2(net, with.classes);
-    "resnet18", "ResNet-18", |net, with| resnet(net, Block::Basic, [2, 2, 2, 2], with.classes);
-    "resnet34", "ResNet-34", |net, with| resnet(net, Block::Basic, [3, 4, 6, 3], with.classes);
-    "resnet50", "ResNet-50", |net, with| resnet(net, bottlenecks(1, 64), [3, 4, 6, 3], with.classes);
-    "resnet101", "ResNet-101", |net, with| resnet(net, bottlenecks(1, 64), [3, 4, 23, 3], with.classes);
-    "resnet152", "ResNet-152", |net, with| resnet(net, bottlenecks(1, 64), [3, 8, 36, 3], with.classes);
-    "resnext50_32x4d", "ResNeXt-50 32x4d", |net, with| resnet(net, bottlenecks(32, 4), [3, 4, 6, 3], with.classes);
-    "resnext101_32x8d", "ResNeXt-101 32x8d", |net, with| resnet(net, bottlenecks(32, 8), [3, 4, 23, 3], with.classes);
-    "wide_resnet50_2", "Wide ResNet-50-2", |net, with| resnet(net, bottlenecks(1, 128), [3, 4, 6, 3], with.classes);
-    "wide_resnet101_2", "Wide ResNet-101-2", |net, with| resnet(net, bottlenecks(1, 128), [3, 4, 23, 3], with.classes);
-    "shufflenet_v2_x0_5", "ShuffleNetV2 x0.5", |net, with| shufflenet_v2(net, [48, 96, 192], 1024, with.classes);
-    "shufflenet_v2_x1_0", "ShuffleNetV2 x1.0", |net, with| shufflenet_v2(net, [116, 232, 464], 1024, with.classes);
-    "shufflenet_v2_x1_5", "ShuffleNetV2 x1.5", |net, with| shufflenet_v2(net, [176, 352, 704], 1024, with.classes);
-    "shufflenet_v2_x2_0", "ShuffleNetV2 x2.0", |net, with| shufflenet_v2(net, [244, 488, 976], 2048, with.classes);
-    "squeezenet1_0", "SqueezeNet 1.0", |net, with| squeezenet(net, squeezenet::V1_0, with.classes);
-    "squeezenet1_1", "SqueezeNet 1.1", |net, with| squeezenet(net, squeezenet::V1_1, with.classes);
-    "vgg11", "VGG-11", |net, with| vgg(net, [1, 1, 2, 2, 2], false, with.classes);
-    "vgg11_bn", "VGG-11 with BatchNorm", |net, with| vgg(net, [1, 1, 2, 2, 2], true, with.classes);
-    "vgg13", "VGG-13", |net, with| vgg(net, [2, 2, 2, 2, 2], false, with.classes);
-    "vgg13_bn", "VGG-13 with BatchNorm", |net, with| vgg(net, [2, 2, 2, 2, 2], true, with.classes);
-    "vgg16", "VGG-16", |net, with| vgg(net, [2, 2, 3, 3, 3], false, with.classes);
-    "vgg16_bn", "VGG-16 with BatchNorm", |net, with| vgg(net, [2, 2, 3, 3, 3], true, with.classes);
-    "vgg19", "VGG-19", |net, with| vgg(net, [2, 2, 4, 4, 4], false, with.classes);
-    "vgg19_bn", "VGG-19 with BatchNorm", |net, with| vgg(net, [2, 2, 4, 4, 4], true, with.classes);
+    "alexnet", "alexnet", "AlexNet", |net, with| alexnet(net, with.classes);
+    "densenet121", "densenet", "DenseNet-121", |net, with| densenet(net, (32, 64), [6, 12, 24, 16], with.classes);
+    "densenet161", "densenet", "DenseNet-161", |net, with| densenet(net, (48, 96), [6, 12, 36, 24], with.classes);
+    "densenet169", "densenet", "DenseNet-169", |net, with| densenet(net, (32, 64), [6, 12, 32, 32], with.classes);
+    "densenet201", "densenet", "DenseNet-201", |net, with| densenet(net, (32, 64), [6, 12, 48, 32], with.classes);
+    "googlenet", "googlenet", "GoogLeNet", |net, with| googlenet(net, with.auxiliary, with.classes);
+    "inception_v3", "inception", "Inception-v3, 299 pixels", |net, with| inception_v3(net, with.auxiliary, with.classes);
+    "mnasnet0_5", "mnasnet", "MNASNet 0.5", |net, with| mnasnet(net, 0.5, with.classes);
+    "mnasnet0_75", "mnasnet", "MNASNet 0.75", |net, with| mnasnet(net, 0.75, with.classes);
+    "mnasnet1_0", "mnasnet", "MNASNet 1.0", |net, with| mnasnet(net, 1.0, with.classes);
+    "mnasnet1_3", "mnasnet", "MNASNet 1.3", |net, with| mnasnet(net, 1.3, with.classes);
+    "mobilenet_v2", "mobilenet", "MobileNetV2", |net, with| mobilenet_v2(net, with.classes);
+    "resnet18", "resnet", "ResNet-18", |net, with| resnet(net, Block::Basic, [2, 2, 2, 2], with.classes);
+    "resnet34", "resnet", "ResNet-34", |net, with| resnet(net, Block::Basic, [3, 4, 6, 3], with.classes);
+    "resnet50", "resnet", "ResNet-50", |net, with| resnet(net, bottlenecks(1, 64), [3, 4, 6, 3], with.classes);
+    "resnet101", "resnet", "ResNet-101", |net, with| resnet(net, bottlenecks(1, 64), [3, 4, 23, 3], with.classes);
+    "resnet152", "resnet", "ResNet-152", |net, with| resnet(net, bottlenecks(1, 64), [3, 8, 36, 3], with.classes);
+    "resnext50_32x4d", "resnext", "ResNeXt-50 32x4d", |net, with| resnet(net, bottlenecks(32, 4), [3, 4, 6, 3], with.classes);
+    "resnext101_32x8d", "resnext", "ResNeXt-101 32x8d", |net, with| resnet(net, bottlenecks(32, 8), [3, 4, 23, 3], with.classes);
+    "wide_resnet50_2", "wide_resnet", "Wide ResNet-50-2", |net, with| resnet(net, bottlenecks(1, 128), [3, 4, 6, 3], with.classes);
+    "wide_resnet101_2", "wide_resnet", "Wide ResNet-101-2", |net, with| resnet(net, bottlenecks(1, 128), [3, 4, 23, 3], with.classes);
+    "shufflenet_v2_x0_5", "shufflenet", "ShuffleNetV2 x0.5", |net, with| shufflenet_v2(net, [48, 96, 192], 1024, with.classes);
+    "shufflenet_v2_x1_0", "shufflenet", "ShuffleNetV2 x1.0", |net, with| shufflenet_v2(net, [116, 232, 464], 1024, with.classes);
+    "shufflenet_v2_x1_5", "shufflenet", "ShuffleNetV2 x1.5", |net, with| shufflenet_v2(net, [176, 352, 704], 1024, with.classes);
+    "shufflenet_v2_x2_0", "shufflenet", "ShuffleNetV2 x2.0", |net, with| shufflenet_v2(net, [244, 488, 976], 2048, with.classes);
+    "squeezenet1_0", "squeezenet", "SqueezeNet 1.0", |net, with| squeezenet(net, squeezenet::V1_0, with.classes);
+    "squeezenet1_1", "squeezenet", "SqueezeNet 1.1", |net, with| squeezenet(net, squeezenet::V1_1, with.classes);
+    "vgg11", "vgg", "VGG-11", |net, with| vgg(net, [1, 1, 2, 2, 2], false, with.classes);
+    "vgg11_bn", "vgg", "VGG-11 with BatchNorm", |net, with| vgg(net, [1, 1, 2, 2, 2], true, with.classes);
+    "vgg13", "vgg", "VGG-13", |net, with| vgg(net, [2, 2, 2, 2, 2], false, with.classes);
+    "vgg13_bn", "vgg", "VGG-13 with BatchNorm", |net, with| vgg(net, [2, 2, 2, 2, 2], true, with.classes);
+    "vgg16", "vgg", "VGG-16", |net, with| vgg(net, [2, 2, 3, 3, 3], false, with.classes);
+    "vgg16_bn", "vgg", "VGG-16 with BatchNorm", |net, with| vgg(net, [2, 2, 3, 3, 3], true, with.classes);
+    "vgg19", "vgg", "VGG-19", |net, with| vgg(net, [2, 2, 4, 4, 4], false, with.classes);
+    "vgg19_bn", "vgg", "VGG-19 with BatchNorm", |net, with| vgg(net, [2, 2, 4, 4, 4], true, with.classes);
 };
 
 /// The network that torchvision calls so, if it is one of these.
@@ -173,6 +176,23 @@ mod tests {
             let graph = describe(name, at(224, false)).unwrap().unwrap();
             assert_eq!(graph.parameter_count(), parameters, "{name}");
             assert_eq!(graph.shape(graph.output()).values(), 1000, "{name}");
+        }
+    }
+
+    /// Billions for 224 pixels, by a count of the convolutions and matrices of torchvision's definitions.
+    const MULTIPLY_ADDS: [f64; 35] = [
+        0.714, 2.834, 7.728, 3.360, 4.291, 1.498, 2.838, 0.104, 0.215, 0.314, 0.526, 0.301, 1.814,
+        3.664, 4.089, 7.801, 11.514, 4.230, 16.414, 11.398, 22.753, 0.040, 0.145, 0.296, 0.583,
+        0.819, 0.349, 7.609, 7.609, 11.308, 11.308, 15.470, 15.470, 19.632, 19.632,
+    ];
+
+    #[test]
+    fn networks_take_so_many_multiply_adds() {
+        for (expected, listed) in MULTIPLY_ADDS.into_iter().zip(&NETWORKS) {
+            let graph = listed.describe(at(224, false)).unwrap();
+            let billions = graph.multiply_adds() as f64 / 1e9;
+            let name = listed.name;
+            assert!((billions - expected).abs() < 0.0006, "{name}: {billions}");
         }
     }
 

@@ -1,13 +1,19 @@
 //! From runs to series: what can be compared with each other, and nothing else.
 
-use std::{collections::BTreeMap, fmt};
+#[cfg(test)]
+mod tests;
+
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 use super::{
     metrics::{COUNT, METRICS, Pass},
     source::{Facts, Measured},
     verdict::Band,
 };
-use crate::report::record::{Native, Record};
+use crate::{
+    report::record::{Native, Record},
+    stats::Latency,
+};
 
 /// What a series is of, apart from the way it was run.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -69,6 +75,11 @@ pub(super) enum Mode {
     Model {
         shape: Vec<usize>,
     },
+    Steps {
+        action: String,
+        shape: Vec<usize>,
+        copies_excluded: bool,
+    },
 }
 
 impl fmt::Display for Mode {
@@ -91,6 +102,18 @@ impl fmt::Display for Mode {
                 write!(f, "model alone, {} of up to {most}", shape.len())
             }
             Self::Model { shape } => write!(f, "model alone, {shape:?}"),
+            Self::Steps {
+                action,
+                shape,
+                copies_excluded,
+            } => {
+                let without = if *copies_excluded {
+                    ", without copies"
+                } else {
+                    ""
+                };
+                write!(f, "steps of {action}, {shape:?}{without}")
+            }
         }
     }
 }
@@ -240,90 +263,32 @@ fn pass(
             let shape = model.shape.clone();
             (Mode::Model { shape }, pass)
         }
+        Record::Steps(steps) => {
+            subject.recipe.clone_from(&steps.model);
+            subject.device.clone_from(&steps.device);
+            subject.dtype.clone_from(&steps.precision);
+            let times = &steps.step_ms.0;
+            let seconds = times.iter().sum::<f64>() / 1e3;
+            let latencies: Vec<Duration> = (times.iter())
+                .map(|ms| Duration::try_from_secs_f64(ms / 1e3).unwrap_or_default())
+                .collect();
+            let rate = steps.batch as f64 * times.len() as f64 / seconds;
+            let pass = Pass::of(rate, Some(Latency::of(latencies)?), times.len());
+            let mode = Mode::Steps {
+                action: steps.action.clone(),
+                shape: steps.shape.clone(),
+                copies_excluded: steps.copies_excluded,
+            };
+            (mode, pass)
+        }
         Record::Run(_)
         | Record::Agreement(_)
         | Record::Loaded(_)
         | Record::Missing(_)
         | Record::Point(_)
         | Record::Found(_)
-        | Record::Round(_) => return None,
+        | Record::Round(_)
+        | Record::Ended(_) => return None,
     };
     Some((subject, mode, pass))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::report::{
-        record::Run,
-        tests::{matrix, run},
-    };
-
-    fn measured(what: &str, date: &str, records: Vec<Record>) -> Measured {
-        let run = Run {
-            date: date.into(),
-            ..run(what)
-        };
-        Measured {
-            folder: date.into(),
-            facts: Facts::of(&run),
-            records,
-        }
-    }
-
-    #[test]
-    fn served_passes_are_compared_with_native_of_their_batch_and_repeat() {
-        let runs = [measured("matrix", "2030-01-02", matrix())];
-        let all = series(&runs);
-        let names: Vec<String> = all.iter().map(|series| series.mode.to_string()).collect();
-        assert_eq!(
-            names,
-            [
-                "native, batch 1",
-                "native, batch 32",
-                "served, batch 1, 16 in flight",
-                "served, batch 32, 16 in flight"
-            ]
-        );
-        // 1024 items in 4 s and in 6 s, served in 2.5 s each time.
-        let ratio = all[2].points[0].values[3].unwrap();
-        assert!((ratio.least - 1.6).abs() < 1e-9 && (ratio.most - 2.4).abs() < 1e-9);
-        assert!((ratio.median - 2.0).abs() < 1e-9);
-        assert_eq!(all[0].points[0].values[3], None);
-        // 32 requests tell no p99.
-        assert_eq!(all[3].points[0].values[2], None);
-        assert_eq!(all[2].points[0].values[2].unwrap().median, 10.25);
-    }
-
-    #[test]
-    fn only_what_is_the_same_is_a_series_and_its_runs_are_in_order() {
-        let mut other = measured("native", "2030-01-04", matrix());
-        other.facts.machine = "other".into();
-        let mut compared = matrix();
-        for record in &mut compared {
-            if let Record::Native(native) = record {
-                native.dtype = Some("bf16".into());
-            }
-        }
-        let runs = [
-            measured("matrix", "2030-01-03", matrix()),
-            measured("matrix", "2030-01-02", matrix()),
-            other,
-            measured("compare", "2030-01-05", compared),
-        ];
-        let all = series(&runs);
-        let native: Vec<&Series> = all
-            .iter()
-            .filter(|series| series.mode == Mode::Native { batch: 1 })
-            .collect();
-        let dates = |series: &Series| -> Vec<String> {
-            let points = series.points.iter();
-            points.map(|point| point.date.clone()).collect()
-        };
-        assert_eq!(native.len(), 3);
-        assert_eq!(native[0].subject.dtype, "bf16");
-        assert_eq!(dates(native[1]), ["2030-01-02", "2030-01-03"]);
-        assert_eq!(native[1].points[0].version, "0.1.0 (abc1234)");
-        assert_eq!(native[2].subject.machine, "other");
-    }
 }

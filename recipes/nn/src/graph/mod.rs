@@ -5,6 +5,7 @@
 //! height, width]`, and `[features, 1, 1]` once pixels are gone.
 
 mod builder;
+mod cost;
 mod mistake;
 #[cfg(test)]
 pub(crate) mod reference;

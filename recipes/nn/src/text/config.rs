@@ -42,6 +42,17 @@ pub enum Norm {
 }
 
 impl TransformerConfig {
+    /// Multiplications, each with an addition, that the layers' matrices and attention take for a sequence of so many tokens; the
+    /// head is not counted. Where attention is causal, pairs of a token and a later one are none.
+    pub fn multiply_adds(&self, tokens: usize) -> u64 {
+        let pairs = match self.causal {
+            true => tokens * (tokens + 1) / 2,
+            false => tokens * tokens,
+        };
+        let matrices = 4 * self.hidden * self.hidden + 2 * self.hidden * self.intermediate;
+        (self.layers * (tokens * matrices + 2 * pairs * self.hidden)) as u64
+    }
+
     /// Features of an attention head.
     ///
     /// # Errors

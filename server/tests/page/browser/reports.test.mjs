@@ -19,6 +19,7 @@ const RESULTS = repository("bench-results");
 const SMALL = {
   compare: ["transformers_ner", "--batch", "1,2", "--examples", "8", "--compared", "4", "--seconds", "0.1"],
   native: ["echo", "--batch", "1,8", "--examples", "64"],
+  models: ["--models", "squeezenet1_1,resnet18", "--image-size", "64", "--batch-size", "1", "--num-steps", "4"],
   against: [process.env.GALLEY, "echo", "--rounds", "6", "--examples", "64", "--seconds", "0.1"],
 };
 
@@ -69,7 +70,7 @@ after(async () => {
 });
 
 test("there is a page of each kind", () => {
-  for (const kind of ["matrix", "stream", "agreement", "compare", "native", "against", "history"]) {
+  for (const kind of ["matrix", "stream", "agreement", "compare", "native", "models", "against", "history"]) {
     assert.ok(pages.has(kind), kind);
   }
 });

@@ -40,6 +40,22 @@ pub struct LstmConfig {
     pub bidirectional: bool,
 }
 
+impl LstmConfig {
+    /// Multiplications, each with an addition, that the gates of all layers take for a sequence of so many steps.
+    pub fn multiply_adds(&self, steps: usize) -> u64 {
+        let directions = 1 + usize::from(self.bidirectional);
+        let layer = |layer: usize| {
+            let input = if layer == 0 {
+                self.input
+            } else {
+                directions * self.hidden
+            };
+            4 * directions * self.hidden * (input + self.hidden)
+        };
+        (steps * (0..self.layers).map(layer).sum::<usize>()) as u64
+    }
+}
+
 /// An LSTM with its weights.
 pub struct Lstm {
     config: LstmConfig,

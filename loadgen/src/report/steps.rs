@@ -1,0 +1,75 @@
+//! The records of `bench models`.
+
+use serde::{Deserialize, Serialize};
+
+use super::{packed::Packed, record::Energy};
+
+/// Steps of a model on a device in a precision, from loading to the last.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Steps {
+    /// The benchmark as SuperBench names it: `model-benchmarks:resnet/galley-resnet50`.
+    pub benchmark: String,
+    /// The model.
+    pub model: String,
+    /// What a step does: `inference`.
+    pub action: String,
+    /// What the model computes in: `float32`.
+    pub precision: String,
+    /// The device.
+    pub device: String,
+    /// The device's model; absent for the CPU, which the machine names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device_name: Option<String>,
+    /// Which run, from 0.
+    pub run: usize,
+    /// Inputs in a batch.
+    pub batch: usize,
+    /// The shape of the batch.
+    pub shape: Vec<usize>,
+    /// The model's parameters.
+    pub parameters: u64,
+    /// Multiplications, each with an addition, of a step.
+    pub multiply_adds: u64,
+    /// Steps before those that count.
+    pub warmup: usize,
+    /// From loading to the last step.
+    pub seconds: f64,
+    /// What each step that counts took, in order.
+    pub step_ms: Packed,
+    /// Whether copies to the device and back are left out of that.
+    #[serde(default)]
+    pub copies_excluded: bool,
+    /// What a step takes, in the mean, on a batch that lies in the device's memory already, without the copy back; none on the CPU.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resident_ms: Option<f64>,
+    /// The process's peak memory during the steps, where the system tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peak_rss_bytes: Option<u64>,
+    /// The most of the device's memory that was in use, by whomever, where the device tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device_peak_bytes: Option<u64>,
+    /// What the steps consumed, where there is a counter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub energy: Option<Energy>,
+}
+
+impl Steps {
+    /// Whether others are of the same model, action and precision, whichever run they are of.
+    pub(super) fn same_as(&self, other: &Self) -> bool {
+        (&self.benchmark, &self.action, &self.precision)
+            == (&other.benchmark, &other.action, &other.precision)
+    }
+}
+
+/// What became of a model's benchmark.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Ended {
+    /// The benchmark as SuperBench names it.
+    pub benchmark: String,
+    /// The model.
+    pub model: String,
+    /// SuperBench's return code: 0 is well.
+    pub return_code: u32,
+    /// What did not run, or ran and is not to be trusted, and why.
+    pub remarks: Vec<String>,
+}
