@@ -1,10 +1,32 @@
 //! The operators of a plan's steps, one folder or file each.
 
+#[cfg_attr(not(test), expect(dead_code, reason = "training is to come"))]
+pub(crate) mod batch_norm;
 pub(crate) mod convolution;
 pub(crate) mod pixels;
 pub(crate) mod pool;
 
 use crate::host::Shared;
+
+/// How a gradient joins those that others gave of the same values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Onto {
+    /// It is the first one, and written over whatever was there.
+    Write,
+    /// It is added to what is there.
+    Add,
+}
+
+impl Onto {
+    /// What there is then.
+    #[inline(always)]
+    pub(crate) fn put(self, to: &mut f32, gradient: f32) {
+        match self {
+            Self::Write => *to = gradient,
+            Self::Add => *to += gradient,
+        }
+    }
+}
 
 /// Some channels of images in a workspace, `[images, height, width, pitch]`.
 #[derive(Clone, Copy)]

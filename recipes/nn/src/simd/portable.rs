@@ -68,4 +68,11 @@ impl Vector for Portable {
             value * f32::from_bits((((power as i32) + 127) << 23) as u32)
         })
     }
+    #[inline(always)]
+    unsafe fn where_between(self, other: Self, low: Self, high: Self) -> Self {
+        Self(std::array::from_fn(|i| {
+            let between = low.0[i] < other.0[i] && other.0[i] < high.0[i];
+            if between { self.0[i] } else { 0.0 }
+        }))
+    }
 }
