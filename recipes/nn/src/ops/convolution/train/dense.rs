@@ -141,15 +141,7 @@ impl Product<'_> {
         let near = (NEAR / (sweep.line() * sweep.stride[0]).max(1)).max(1);
         let pixels = sweep.lines() * sweep.windows[1];
         let [parts, strips] = self.parts([sweep.lines(), 1, near], pixels);
-        let [down, across] = sweep.kernel;
-        // Channels of neighbouring pixels lie side by side, if they are all of one block.
-        let runs: Vec<usize> = if self.strips.blocks() == 1 {
-            (0..down).map(|y| y * sweep.line()).collect()
-        } else {
-            let taps = (0..down).flat_map(|y| (0..across).map(move |x| [y, x]));
-            taps.map(|[y, x]| y * sweep.line() + x * sweep.from.channels)
-                .collect()
-        };
+        let runs = sweep.runs(self.strips.blocks() == 1);
         each_task(&parts, &strips, |part, strips| {
             let run = |x: *const f32, places: &mut dyn Iterator<Item = usize>| {
                 let lines: Vec<Line> = (places.zip(sweep.given(part.clone())))
@@ -182,7 +174,7 @@ impl Product<'_> {
 }
 
 /// Runs each part with each strips on rayon's pool.
-pub(super) fn each_task(
+fn each_task(
     parts: &[Range<usize>],
     strips: &[Range<usize>],
     run: impl Fn(Range<usize>, Range<usize>) + Sync,

@@ -92,37 +92,45 @@ impl Sums<'_> {
         let sweep = self.sweep;
         let channels = sweep.from.channels;
         let count = V::LEN.min(channels - channel);
+        let [line, apart] = [sweep.from.width * channels, sweep.stride[1] * channels];
         // SAFETY: as the caller's: only taps inside the image are read.
         unsafe {
             let mut sums = [[V::splat(0.0); A]; D];
-            for line in self.lines.clone() {
-                let (image, row) = (line / sweep.windows[0], line % sweep.windows[0]);
+            for index in self.lines.clone() {
+                let (image, row) = (index / sweep.windows[0], index % sweep.windows[0]);
                 let down = sweep.inside(0, row);
                 let top = sweep.start[0] + (row * sweep.stride[0]) as isize;
-                let dy = self
-                    .dy
-                    .as_ptr()
-                    .add(line * sweep.windows[1] * channels + channel);
-                let image = image * sweep.from.height;
+                let dy = self.dy.as_ptr();
+                let dy = dy.add(index * sweep.windows[1] * channels + channel);
                 // The first value under the line's first window, which need not be there.
-                let first = (image as isize + top) * sweep.from.width as isize + sweep.start[1];
-                let x = self.x.as_ptr();
-                let x = x
-                    .wrapping_offset(first * channels as isize)
-                    .wrapping_add(channel);
-                let whole = down.start <= ky && ky + D <= down.end;
-                for column in 0..sweep.windows[1] {
+                let first = (image * sweep.from.height) as isize + top + ky as isize;
+                let first = first * sweep.from.width as isize + sweep.start[1] + kx as isize;
+                let x = self.x.as_ptr().wrapping_offset(first * channels as isize);
+                let x = x.wrapping_add(channel);
+                let whole = if down.start <= ky && ky + D <= down.end {
+                    self.whole.clone()
+                } else {
+                    0..0
+                };
+                for column in whole.clone() {
                     let dy: V = load_up_to(dy.add(column * channels), count);
-                    let x = x.wrapping_add(column * sweep.stride[1] * channels);
-                    let within = whole && self.whole.contains(&column);
+                    let x = x.wrapping_add(column * apart);
+                    for (y, sums) in sums.iter_mut().enumerate() {
+                        for (i, sum) in sums.iter_mut().enumerate() {
+                            let x: V = load_up_to(x.add(y * line + i * channels), count);
+                            *sum = x.mul_add(dy, *sum);
+                        }
+                    }
+                }
+                for column in (0..whole.start).chain(whole.end..sweep.windows[1]) {
+                    let dy: V = load_up_to(dy.add(column * channels), count);
+                    let x = x.wrapping_add(column * apart);
                     let across = sweep.inside(1, column);
                     for (y, sums) in sums.iter_mut().enumerate() {
                         for (i, sum) in sums.iter_mut().enumerate() {
-                            let (ky, kx) = (ky + y, kx + i);
-                            if within || down.contains(&ky) && across.contains(&kx) {
-                                let at = (ky * sweep.from.width + kx) * channels;
-                                let x: V = load_up_to(x.wrapping_add(at), count);
-                                *sum = x.mul_add(dy, *sum);
+                            if down.contains(&(ky + y)) && across.contains(&(kx + i)) {
+                                let x = x.wrapping_add(y * line + i * channels);
+                                *sum = load_up_to::<V>(x, count).mul_add(dy, *sum);
                             }
                         }
                     }

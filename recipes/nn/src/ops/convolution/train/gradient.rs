@@ -9,7 +9,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::{
-    dense::{TASKS_PER_THREAD, each_task},
+    dense::TASKS_PER_THREAD,
     pack::Strips,
     sweep::Sweep,
     tile::{Sink, Tile},
@@ -17,7 +17,7 @@ use super::{
 use crate::{
     host::{self, Shared},
     matmul::tiles,
-    simd::{Level, Vector, dispatch, load_up_to},
+    simd::{Level, Vector, dispatch, load_up_to, store_up_to},
     workspace::with_thread_memory,
 };
 
@@ -30,6 +30,12 @@ const SUMS: usize = 1 << 20;
 /// Strips of a task, at most.
 const STRIPS: usize = 8;
 
+/// Channels of a task where each window is a pixel, at most: they stay in the second-level cache with the gradient's strips and
+/// the sums of both.
+const CHANNELS: usize = 384;
+/// Values of a cache line.
+const LINE: usize = 16;
+
 /// The sums over windows and the gradient of what came of them.
 pub(super) struct Sums<'a> {
     pub(super) sweep: &'a Sweep,
@@ -38,24 +44,38 @@ pub(super) struct Sums<'a> {
     pub(super) dy: &'a [f32],
 }
 
-/// Some pixels by some strips.
+/// Some pixels by some channels of the input by some strips.
+#[derive(Clone)]
+struct Share {
+    /// Lines of windows; where windows are pixels in their order, pixels.
+    lines: Range<usize>,
+    /// Of the input, where each window is a pixel; otherwise all.
+    channels: Range<usize>,
+    /// Counted through all blocks.
+    strips: Range<usize>,
+    /// The part's sums of all strips.
+    to: Shared,
+}
+
+/// A share of which both sides have been laid out.
 struct Task<'a> {
-    sums: &'a Sums<'a>,
+    strips: &'a Strips,
+    share: &'a Share,
     /// What lines are places in.
     x: *const f32,
     /// Where the first value under the first window of each line is.
     lines: &'a [usize],
     /// Windows of a line.
     columns: usize,
+    /// Values from one window to the next.
+    step: usize,
     /// Where the rows of a window begin, from its first value on.
     rows: &'a [usize],
-    /// Counted through all blocks.
-    strips: Range<usize>,
-    /// The gradient under these, `[strips, pixels, strip]`.
+    /// Values of a row.
+    row: usize,
+    /// The gradient under these windows, `[strips, pixels, strip]`.
     dy: *const f32,
-    /// The part's sums of all strips.
-    to: Shared,
-    /// Whether they are added to what is there.
+    /// Whether sums are added to what is there.
     add: bool,
 }
 
@@ -79,143 +99,190 @@ impl Sums<'_> {
         assert_eq!(sums.len(), count * self.strips.len(), "sums");
         let sums = Shared::new(sums);
         let flat = sweep.is_pointwise();
-        let pixels = sweep.lines() * sweep.windows[1];
-        let lines = if flat { pixels } else { sweep.lines() };
-        let parts = host::split(lines, 1, count);
-        let wanted = TASKS_PER_THREAD * rayon::current_num_threads();
-        let groups = wanted.div_ceil(count);
-        let strips = self.strips.count();
-        let strips = host::split(strips, 1, groups.max(strips.div_ceil(STRIPS)));
-        let at_once = if flat {
-            PIXELS
+        let lines = if flat {
+            sweep.lines() * sweep.windows[1]
         } else {
-            (PIXELS / sweep.windows[1].max(1)).max(1)
+            sweep.lines()
         };
-        let indices: Vec<Range<usize>> = (0..parts.len()).map(|part| part..part + 1).collect();
-        each_task(&indices, &strips, |index, strips| {
-            let part = parts[index.start].clone();
-            let blocks = host::split(part.len(), 1, part.len().div_ceil(at_once));
-            for block in blocks {
-                let task = Block {
-                    lines: part.start + block.start..part.start + block.end,
+        let inputs = sweep.from.channels;
+        let channels = if sweep.is_direct() && self.strips.blocks() == 1 {
+            host::split(inputs, LINE, inputs.div_ceil(CHANNELS))
+        } else {
+            vec![0..inputs]
+        };
+        let wanted = TASKS_PER_THREAD * rayon::current_num_threads();
+        let strips = self.strips.count();
+        let groups = wanted.div_ceil(count * channels.len());
+        let strips = host::split(strips, 1, groups.max(strips.div_ceil(STRIPS)));
+        let mut shares = Vec::new();
+        for (part, lines) in host::split(lines, 1, count).into_iter().enumerate() {
+            for channels in &channels {
+                shares.extend(strips.iter().map(|strips| Share {
+                    lines: lines.clone(),
+                    channels: channels.clone(),
                     strips: strips.clone(),
-                    to: sums.from(index.start * self.strips.len()),
-                    add: block.start > 0,
+                    to: sums.from(part * self.strips.len()),
+                }));
+            }
+        }
+        shares.into_par_iter().with_max_len(1).for_each(|share| {
+            let columns = if flat { 1 } else { sweep.windows[1].max(1) };
+            let at_once = (PIXELS / columns).max(1);
+            let lines = share.lines.clone();
+            let blocks = host::split(lines.len(), 1, lines.len().div_ceil(at_once));
+            for block in blocks {
+                let share = Share {
+                    lines: lines.start + block.start..lines.start + block.end,
+                    ..share.clone()
                 };
-                // SAFETY: as the caller's, and no two tasks share both a part and strips.
-                unsafe {
-                    if flat {
-                        self.flat(level, task);
-                    } else {
-                        self.block(level, task);
-                    }
-                }
+                // SAFETY: as the caller's, and no two tasks share a part, channels and strips.
+                unsafe { self.block(level, &share, block.start > 0) };
             }
         });
     }
 
-    /// Pixels where they are.
-    unsafe fn flat(&self, level: Level, block: Block) {
-        let Block { lines, strips, .. } = block;
-        let first = lines.start * self.sweep.from.channels;
-        with_thread_memory(strips.len() * lines.len() * self.strips.strip, |dy| {
-            let places = [lines.start * self.sweep.to.channels];
-            let task = Task {
-                sums: self,
-                x: self.x.as_ptr(),
-                lines: &[first],
-                columns: lines.len(),
-                rows: &[0],
-                strips,
-                dy: dy.as_ptr(),
-                to: block.to,
-                add: block.add,
-            };
-            // SAFETY: as the caller's.
-            unsafe {
-                lay_gradient(level, &task, &places, dy);
-                run_task(level, &task);
-            }
-        });
-    }
-
-    /// Lines of windows, from where the images are or from copies with zeros.
-    unsafe fn block(&self, level: Level, block: Block) {
-        let Block { lines, strips, .. } = block;
-        let sweep = self.sweep;
-        let direct = sweep.is_direct();
-        let filled = if direct { 0 } else { sweep.len(lines.clone()) };
-        let room = filled.next_multiple_of(16);
-        let pixels = lines.len() * sweep.windows[1];
-        with_thread_memory(room + strips.len() * pixels * self.strips.strip, |memory| {
+    /// Lays out some lines of a share, and sums over them.
+    unsafe fn block(&self, level: Level, share: &Share, add: bool) {
+        let (sweep, lines) = (self.sweep, share.lines.clone());
+        let (from, to) = (sweep.from.channels, sweep.to.channels);
+        let (direct, flat) = (sweep.is_direct(), sweep.is_pointwise());
+        let pixels = lines.len() * if flat { 1 } else { sweep.windows[1] };
+        // An odd number of cache lines from pixel to pixel, so that pixels do not push each other out of the nearest cache.
+        let pitch = (share.channels.len().div_ceil(LINE) | 1) * LINE;
+        let room = if direct {
+            pixels * pitch
+        } else {
+            sweep.len(lines.clone()).next_multiple_of(LINE)
+        };
+        let len = room + share.strips.len() * pixels * self.strips.strip;
+        with_thread_memory(len, |memory| {
             let (x, dy) = memory.split_at_mut(room);
-            let places: Vec<usize> = if direct {
+            let given = Pixels {
+                lines: if flat {
+                    vec![lines.start * to]
+                } else {
+                    sweep.given(lines.clone()).collect()
+                },
+                columns: if flat { pixels } else { sweep.windows[1] },
+                apart: to,
+            };
+            let places = if flat {
+                vec![lines.start * from]
+            } else if direct {
                 sweep.direct(lines.clone()).collect()
             } else {
-                sweep.fill(self.x, lines.clone(), &mut x[..filled]);
-                sweep.filled(lines.clone()).collect()
+                sweep.fill(self.x, lines.clone(), x);
+                sweep.filled(lines).collect()
             };
-            let [down, across] = sweep.kernel;
-            let rows: Vec<usize> = if self.strips.blocks() == 1 {
-                (0..down).map(|y| y * sweep.line()).collect()
+            let read = Pixels {
+                lines: places,
+                columns: given.columns,
+                apart: sweep.stride[1] * from,
+            };
+            // SAFETY: as the caller's: both have these pixels, and there is room for them.
+            unsafe {
+                lay_gradient(level, self, &given, share.strips.clone(), dy);
+                if direct {
+                    lay_input(level, self.x, &read, share.channels.clone(), pitch, x);
+                }
+            }
+            let rows = if direct {
+                vec![0]
             } else {
-                let taps = (0..down).flat_map(|y| (0..across).map(move |x| [y, x]));
-                taps.map(|[y, x]| y * sweep.line() + x * sweep.from.channels)
-                    .collect()
+                sweep.runs(self.strips.blocks() == 1)
             };
             let task = Task {
-                sums: self,
-                x: if direct { self.x.as_ptr() } else { x.as_ptr() },
-                lines: &places,
-                columns: sweep.windows[1],
+                strips: &self.strips,
+                share,
+                x: x.as_ptr(),
+                lines: if direct { &[0] } else { &read.lines },
+                columns: if direct { pixels } else { read.columns },
+                step: if direct { pitch } else { read.apart },
                 rows: &rows,
-                strips,
+                row: match (direct, self.strips.blocks()) {
+                    (true, 1) => share.channels.len(),
+                    _ => self.strips.taps * self.strips.block_sums() / rows.len(),
+                },
                 dy: dy.as_ptr(),
-                to: block.to,
-                add: block.add,
+                add,
             };
-            let given: Vec<usize> = sweep.given(lines).collect();
-            // SAFETY: as the caller's; the copies reach as far as windows do.
-            unsafe {
-                lay_gradient(level, &task, &given, dy);
-                run_task(level, &task);
-            }
+            // SAFETY: as the caller's; what was laid out reaches as far as windows do.
+            unsafe { run_task(level, &task) };
         });
     }
 }
 
-/// Some of a part's lines, or pixels, by some strips.
-struct Block {
-    lines: Range<usize>,
-    strips: Range<usize>,
-    to: Shared,
-    add: bool,
+/// Pixels of some lines.
+struct Pixels {
+    /// Where their first pixels are.
+    lines: Vec<usize>,
+    /// Pixels of a line.
+    columns: usize,
+    /// Values from one to the next.
+    apart: usize,
+}
+
+impl Pixels {
+    /// Where each of them is.
+    #[inline(always)]
+    fn places(&self) -> impl Iterator<Item = usize> {
+        (self.lines.iter())
+            .flat_map(move |line| (0..self.columns).map(move |column| line + column * self.apart))
+    }
 }
 
 dispatch! {
-    /// Lays the gradient of a task's pixels in strips; `places` are those of its lines.
-    fn lay_gradient(task: &Task<'_>, places: &[usize], to: &mut [f32]) = lay_gradient_kernel
+    /// Lays the gradient of pixels in strips.
+    fn lay_gradient(sums: &Sums<'_>, pixels: &Pixels, strips: Range<usize>, to: &mut [f32]) = lay_gradient_kernel
 }
 
 #[inline(always)]
-unsafe fn lay_gradient_kernel<V: Vector>(task: &Task<'_>, places: &[usize], to: &mut [f32]) {
-    let (strips, dy) = (&task.sums.strips, task.sums.dy);
-    let pitch = task.sums.sweep.to.channels;
-    let mut to = to.as_mut_ptr();
-    for index in task.strips.clone() {
-        let channels = strips.channels(index);
-        for place in places {
-            for column in 0..task.columns {
+unsafe fn lay_gradient_kernel<V: Vector>(
+    sums: &Sums<'_>,
+    pixels: &Pixels,
+    indices: Range<usize>,
+    to: &mut [f32],
+) {
+    let strips = &sums.strips;
+    let apart = pixels.lines.len() * pixels.columns * strips.strip;
+    for (pixel, place) in pixels.places().enumerate() {
+        for (nth, index) in indices.clone().enumerate() {
+            let channels = strips.channels(index);
+            for lane in (0..strips.strip).step_by(V::LEN) {
+                let count = V::LEN.min(channels.len().saturating_sub(lane));
                 // SAFETY: as the caller's: the gradient has the pixel, and there is room for it in each strip.
                 unsafe {
-                    let from = dy.as_ptr().add(place + column * pitch + channels.start);
-                    for lane in (0..strips.strip).step_by(V::LEN) {
-                        let count = V::LEN.min(channels.len().saturating_sub(lane));
-                        let vector: V = load_up_to(from.wrapping_add(lane), count);
-                        vector.store(to.add(lane));
-                    }
-                    to = to.add(strips.strip);
+                    let from = sums.dy.as_ptr().wrapping_add(place + channels.start + lane);
+                    let vector: V = load_up_to(from, count);
+                    let to = to.as_mut_ptr().add(nth * apart + pixel * strips.strip);
+                    vector.store(to.add(lane));
                 }
+            }
+        }
+    }
+}
+
+dispatch! {
+    /// Copies some channels of pixels, as far apart as `pitch`.
+    fn lay_input(x: &[f32], pixels: &Pixels, channels: Range<usize>, pitch: usize, to: &mut [f32]) = lay_input_kernel
+}
+
+#[inline(always)]
+unsafe fn lay_input_kernel<V: Vector>(
+    x: &[f32],
+    pixels: &Pixels,
+    channels: Range<usize>,
+    pitch: usize,
+    to: &mut [f32],
+) {
+    for (pixel, place) in pixels.places().enumerate() {
+        for channel in (0..channels.len()).step_by(V::LEN) {
+            let count = V::LEN.min(channels.len() - channel);
+            // SAFETY: as the caller's: the input has the pixel, and there is room for it.
+            unsafe {
+                let from = x.as_ptr().add(place + channels.start + channel);
+                let vector: V = load_up_to(from, count);
+                vector.store(to.as_mut_ptr().add(pixel * pitch + channel));
             }
         }
     }
@@ -225,23 +292,21 @@ dispatch!(fn run_task(task: &Task<'_>) = task_kernel);
 
 #[inline(always)]
 unsafe fn task_kernel<V: Vector>(task: &Task<'_>) {
-    let (strips, sweep) = (&task.sums.strips, task.sums.sweep);
+    let (strips, share) = (task.strips, task.share);
     let pixels = task.lines.len() * task.columns;
-    let rows = strips.taps * strips.block_sums() / task.rows.len();
-    for (nth, index) in task.strips.clone().enumerate() {
+    for (nth, index) in share.strips.clone().enumerate() {
         let first = index / strips.block_strips() * strips.block_sums();
         let lanes = strips.channels(index).len();
         for (run, start) in task.rows.iter().enumerate() {
-            let mut tiles = tiles::<V>(0..rows);
+            let mut tiles = tiles::<V>(0..task.row);
             while let Some(tile) = tiles.next() {
+                let row = share.channels.start + run * task.row + tile.start;
                 for lane in (0..lanes).step_by(2 * V::LEN) {
                     // SAFETY: as the caller's: the rows are those under the windows, and the sums the task's.
                     unsafe {
-                        let sink = index * strips.strip_len()
-                            + (run * rows + tile.start) * strips.strip
-                            + lane;
+                        let sink = index * strips.strip_len() + row * strips.strip + lane;
                         let sink = Sink {
-                            to: task.to.at(sink),
+                            to: share.to.at(sink),
                             pitch: strips.strip,
                             columns: lanes - lane,
                             bias: None,
@@ -251,7 +316,7 @@ unsafe fn task_kernel<V: Vector>(task: &Task<'_>) {
                             x: task.x.add(start + first + tile.start),
                             runs: task.lines,
                             steps: task.columns,
-                            step: sweep.stride[1] * sweep.from.channels,
+                            step: task.step,
                             row: 1,
                             weight: task.dy.add(nth * pixels * strips.strip + lane),
                             pitch: strips.strip,
@@ -296,7 +361,7 @@ unsafe fn add_pixels_kernel<V: Vector>(x: &[f32], sums: &mut [f32]) {
             for pixel in x.chunks_exact(channels) {
                 sum = sum.add(load_up_to(pixel.as_ptr().add(channel), count));
             }
-            crate::simd::store_up_to(sum, sums.as_mut_ptr().add(channel), count);
+            store_up_to(sum, sums.as_mut_ptr().add(channel), count);
         }
     }
 }

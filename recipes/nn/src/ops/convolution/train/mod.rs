@@ -90,14 +90,20 @@ impl Trained {
         if let Some(layer) = Layer::of(sweep, self.groups) {
             return layer.forward(level, [weight, x], bias, y, &mut self.memory);
         }
-        let taps: Vec<usize> = (0..self.taps).collect();
-        let memory = &mut self.memory;
-        let parts = (
-            self.strips.as_ref().map(|[strips, _]| *strips),
-            sweep,
-            &taps[..],
+        let phase = Phase {
+            sweep: sweep.clone(),
+            taps: (0..self.taps).collect(),
+        };
+        let strips = self.strips.map(|[strips, _]| strips);
+        let images = (x, y, Onto::Write);
+        convolve(
+            level,
+            strips,
+            &[phase],
+            (weight, bias),
+            images,
+            &mut self.memory,
         );
-        convolve(level, parts, (weight, bias, x), (y, Onto::Write), memory);
     }
 
     /// What a loss changes with `x`.
@@ -121,18 +127,10 @@ impl Trained {
         if onto == Onto::Write && self.backward.iter().any(|phase| phase.taps.is_empty()) {
             dx.par_chunks_mut(ZEROS).for_each(|dx| dx.fill(0.0));
         }
-        let dx = Shared::new(dx);
-        let memory = &mut self.memory;
-        for Phase { sweep, taps } in self.backward.iter().filter(|phase| !phase.taps.is_empty()) {
-            let strips = (self.strips.as_ref()).map(|[_, strips]| strips.of_taps(taps.len()));
-            convolve(
-                level,
-                (strips, sweep, taps),
-                (weight, None, dy),
-                (dx, onto),
-                memory,
-            );
-        }
+        let strips = self.strips.map(|[_, strips]| strips);
+        let images = (dy, Shared::new(dx), onto);
+        let (phases, memory) = (&self.backward, &mut self.memory);
+        convolve(level, strips, phases, (weight, None), images, memory);
     }
 
     /// What a loss changes with weights and bias.
@@ -188,17 +186,19 @@ impl Trained {
     }
 }
 
-/// Lays weights out and convolves with them.
+/// Lays weights out and convolves with them, phase by phase.
 fn convolve(
     level: Level,
-    (strips, sweep, taps): (Option<Strips>, &Sweep, &[usize]),
-    (weight, bias, x): (&[f32], Option<&[f32]>, &[f32]),
-    (y, onto): (Shared, Onto),
+    strips: Option<Strips>,
+    phases: &[Phase],
+    (weight, bias): (&[f32], Option<&[f32]>),
+    (x, y, onto): (&[f32], Shared, Onto),
     memory: &mut Aligned,
 ) {
-    // SAFETY, for both: the level is the processor's, the caller has checked the lengths and has `y` for itself.
-    match strips {
-        Some(strips) => {
+    let phases = phases.iter().filter(|phase| !phase.taps.is_empty());
+    if let Some(strips) = strips {
+        for Phase { sweep, taps } in phases {
+            let strips = strips.of_taps(taps.len());
             let laid = memory.at_least(strips.len());
             strips.pack(level, weight, taps, laid);
             let product = Product {
@@ -210,23 +210,29 @@ fn convolve(
                 y,
                 onto,
             };
-            // SAFETY: as above.
+            // SAFETY: the level is the processor's, the caller has checked the lengths and has `y` for itself.
             unsafe { product.run(level) };
         }
-        None => {
-            let laid = memory.at_least(taps.len() * depthwise::pitch(sweep.from.channels));
-            let filter = weight.len() / sweep.from.channels;
-            depthwise::pack(weight, filter, taps, laid);
-            let filters = Filters {
-                sweep,
-                weight: laid,
-                bias,
-                x,
-                y,
-                onto,
-            };
-            // SAFETY: as above.
-            unsafe { filters.run(level) };
-        }
+        return;
     }
+    let phases: Vec<&Phase> = phases.collect();
+    let channels = phases.first().map_or(1, |phase| phase.sweep.from.channels);
+    let (filter, pitch) = (weight.len() / channels, depthwise::pitch(channels));
+    let mut rest = memory.at_least(filter * pitch);
+    let mut filters = Vec::new();
+    for Phase { sweep, taps } in phases {
+        let (laid, others) = rest.split_at_mut(taps.len() * pitch);
+        rest = others;
+        depthwise::pack(weight, filter, taps, laid);
+        filters.push(Filters {
+            sweep,
+            weight: laid,
+            bias,
+            x,
+            y,
+            onto,
+        });
+    }
+    // SAFETY: as above; phases write pixels of their own.
+    unsafe { depthwise::run(level, &filters) };
 }

@@ -157,6 +157,16 @@ impl Sweep {
         (self.windows[1].saturating_sub(1) * self.stride[1] + self.kernel[1]) * self.from.channels
     }
 
+    /// Where the runs of a window begin in filled lines, from its first value on: its lines, if channels of neighbouring pixels
+    /// are summed over together, and otherwise its pixels.
+    pub(super) fn runs(&self, together: bool) -> Vec<usize> {
+        let [down, across] = self.kernel;
+        let across = if together { 1 } else { across };
+        (0..down)
+            .flat_map(|y| (0..across).map(move |x| y * self.line() + x * self.from.channels))
+            .collect()
+    }
+
     /// The lines of windows as rows of images: the image, and its rows.
     pub(super) fn rows(&self, lines: Range<usize>) -> impl Iterator<Item = (usize, Range<usize>)> {
         let height = self.windows[0].max(1);
@@ -182,7 +192,8 @@ impl Sweep {
     }
 
     /// Copies what is under some lines of windows, with zeros around it.
-    pub(super) fn fill(&self, x: &[f32], lines: Range<usize>, mut to: &mut [f32]) {
+    pub(super) fn fill(&self, x: &[f32], lines: Range<usize>, to: &mut [f32]) {
+        let mut to = &mut to[..self.len(lines.clone())];
         let Shape {
             channels,
             height,
