@@ -46,6 +46,7 @@ pub(crate) trait Vector: Copy {
     }
     unsafe fn min(self, other: Self) -> Self;
     unsafe fn max(self, other: Self) -> Self;
+    unsafe fn sqrt(self) -> Self;
     /// To the nearest integer.
     unsafe fn round(self) -> Self;
     /// `self * 2^power` for integral powers in -126..=127.

@@ -57,6 +57,10 @@ impl Vector for Portable {
         self.zip(other, |a, b| if a > b { a } else { b })
     }
     #[inline(always)]
+    unsafe fn sqrt(self) -> Self {
+        Self(self.0.map(f32::sqrt))
+    }
+    #[inline(always)]
     unsafe fn round(self) -> Self {
         // Adding 1.5 * 2^23 leaves no bits for a fraction.
         const MAGIC: f32 = 12_582_912.0;

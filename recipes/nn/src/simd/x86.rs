@@ -59,6 +59,11 @@ impl Vector for __m256 {
         unsafe { _mm256_max_ps(self, other) }
     }
     #[inline(always)]
+    unsafe fn sqrt(self) -> Self {
+        // SAFETY: see `splat`.
+        unsafe { _mm256_sqrt_ps(self) }
+    }
+    #[inline(always)]
     unsafe fn round(self) -> Self {
         // SAFETY: see `splat`.
         unsafe { _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(self) }
@@ -147,6 +152,11 @@ impl Vector for __m512 {
     unsafe fn max(self, other: Self) -> Self {
         // SAFETY: see `splat`.
         unsafe { _mm512_max_ps(self, other) }
+    }
+    #[inline(always)]
+    unsafe fn sqrt(self) -> Self {
+        // SAFETY: see `splat`.
+        unsafe { _mm512_sqrt_ps(self) }
     }
     #[inline(always)]
     unsafe fn round(self) -> Self {

@@ -20,7 +20,6 @@ mod pack;
 mod tasks;
 #[cfg(test)]
 mod tests;
-#[cfg_attr(not(test), expect(dead_code, reason = "training is to come"))]
 pub(crate) mod train;
 mod winograd;
 
