@@ -76,6 +76,11 @@ fn cases() -> Vec<Case> {
         // Enough pixels for several parts of them.
         case(of(16, 1), 24, [64, 65], 1),
         case(of(16, 3).padding(1), 8, [40, 60], 2),
+        // By squares: several parts, several channels' shares, and every padding.
+        case(of(17, 3).padding(1), 16, [58, 61], 1),
+        case(of(70, 3), 80, [34, 37], 1),
+        case(of(40, 3).padding(2), 19, [20, 18], 3),
+        case(of(16, 3).padding([0, 1]), 16, [33, 34], 1),
         // Groups.
         case(of(64, 3).padding(1).groups(32), 64, [7, 6], 3),
         case(of(128, 3).stride(2).padding(1).groups(32), 256, [6, 7], 1),
