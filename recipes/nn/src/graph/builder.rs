@@ -1,13 +1,15 @@
 //! Layers one after the other, to a [`Graph`].
 
-use super::{Activation, Convolution, Graph, Mistake, Node, Op, Pool, Shape, Value, Window};
+use super::{
+    Activation, Auxiliary, Convolution, Graph, Mistake, Node, Op, Pool, Shape, Value, Window,
+};
 
 /// Makes a graph. It works out shapes as layers are added; the first mistake is kept, and [`Self::finish`] tells it, so
 /// that a description reads as one.
 #[derive(Clone, Debug)]
 pub struct Builder {
     nodes: Vec<Node>,
-    auxiliary: Vec<Value>,
+    auxiliary: Vec<Auxiliary>,
     mistake: Option<Mistake>,
 }
 
@@ -139,9 +141,9 @@ impl Builder {
         self.add(&name, Op::Dropout { share }, &[x], None)
     }
 
-    /// What is to be answered besides while training.
-    pub fn auxiliary(&mut self, x: Value) {
-        self.auxiliary.push(x);
+    /// What is to be answered besides while training, and what its loss counts beside the answer's.
+    pub fn auxiliary(&mut self, logits: Value, weight: f64) {
+        self.auxiliary.push(Auxiliary { logits, weight });
     }
 
     /// The graph.

@@ -26,7 +26,16 @@ pub use window::{Pair, Window};
 pub struct Graph {
     nodes: Vec<Node>,
     output: Value,
-    auxiliary: Vec<Value>,
+    auxiliary: Vec<Auxiliary>,
+}
+
+/// A row of logits that is only trained.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Auxiliary {
+    /// What gives it.
+    pub logits: Value,
+    /// What its loss counts beside the answer's.
+    pub weight: f64,
 }
 
 /// What a node gives, by the node's place in its graph.
@@ -248,7 +257,7 @@ impl Graph {
     }
 
     /// What it answers besides while it is trained.
-    pub fn auxiliary(&self) -> &[Value] {
+    pub fn auxiliary(&self) -> &[Auxiliary] {
         &self.auxiliary
     }
 
@@ -259,15 +268,13 @@ impl Graph {
 
     /// The tensors that are trained, with their shapes.
     pub fn parameters(&self) -> impl Iterator<Item = (String, Vec<usize>)> {
-        self.nodes.iter().flat_map(|node| {
-            let input = node.inputs.first().map(|input| self.shape(*input));
-            let (weight, bias) = node.parameters(input);
-            let named = |part: &str, shape| (format!("{}.{part}", node.name), shape);
-            let weight = weight.map(|shape| named("weight", shape));
-            weight
-                .into_iter()
-                .chain(bias.map(|shape| named("bias", shape)))
-        })
+        self.nodes.iter().flat_map(|node| self.parameters_of(node))
+    }
+
+    /// A layer's, a weight before a bias.
+    pub(crate) fn parameters_of(&self, node: &Node) -> Vec<(String, Vec<usize>)> {
+        let input = node.inputs.first().map(|input| self.shape(*input));
+        input.map_or(Vec::new(), |input| node.parameters(input))
     }
 
     /// The numbers in all of [`Self::parameters`].
@@ -278,18 +285,30 @@ impl Graph {
 }
 
 impl Node {
-    /// The shapes of weight and bias.
-    fn parameters(&self, input: Option<Shape>) -> (Option<Vec<usize>>, Option<Vec<usize>>) {
+    /// Its tensors, of which those that are called `weight` and `bias` come in that order.
+    fn parameters(&self, input: Shape) -> Vec<(String, Vec<usize>)> {
         let outputs = self.shape.channels;
-        match (&self.op, input) {
-            (Op::Convolution(convolution), Some(input)) => {
+        let named = |part: &str, shape| (format!("{}.{part}", self.name), shape);
+        let with_bias = |weight| vec![named("weight", weight), named("bias", vec![outputs])];
+        match &self.op {
+            Op::Convolution(convolution) => {
                 let [down, across] = convolution.window.kernel;
                 let weight = vec![outputs, input.channels / convolution.groups, down, across];
-                (Some(weight), convolution.bias.then(|| vec![outputs]))
+                let bias = convolution.bias.then(|| named("bias", vec![outputs]));
+                [named("weight", weight)].into_iter().chain(bias).collect()
             }
-            (Op::BatchNorm { .. }, _) => (Some(vec![outputs]), Some(vec![outputs])),
-            (Op::Linear, Some(input)) => (Some(vec![outputs, input.values()]), Some(vec![outputs])),
-            _ => (None, None),
+            Op::BatchNorm { .. } => with_bias(vec![outputs]),
+            Op::Linear => with_bias(vec![outputs, input.values()]),
+            _ => Vec::new(),
+        }
+    }
+
+    /// What it keeps of all batches that it has been trained on.
+    pub(crate) fn buffers(&self) -> Vec<(String, Vec<usize>)> {
+        let named = |part| (format!("{}.{part}", self.name), vec![self.shape.channels]);
+        match self.op {
+            Op::BatchNorm { .. } => ["running_mean", "running_var"].map(named).into(),
+            _ => Vec::new(),
         }
     }
 }
