@@ -6,6 +6,7 @@
 //!
 //! `zoo` lists them, `network` runs one on either device, `recipe` has the three stages.
 
+mod graph;
 mod network;
 mod recipe;
 mod zoo;

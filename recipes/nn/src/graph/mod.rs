@@ -2,12 +2,14 @@
 //!
 //! A [`Graph`] knows no device and holds no numbers. Inference fuses it ([`crate::plan`]); training can differentiate it,
 //! and therefore BatchNorm, activations and dropout are nodes of their own here. Shapes are those of one image: `[channels,
-//! height, width]`, and `[features, 1, 1]` once pixels are gone.
+//! height, width]`, and `[features, 1, 1]` once pixels are gone. A sequence is an image of one line: its pixels are tokens or
+//! steps, its channels their features.
 
 mod builder;
 mod mistake;
 #[cfg(test)]
 pub(crate) mod reference;
+mod sequences;
 #[cfg(test)]
 mod tests;
 mod window;
@@ -17,6 +19,7 @@ use std::fmt;
 pub use crate::activation::Activation;
 pub use builder::Builder;
 pub use mistake::Mistake;
+pub use sequences::{Attention, Embedding, End, Lstm, Row};
 pub(crate) use window::field;
 pub use window::{Pair, Window};
 
@@ -86,7 +89,9 @@ impl fmt::Debug for Shape {
 pub enum Op {
     /// The images come in.
     Input,
-    /// A convolution, with a `weight` `[outputs, inputs / groups, kernel]` and maybe a `bias`.
+    /// Token ids come in, one a pixel.
+    Ids,
+    /// A convolution, with a `weight` as [`Convolution::stored`] says and maybe a `bias`.
     Convolution(Convolution),
     /// BatchNorm with `weight`, `bias`, `running_mean` and `running_var`.
     BatchNorm {
@@ -122,6 +127,19 @@ pub enum Op {
         /// The share of values that become zeros.
         share: f64,
     },
+    /// A row of a table for each token, with a `weight` `[rows, features]`.
+    Embedding(Embedding),
+    /// LayerNorm over a pixel's channels, with `weight` and `bias`.
+    LayerNorm {
+        /// What is added to the variance.
+        eps: f64,
+    },
+    /// Attention among a sequence's tokens.
+    Attention(Attention),
+    /// A layer of an LSTM, in one direction, from a state of zeros; its tensors have names of their own.
+    Lstm(Lstm),
+    /// One of the tokens.
+    Pick(End),
 }
 
 /// How images are convolved.
@@ -135,6 +153,19 @@ pub struct Convolution {
     pub groups: usize,
     /// Whether it has a bias.
     pub bias: bool,
+    /// How a state dict has its weight.
+    pub stored: Stored,
+}
+
+/// The shape in which a state dict has a convolution's weight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Stored {
+    /// `[outputs, inputs / groups, down, across]`.
+    Kernel,
+    /// `[outputs, inputs]`, as torch's `Linear` has it.
+    Linear,
+    /// `[inputs, outputs]`, as transformers' `Conv1D` has it.
+    Conv1d,
 }
 
 impl Convolution {
@@ -145,6 +176,15 @@ impl Convolution {
             window: Window::new(kernel),
             groups: 1,
             bias: false,
+            stored: Stored::Kernel,
+        }
+    }
+
+    /// A linear layer for each pixel, with a bias.
+    pub fn dense(outputs: usize, stored: Stored) -> Self {
+        Self {
+            stored,
+            ..Self::new(outputs, 1).biased()
         }
     }
 
@@ -170,6 +210,17 @@ impl Convolution {
     pub fn biased(mut self) -> Self {
         self.bias = true;
         self
+    }
+
+    /// The shape of its weight in a state dict.
+    fn weight(&self, input: Shape) -> Vec<usize> {
+        let [down, across] = self.window.kernel;
+        let inputs = input.channels / self.groups;
+        match self.stored {
+            Stored::Kernel => vec![self.outputs, inputs, down, across],
+            Stored::Linear => vec![self.outputs, inputs],
+            Stored::Conv1d => vec![inputs, self.outputs],
+        }
     }
 }
 
@@ -256,16 +307,11 @@ impl Graph {
         self.nodes[value.0].shape
     }
 
-    /// The tensors that are trained, with their shapes.
+    /// The tensors that are trained, with the shapes in which a state dict has them.
     pub fn parameters(&self) -> impl Iterator<Item = (String, Vec<usize>)> {
         self.nodes.iter().flat_map(|node| {
             let input = node.inputs.first().map(|input| self.shape(*input));
-            let (weight, bias) = node.parameters(input);
-            let named = |part: &str, shape| (format!("{}.{part}", node.name), shape);
-            let weight = weight.map(|shape| named("weight", shape));
-            weight
-                .into_iter()
-                .chain(bias.map(|shape| named("bias", shape)))
+            input.map_or(Vec::new(), |input| node.parameters(input))
         })
     }
 
@@ -277,18 +323,22 @@ impl Graph {
 }
 
 impl Node {
-    /// The shapes of weight and bias.
-    fn parameters(&self, input: Option<Shape>) -> (Option<Vec<usize>>, Option<Vec<usize>>) {
+    /// Its tensors, of which those that are called `weight` and `bias` come in that order.
+    fn parameters(&self, input: Shape) -> Vec<(String, Vec<usize>)> {
         let outputs = self.shape.channels;
-        match (&self.op, input) {
-            (Op::Convolution(convolution), Some(input)) => {
-                let [down, across] = convolution.window.kernel;
-                let weight = vec![outputs, input.channels / convolution.groups, down, across];
-                (Some(weight), convolution.bias.then(|| vec![outputs]))
+        let named = |part: &str, shape| (format!("{}.{part}", self.name), shape);
+        let with_bias = |weight| vec![named("weight", weight), named("bias", vec![outputs])];
+        match &self.op {
+            Op::Convolution(convolution) => {
+                let (weight, bias) = (convolution.weight(input), vec![outputs]);
+                let bias = convolution.bias.then(|| named("bias", bias));
+                [named("weight", weight)].into_iter().chain(bias).collect()
             }
-            (Op::BatchNorm { .. }, _) => (Some(vec![outputs]), Some(vec![outputs])),
-            (Op::Linear, Some(input)) => (Some(vec![outputs, input.values()]), Some(vec![outputs])),
-            _ => (None, None),
+            Op::BatchNorm { .. } | Op::LayerNorm { .. } => with_bias(vec![outputs]),
+            Op::Linear => with_bias(vec![outputs, input.values()]),
+            Op::Embedding(Embedding { rows, .. }) => vec![named("weight", vec![*rows, outputs])],
+            Op::Lstm(lstm) => lstm.parameters(input.channels, outputs),
+            _ => Vec::new(),
         }
     }
 }

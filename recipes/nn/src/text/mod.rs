@@ -23,6 +23,7 @@ mod embeddings;
 mod encoder;
 #[cfg(test)]
 mod golden;
+mod graph;
 mod layer;
 mod linear;
 mod norm;
