@@ -98,6 +98,14 @@ impl Shared {
         }
     }
 
+    /// Values that are only read through it.
+    pub(crate) fn reading(values: &[f32]) -> Self {
+        Self {
+            start: values.as_ptr().cast_mut(),
+            len: values.len(),
+        }
+    }
+
     /// What is left of it from a place on.
     ///
     /// # Panics
@@ -107,6 +115,18 @@ impl Shared {
         Self {
             start: self.start.wrapping_add(index),
             len: self.len - index,
+        }
+    }
+
+    /// A part of it.
+    ///
+    /// # Panics
+    /// It reaches beyond.
+    pub(crate) fn part(self, range: Range<usize>) -> Self {
+        assert!(range.end <= self.len, "beyond the memory");
+        Self {
+            len: range.len(),
+            ..self.from(range.start)
         }
     }
 

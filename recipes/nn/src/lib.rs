@@ -29,6 +29,7 @@ pub mod plan;
 pub mod pool;
 mod simd;
 pub mod text;
+pub mod train;
 mod workspace;
 
 pub use backend::{Backend, device_uuid};

@@ -17,6 +17,9 @@ const MODULES: [(&str, [usize; 6]); 9] = [
     ("inception5b", [384, 192, 384, 48, 128, 128]),
 ];
 
+/// What a classifier that is trained besides counts, in the paper and in torchvision's references.
+const AUXILIARY: f64 = 0.3;
+
 /// `auxiliary` adds the two classifiers that are trained besides.
 pub(crate) fn googlenet(net: &mut Builder, auxiliary: bool, classes: usize) -> Value {
     let pool = Pool::max(3).stride(2).ceil();
@@ -74,5 +77,5 @@ fn classifier(net: &mut Builder, x: Value, at: &str, classes: usize) {
     let x = net.relu(x);
     let x = net.dropout(x, 0.7);
     let x = net.linear(&within(at, "fc2"), x, classes);
-    net.auxiliary(x);
+    net.auxiliary(x, AUXILIARY);
 }

@@ -4,6 +4,9 @@ use galley_nn::graph::{Builder, Convolution, Pool, Value};
 
 use crate::layers::{basic, within};
 
+/// What the classifier that is trained besides counts, as PyTorch's tutorial on it has it.
+const AUXILIARY: f64 = 0.4;
+
 /// `auxiliary` adds the classifier that is trained besides, which images below 299 pixels are too small for.
 pub(crate) fn inception_v3(net: &mut Builder, auxiliary: bool, classes: usize) -> Value {
     let pool = Pool::max(3).stride(2);
@@ -176,5 +179,5 @@ fn classifier(net: &mut Builder, x: Value, classes: usize) {
     let x = chain(net, x, "AuxLogits", layers);
     let x = net.mean(x);
     let x = net.linear("AuxLogits.fc", x, classes);
-    net.auxiliary(x);
+    net.auxiliary(x, AUXILIARY);
 }

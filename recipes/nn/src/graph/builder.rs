@@ -1,8 +1,8 @@
 //! Layers one after the other, to a [`Graph`].
 
 use super::{
-    Activation, Convolution, Graph, Mistake, Node, Op, Pool, Shape, Stored, Value, Window,
-    sequences,
+    Activation, Auxiliary, Convolution, Graph, Mistake, Node, Op, Pool, Shape, Stored, Value,
+    Window, sequences,
 };
 
 /// Makes a graph. It works out shapes as layers are added; the first mistake is kept, and [`Self::finish`] tells it, so
@@ -10,7 +10,7 @@ use super::{
 #[derive(Clone, Debug)]
 pub struct Builder {
     nodes: Vec<Node>,
-    auxiliary: Vec<Value>,
+    auxiliary: Vec<Auxiliary>,
     mistake: Option<Mistake>,
 }
 
@@ -161,9 +161,9 @@ impl Builder {
         self.add(&name, Op::Dropout { share }, &[x], None)
     }
 
-    /// What is to be answered besides while training.
-    pub fn auxiliary(&mut self, x: Value) {
-        self.auxiliary.push(x);
+    /// What is to be answered besides while training, and what its loss counts beside the answer's.
+    pub fn auxiliary(&mut self, logits: Value, weight: f64) {
+        self.auxiliary.push(Auxiliary { logits, weight });
     }
 
     /// The graph.

@@ -28,7 +28,16 @@ pub use window::{Pair, Window};
 pub struct Graph {
     nodes: Vec<Node>,
     output: Value,
-    auxiliary: Vec<Value>,
+    auxiliary: Vec<Auxiliary>,
+}
+
+/// A row of logits that is only trained.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Auxiliary {
+    /// What gives it.
+    pub logits: Value,
+    /// What its loss counts beside the answer's.
+    pub weight: f64,
 }
 
 /// What a node gives, by the node's place in its graph.
@@ -298,7 +307,7 @@ impl Graph {
     }
 
     /// What it answers besides while it is trained.
-    pub fn auxiliary(&self) -> &[Value] {
+    pub fn auxiliary(&self) -> &[Auxiliary] {
         &self.auxiliary
     }
 
@@ -309,10 +318,13 @@ impl Graph {
 
     /// The tensors that are trained, with the shapes in which a state dict has them.
     pub fn parameters(&self) -> impl Iterator<Item = (String, Vec<usize>)> {
-        self.nodes.iter().flat_map(|node| {
-            let input = node.inputs.first().map(|input| self.shape(*input));
-            input.map_or(Vec::new(), |input| node.parameters(input))
-        })
+        self.nodes.iter().flat_map(|node| self.parameters_of(node))
+    }
+
+    /// A layer's, a weight before a bias.
+    pub(crate) fn parameters_of(&self, node: &Node) -> Vec<(String, Vec<usize>)> {
+        let input = node.inputs.first().map(|input| self.shape(*input));
+        input.map_or(Vec::new(), |input| node.parameters(input))
     }
 
     /// The numbers in all of [`Self::parameters`].
@@ -338,6 +350,15 @@ impl Node {
             Op::Linear => with_bias(vec![outputs, input.values()]),
             Op::Embedding(Embedding { rows, .. }) => vec![named("weight", vec![*rows, outputs])],
             Op::Lstm(lstm) => lstm.parameters(input.channels, outputs),
+            _ => Vec::new(),
+        }
+    }
+
+    /// What it keeps of all batches that it has been trained on.
+    pub(crate) fn buffers(&self) -> Vec<(String, Vec<usize>)> {
+        let named = |part| (format!("{}.{part}", self.name), vec![self.shape.channels]);
+        match self.op {
+            Op::BatchNorm { .. } => ["running_mean", "running_var"].map(named).into(),
             _ => Vec::new(),
         }
     }

@@ -2,10 +2,10 @@
 
 use std::{cmp::Reverse, ops::RangeInclusive};
 
-use super::{Buffer, Step};
+use super::Step;
 
-/// Values of which every buffer is a whole number: a cache line.
-const UNIT: usize = 16;
+/// Values of which every place is a whole number: a cache line.
+pub(crate) const UNIT: usize = 16;
 
 /// The first and the last moment at which each buffer is needed; step `i` is moment `i + 1`, and the input is there before.
 pub(super) fn lives(steps: &[Step], buffers: usize, output: usize) -> Vec<RangeInclusive<usize>> {
@@ -29,12 +29,13 @@ pub(super) fn lives(steps: &[Step], buffers: usize, output: usize) -> Vec<RangeI
     lives.into_iter().map(life).collect()
 }
 
-/// Gives each buffer its place, the largest first and each as low as it fits beside those that live with it; returns how
+/// A place for each of these lengths, the largest first and each as low as it fits beside those that live with it; and how
 /// much memory that takes.
-pub(super) fn allocate(buffers: &mut [Buffer], lives: &[RangeInclusive<usize>]) -> usize {
-    let size = |buffer: &Buffer| buffer.len().next_multiple_of(UNIT);
-    let mut order: Vec<usize> = (0..buffers.len()).collect();
-    order.sort_by_key(|i| Reverse(buffers[*i].len()));
+pub(crate) fn allocate(lens: &[usize], lives: &[RangeInclusive<usize>]) -> (Vec<usize>, usize) {
+    let size = |i: usize| lens[i].next_multiple_of(UNIT);
+    let mut order: Vec<usize> = (0..lens.len()).collect();
+    order.sort_by_key(|i| Reverse(lens[*i]));
+    let mut offsets = vec![0; lens.len()];
     let mut placed: Vec<usize> = Vec::new();
     let mut end = 0;
     for i in order {
@@ -44,15 +45,15 @@ pub(super) fn allocate(buffers: &mut [Buffer], lives: &[RangeInclusive<usize>]) 
         // In the order of their places.
         let mut offset = 0;
         for j in placed.iter().filter(together) {
-            if offset + size(&buffers[i]) <= buffers[*j].offset {
+            if offset + size(i) <= offsets[*j] {
                 break;
             }
-            offset = offset.max(buffers[*j].offset + size(&buffers[*j]));
+            offset = offset.max(offsets[*j] + size(*j));
         }
-        buffers[i].offset = offset;
-        end = end.max(offset + size(&buffers[i]));
-        let at = placed.partition_point(|j| buffers[*j].offset <= offset);
+        offsets[i] = offset;
+        end = end.max(offset + size(i));
+        let at = placed.partition_point(|j| offsets[*j] <= offset);
         placed.insert(at, i);
     }
-    end
+    (offsets, end)
 }

@@ -7,7 +7,7 @@
 //! channels that still lie apart are gathered. `memory` lets what is not needed at the same time share memory.
 
 mod fuse;
-mod memory;
+pub(crate) mod memory;
 mod place;
 #[cfg(test)]
 mod tests;

@@ -36,7 +36,11 @@ pub(super) fn place(draft: Draft, vector: usize) -> Plan {
         mut buffers, steps, ..
     } = placer;
     let lives = memory::lives(&steps, buffers.len(), output.buffer);
-    let len = memory::allocate(&mut buffers, &lives);
+    let lens: Vec<usize> = buffers.iter().map(Buffer::len).collect();
+    let (offsets, len) = memory::allocate(&lens, &lives);
+    for (buffer, offset) in buffers.iter_mut().zip(offsets) {
+        buffer.offset = offset;
+    }
     Plan {
         steps,
         buffers,

@@ -46,6 +46,7 @@ pub(crate) trait Vector: Copy {
     }
     unsafe fn min(self, other: Self) -> Self;
     unsafe fn max(self, other: Self) -> Self;
+    unsafe fn sqrt(self) -> Self;
     /// To the nearest integer.
     unsafe fn round(self) -> Self;
     /// `self * 2^power` for integral powers in -126..=127.
@@ -76,6 +77,9 @@ pub(crate) trait Vector: Copy {
             std::ptr::copy_nonoverlapping(values.as_ptr(), to, count);
         }
     }
+
+    /// Its lanes where `low < other < high`, zeros elsewhere.
+    unsafe fn where_between(self, other: Self, low: Self, high: Self) -> Self;
 
     /// All its values, with zeros behind.
     #[inline(always)]

@@ -57,6 +57,10 @@ impl Vector for Portable {
         self.zip(other, |a, b| if a > b { a } else { b })
     }
     #[inline(always)]
+    unsafe fn sqrt(self) -> Self {
+        Self(self.0.map(f32::sqrt))
+    }
+    #[inline(always)]
     unsafe fn round(self) -> Self {
         // Adding 1.5 * 2^23 leaves no bits for a fraction.
         const MAGIC: f32 = 12_582_912.0;
@@ -67,5 +71,12 @@ impl Vector for Portable {
         self.zip(power, |value, power| {
             value * f32::from_bits((((power as i32) + 127) << 23) as u32)
         })
+    }
+    #[inline(always)]
+    unsafe fn where_between(self, other: Self, low: Self, high: Self) -> Self {
+        Self(std::array::from_fn(|i| {
+            let between = low.0[i] < other.0[i] && other.0[i] < high.0[i];
+            if between { self.0[i] } else { 0.0 }
+        }))
     }
 }

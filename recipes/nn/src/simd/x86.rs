@@ -59,6 +59,11 @@ impl Vector for __m256 {
         unsafe { _mm256_max_ps(self, other) }
     }
     #[inline(always)]
+    unsafe fn sqrt(self) -> Self {
+        // SAFETY: see `splat`.
+        unsafe { _mm256_sqrt_ps(self) }
+    }
+    #[inline(always)]
     unsafe fn round(self) -> Self {
         // SAFETY: see `splat`.
         unsafe { _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(self) }
@@ -70,6 +75,15 @@ impl Vector for __m256 {
             let exponent = _mm256_add_epi32(_mm256_cvtps_epi32(power), _mm256_set1_epi32(127));
             let factor = _mm256_castsi256_ps(_mm256_slli_epi32::<23>(exponent));
             _mm256_mul_ps(self, factor)
+        }
+    }
+    #[inline(always)]
+    unsafe fn where_between(self, other: Self, low: Self, high: Self) -> Self {
+        // SAFETY: see `splat`.
+        unsafe {
+            let above = _mm256_cmp_ps::<_CMP_GT_OQ>(other, low);
+            let below = _mm256_cmp_ps::<_CMP_LT_OQ>(other, high);
+            _mm256_and_ps(self, _mm256_and_ps(above, below))
         }
     }
 }
@@ -140,6 +154,11 @@ impl Vector for __m512 {
         unsafe { _mm512_max_ps(self, other) }
     }
     #[inline(always)]
+    unsafe fn sqrt(self) -> Self {
+        // SAFETY: see `splat`.
+        unsafe { _mm512_sqrt_ps(self) }
+    }
+    #[inline(always)]
     unsafe fn round(self) -> Self {
         // SAFETY: see `splat`.
         unsafe { _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(self) }
@@ -148,6 +167,15 @@ impl Vector for __m512 {
     unsafe fn scale(self, power: Self) -> Self {
         // SAFETY: see `splat`.
         unsafe { _mm512_scalef_ps(self, power) }
+    }
+    #[inline(always)]
+    unsafe fn where_between(self, other: Self, low: Self, high: Self) -> Self {
+        // SAFETY: see `splat`.
+        unsafe {
+            let above = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(other, low);
+            let both = _mm512_mask_cmp_ps_mask::<_CMP_LT_OQ>(above, other, high);
+            _mm512_maskz_mov_ps(both, self)
+        }
     }
     #[inline(always)]
     unsafe fn load_first(from: *const f32, count: usize) -> Self {

@@ -20,6 +20,7 @@ mod pack;
 mod tasks;
 #[cfg(test)]
 mod tests;
+pub(crate) mod train;
 mod winograd;
 
 use super::Images;

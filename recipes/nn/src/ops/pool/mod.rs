@@ -1,5 +1,7 @@
 //! Maxima and means under a window, or over fields of pixels.
 
+mod backward;
+
 use std::ops::Range;
 
 use rayon::prelude::*;
@@ -9,6 +11,7 @@ use crate::{
     graph::{Pool, Reduction, Window, field},
     simd::{Level, Vector, dispatch, load_up_to, store_up_to},
 };
+pub(crate) use backward::Backward;
 
 /// The pixels that become one.
 pub(crate) enum Fields<'a> {

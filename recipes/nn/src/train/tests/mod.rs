@@ -1,0 +1,107 @@
+//! Networks of all kinds, trained fast and in the plainest way.
+
+mod gradients;
+mod operators;
+mod plans;
+mod steps;
+
+use std::collections::HashMap;
+
+use candle_core::{DType, Device, Tensor};
+use candle_nn::VarBuilder;
+
+use super::{
+    Optimizer, Settings, Trainer,
+    reference::{Factors, Outcome, Step, Tensors},
+};
+use crate::{
+    Precision,
+    executor::tests::weights,
+    graph::Graph,
+    host::tests::{flat, random},
+    ops::dropout::{Dropout, Stream, TOGETHER},
+};
+
+/// A network with numbers, and a batch.
+struct Case {
+    graph: Graph,
+    tensors: HashMap<String, Tensor>,
+    input: Vec<f32>,
+    labels: Vec<u32>,
+}
+
+impl Case {
+    fn new(graph: Graph, batch: usize, seed: u32) -> Self {
+        let shape = graph.nodes()[0].shape;
+        let classes = graph.shape(graph.output()).channels as u32;
+        Self {
+            tensors: weights(&graph),
+            input: flat(&random(&[batch, shape.values()], seed + 1)),
+            labels: (0..batch as u32)
+                .map(|i| (i * 3 + seed) % classes)
+                .collect(),
+            graph,
+        }
+    }
+
+    /// In f64.
+    fn numbers(&self) -> Tensors {
+        let named = |(name, tensor): (&String, &Tensor)| {
+            let numbers = flat(tensor).into_iter().map(f64::from);
+            (name.clone(), numbers.collect())
+        };
+        self.tensors.iter().map(named).collect()
+    }
+
+    fn reference(&self, weights: &Tensors, factors: Factors<'_>) -> Outcome {
+        let input: Vec<f64> = self.input.iter().map(|x| f64::from(*x)).collect();
+        let step = Step {
+            graph: &self.graph,
+            weights,
+            input: &input,
+            labels: &self.labels,
+            factors,
+        };
+        step.run()
+    }
+
+    fn trainer(&self, settings: &Settings) -> Trainer {
+        let weights = VarBuilder::from_tensors(self.tensors.clone(), DType::F32, &Device::Cpu);
+        let backend = Precision::F32.into();
+        Trainer::new(&self.graph, self.labels.len(), &weights, settings, &backend).unwrap()
+    }
+}
+
+/// Nothing is dropped.
+fn kept(_: usize, values: usize, _: f64) -> Vec<f64> {
+    vec![1.0; values]
+}
+
+/// What the first step with a seed drops.
+fn dropped(seed: u64) -> impl Fn(usize, usize, f64) -> Vec<f64> {
+    move |node, values, share| {
+        let stream = Stream {
+            seed,
+            step: 0,
+            layer: node as u32,
+        };
+        let dropout = Dropout::new(share, stream);
+        (0..values.div_ceil(TOGETHER))
+            .flat_map(|i| dropout.factors(i as u64))
+            .take(values)
+            .map(f64::from)
+            .collect()
+    }
+}
+
+fn descent(lr: f64, dropout: Option<u64>) -> Settings {
+    Settings {
+        optimizer: Optimizer::Sgd {
+            lr,
+            momentum: 0.9,
+            weight_decay: 1e-4,
+            nesterov: true,
+        },
+        dropout,
+    }
+}

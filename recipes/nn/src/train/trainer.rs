@@ -1,0 +1,198 @@
+//! A network that is trained, batch by batch.
+
+use std::{
+    ops::Range,
+    time::{Duration, Instant},
+};
+
+use candle_core::{Result, bail};
+use candle_nn::VarBuilder;
+
+use super::{
+    Form, Plan, Settings, Tensor,
+    cpu::{Cpu, Numbers},
+    differentiate,
+    update::Update,
+};
+use crate::{
+    aligned::Aligned,
+    backend::{Backend, Kind},
+    graph::Graph,
+    host, pool,
+    simd::Precision,
+};
+
+/// A network with its numbers, and all that a step needs.
+#[derive(Debug)]
+pub struct Trainer {
+    device: Cpu,
+    numbers: Numbers,
+    update: Update,
+    /// Logits of an example.
+    classes: usize,
+}
+
+/// What a step did, and how long its parts took.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Outcome {
+    /// The loss before the step: the mean over the batch, with auxiliary ones by their weights. Whether it is finite is for
+    /// the caller to look at.
+    pub loss: f64,
+    /// To the loss.
+    pub forward: Duration,
+    /// From there to all gradients.
+    pub backward: Duration,
+    /// Of the parameters.
+    pub update: Duration,
+}
+
+/// A tensor of a network.
+#[derive(Clone, Copy, Debug)]
+pub struct Parameter<'a> {
+    /// What its state dict calls it.
+    pub name: &'a str,
+    /// Its shape there.
+    pub shape: &'a [usize],
+    /// Its values.
+    pub values: &'a [f32],
+    /// The last step's gradient.
+    pub gradient: &'a [f32],
+}
+
+impl Trainer {
+    /// Whether networks are trained on a backend: the CPU in f32.
+    ///
+    /// # Errors
+    /// They are not; the message is for whoever chose that.
+    pub fn runs_on(backend: &Backend) -> std::result::Result<(), String> {
+        match &backend.0 {
+            Kind::Cpu(Precision::F32) => Ok(()),
+            _ => Err(
+                "networks are trained on the CPU in f32 so far: use --device cpu --dtype f32"
+                    .into(),
+            ),
+        }
+    }
+
+    /// Reads a network's tensors by the names of its description, for batches of one size.
+    ///
+    /// # Errors
+    /// The network cannot be trained on such batches, tensors are missing or of another shape, or nothing is trained on the
+    /// backend.
+    pub fn new(
+        graph: &Graph,
+        batch: usize,
+        weights: &VarBuilder<'_>,
+        settings: &Settings,
+        backend: &Backend,
+    ) -> Result<Self> {
+        Self::runs_on(backend).map_err(candle_core::Error::msg)?;
+        let form = Form {
+            batch,
+            dropout: settings.dropout.is_some(),
+        };
+        let plan = differentiate(graph, form)?;
+        let numbers = Numbers {
+            parameters: read(&plan.parameters, plan.parameters_len(), weights)?,
+            gradients: Aligned::zeros(plan.parameters_len()),
+            buffers: read(&plan.buffers, plan.buffers_len(), weights)?,
+        };
+        Ok(Self {
+            update: Update::new(settings.optimizer, plan.parameters_len()),
+            classes: graph.shape(graph.output()).channels,
+            device: Cpu::new(plan, settings.dropout.unwrap_or(0)),
+            numbers,
+        })
+    }
+
+    /// Its plan.
+    pub fn plan(&self) -> &Plan {
+        self.device.plan()
+    }
+
+    /// Trains on a batch: `input` `[batch, height, width, channels]` and a label for each example.
+    ///
+    /// # Errors
+    /// Lengths are others, or a label is not below the classes.
+    pub fn step(&mut self, input: &[f32], labels: &[u32]) -> Result<Outcome> {
+        let plan = self.device.plan();
+        let expected = [plan.slots[plan.input].len, plan.batch];
+        if [input.len(), labels.len()] != expected {
+            bail!(
+                "expected {} values and {} labels, got {} and {}",
+                expected[0],
+                expected[1],
+                input.len(),
+                labels.len()
+            )
+        }
+        let classes = plan.losses.iter().map(|loss| loss.logits.shape.channels);
+        let classes = classes.min().unwrap_or(self.classes);
+        if let Some(label) = labels.iter().find(|label| **label as usize >= classes) {
+            bail!("expected labels below {classes}, got {label}")
+        }
+        let Self {
+            device,
+            numbers,
+            update,
+            ..
+        } = self;
+        pool::run(|| {
+            let start = Instant::now();
+            let loss = device.forward(numbers, input, labels);
+            let forward = start.elapsed();
+            device.backward(numbers);
+            let backward = start.elapsed() - forward;
+            update.run(
+                numbers.parameters.as_mut_slice(),
+                numbers.gradients.as_slice(),
+            );
+            Ok(Outcome {
+                loss,
+                forward,
+                backward,
+                update: start.elapsed() - forward - backward,
+            })
+        })
+    }
+
+    /// What is trained, in the order of the network's layers.
+    pub fn parameters(&self) -> impl Iterator<Item = Parameter<'_>> {
+        let Numbers {
+            parameters,
+            gradients,
+            ..
+        } = &self.numbers;
+        let of = |values, range: &Range<usize>| part(values, range);
+        (self.plan().parameters.iter()).map(move |tensor| Parameter {
+            name: &tensor.name,
+            shape: &tensor.shape,
+            values: of(parameters, &tensor.range),
+            gradient: of(gradients, &tensor.range),
+        })
+    }
+
+    /// Running statistics, by name.
+    pub fn buffers(&self) -> impl Iterator<Item = (&str, &[f32])> {
+        let tensors = self.plan().buffers.iter();
+        tensors.map(|tensor| (&tensor.name[..], part(&self.numbers.buffers, &tensor.range)))
+    }
+}
+
+fn part<'a>(values: &'a Aligned, range: &Range<usize>) -> &'a [f32] {
+    &values.as_slice()[range.clone()]
+}
+
+/// Tensors in one array.
+fn read(tensors: &[Tensor], len: usize, weights: &VarBuilder<'_>) -> Result<Aligned> {
+    let mut values = Aligned::zeros(len);
+    for tensor in tensors {
+        let read = weights.get(&tensor.shape[..], &tensor.name)?;
+        let to = &mut values.as_mut_slice()[tensor.range.clone()];
+        host::with(&read.contiguous()?, |from| {
+            to.copy_from_slice(from);
+            Ok(())
+        })?;
+    }
+    Ok(values)
+}
