@@ -5,7 +5,8 @@ use crate::{
     activation::Activation,
     host::Shared,
     simd::{
-        Level, Vector, below_sigmoid, dispatch, gelu_slope, gelu_tanh_slope, load_up_to, store_up_to,
+        Level, Vector, below_sigmoid, dispatch, gelu_slope, gelu_tanh_slope, load_up_to,
+        store_up_to,
     },
 };
 

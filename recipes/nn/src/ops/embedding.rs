@@ -16,8 +16,8 @@ const AT_ONCE: usize = 64;
 /// Tokens that take rows of a table.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Lookup<'a> {
-    /// `[sequences, tokens]`.
-    pub(crate) ids: &'a [u32],
+    /// `[sequences, tokens]`, whole numbers.
+    pub(crate) ids: &'a [f32],
     /// Tokens of a sequence.
     pub(crate) tokens: usize,
     pub(crate) by: Row,
@@ -107,8 +107,8 @@ mod tests {
     #[test]
     fn rows_are_looked_up_and_get_what_their_tokens_get() {
         let (sequences, tokens, features, rows) = (40, 7, 19, 30);
-        let ids: Vec<u32> = (0..sequences * tokens)
-            .map(|i| (i * i % 23) as u32)
+        let ids: Vec<f32> = (0..sequences * tokens)
+            .map(|i| (i * i % 23) as f32)
             .collect();
         let table = flat(&random(&[rows * features], 1));
         let dy = flat(&random(&[ids.len() * features], 2));

@@ -17,6 +17,7 @@ use crate::{
 };
 
 /// A layer for sequences of one length, with the memory that it works in.
+#[derive(Debug)]
 pub(crate) struct Lstm {
     sizes: Sizes,
     /// From inputs to gates, and from states to gates.
