@@ -1,7 +1,10 @@
 //! The one list of all recipes, which the server and the benchmark both read. Nothing else names concrete recipes.
 
+mod training;
+
 use galley_core::{AnyRecipe, Entry, LoadError, LoadOptions};
 pub use galley_nn::device_uuid;
+pub use training::{Training, trainable, trainer};
 
 static CRATES: [&[Entry]; 6] = [
     galley_efficientnet::ENTRIES,

@@ -24,19 +24,19 @@ pub enum Activation {
 }
 
 impl Activation {
-    /// Of each lane.
+    /// Of each lane. What is no number stays so: of two, `max` and `min` take the second then.
     #[inline(always)]
     pub(crate) unsafe fn apply<V: Vector>(self, x: V) -> V {
         // SAFETY: register arithmetic only; the instruction set is the caller's to vouch for.
         unsafe {
             match self {
                 Self::None => x,
-                Self::Relu6 => x.max(V::splat(0.0)).min(V::splat(6.0)),
+                Self::Relu6 => V::splat(6.0).min(V::splat(0.0).max(x)),
                 Self::Silu => silu(x),
                 Self::Gelu => gelu(x),
                 Self::Tanh => tanh(x),
                 Self::Sigmoid => V::splat(1.0).div(below_sigmoid(x)),
-                Self::Relu => x.max(V::splat(0.0)),
+                Self::Relu => V::splat(0.0).max(x),
                 Self::GeluTanh => gelu_tanh(x),
             }
         }

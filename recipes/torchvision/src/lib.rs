@@ -25,7 +25,12 @@ use galley_core::{
     AnyRecipe, Entry, InputKind, LoadError, LoadOptions, Source, counted, synthetic, weights,
 };
 use galley_image::{Classifier, Config, Parts, View};
-use galley_nn::{Backend, executor::Executor, image::Colours};
+use galley_nn::{
+    Backend,
+    executor::Executor,
+    graph::{Graph, Mistake},
+    image::Colours,
+};
 
 use crate::zoo::{NETWORKS, Settings};
 
@@ -82,6 +87,21 @@ fn preparation(name: &str) -> (View, Colours) {
         }
         _ => (view, IMAGENET),
     }
+}
+
+/// The network of this name as it is trained, with the classifiers that are trained besides, if it is one of these. `size` is
+/// that of its images, pixels down as across; without it, as large as those that it is served with.
+///
+/// # Errors
+/// The images are too small for it: `inception_v3`'s auxiliary classifier does not fit 224 pixels.
+pub fn trained(name: &str, size: Option<usize>) -> Option<Result<Graph, Mistake>> {
+    let (view, _) = preparation(name);
+    let settings = Settings {
+        size: [size.unwrap_or(view.crop); 2],
+        classes: Config::default().classes(),
+        auxiliary: true,
+    };
+    zoo::describe(name, settings)
 }
 
 fn load(entry: &Entry, options: &LoadOptions) -> Result<AnyRecipe, LoadError> {

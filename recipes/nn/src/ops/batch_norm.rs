@@ -52,7 +52,9 @@ pub(crate) fn forward(
         let sum = sum + residual.map_or(0.0, |residual| residual[i]);
         *y = match activation {
             Activation::None => sum,
-            Activation::Relu => sum.max(0.0),
+            // Not `max`, which hides what is no number.
+            Activation::Relu if sum <= 0.0 => 0.0,
+            Activation::Relu => sum,
             Activation::Relu6 => sum.clamp(0.0, 6.0),
             other => unreachable!("{other:?} is a step of its own"),
         };

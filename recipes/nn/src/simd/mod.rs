@@ -46,7 +46,9 @@ pub(crate) trait Vector: Copy {
         // SAFETY: as the caller's.
         unsafe { self.div(other) }
     }
+    /// `other` where one of them is no number.
     unsafe fn min(self, other: Self) -> Self;
+    /// As for `min`.
     unsafe fn max(self, other: Self) -> Self;
     unsafe fn sqrt(self) -> Self;
     /// To the nearest integer.

@@ -253,7 +253,8 @@ impl Access {
     fn gradient(&mut self, gradient: Option<(usize, Onto)>) {
         match gradient {
             // What the same step has written before.
-            Some((slot, Onto::Add)) if self.writes.contains(&slot) => (),
+            Some((slot, Onto::Add)) if self.writes.contains(&slot) || self.adds.contains(&slot) => {
+            }
             Some((slot, Onto::Add)) => self.adds.push(slot),
             Some((slot, Onto::Write)) => self.writes.push(slot),
             None => (),

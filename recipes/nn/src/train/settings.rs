@@ -53,6 +53,14 @@ impl Optimizer {
         weight_decay: 0.01,
     };
 
+    /// The same with another rate.
+    pub fn with_rate(mut self, rate: f64) -> Self {
+        match &mut self {
+            Self::Sgd { lr, .. } | Self::AdamW { lr, .. } => *lr = rate,
+        }
+        self
+    }
+
     /// Arrays as long as the parameters that it keeps.
     pub(super) fn kept(&self) -> usize {
         match self {

@@ -30,7 +30,7 @@ impl Update {
 
     /// A step, on rayon's pool.
     pub(super) fn run(&mut self, parameters: &mut [f32], gradients: &[f32]) {
-        let level = Level::detect();
+        let (level, len) = (Level::detect(), parameters.len());
         self.steps = self.steps.saturating_add(1);
         match self.optimizer {
             Optimizer::Sgd {
@@ -70,7 +70,7 @@ impl Update {
                     eps: eps as f32,
                 };
                 if let [mean, square] = &mut self.kept[..] {
-                    let kept = [mean.as_mut_slice(), square.as_mut_slice()];
+                    let kept = [mean, square].map(|kept| &mut kept.as_mut_slice()[..len]);
                     optimizer::adam_w(level, &with, parameters, gradients, kept);
                 }
             }

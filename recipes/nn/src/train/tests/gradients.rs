@@ -47,10 +47,10 @@ pub(super) fn check_by_differences(graph: Graph, batch: usize, seed: u32, factor
 
 #[test]
 fn losses_of_random_networks_follow_their_gradients() {
-    for seed in 4000..4060 {
+    for seed in 4000..4024 {
         check_by_differences(network(seed), 3, seed as u32, &kept);
     }
-    for seed in 4060..4080 {
+    for seed in 4060..4068 {
         check_by_differences(network(seed), 3, seed as u32, &dropped(5));
     }
 }

@@ -1,6 +1,6 @@
 //! Each operator by itself, between layers that are trained: fast, in the plainest way, and by differences.
 
-use super::{Case, descent, gradients::check_by_differences, kept, steps::off};
+use super::{Case, descent, gradients::check_by_differences, kept, steps::worst};
 use crate::graph::{Activation, Builder, Convolution, Graph, Pool, Reduction, Value};
 
 /// An operator between two layers with weights.
@@ -23,15 +23,12 @@ fn check(shape: [usize; 3], operator: &dyn Fn(&mut Builder, Value) -> Value) {
     let mut trainer = case.trainer(&descent(0.1, None));
     trainer.step(&case.input, &case.labels).unwrap();
     let expected = case.reference(&case.numbers(), &kept);
-    for parameter in trainer.parameters() {
-        let off = off(parameter.gradient, &expected.gradients[parameter.name]);
-        let what = parameter.name;
-        assert!(
-            off < 1e-4,
-            "{shape:?}, {what}: off by {off}\n{:#?}",
-            case.graph
-        );
-    }
+    let (off, name) = worst(&trainer, &expected);
+    assert!(
+        off < 1e-4,
+        "{shape:?}, {name}: off by {off}\n{:#?}",
+        case.graph
+    );
 }
 
 #[test]
@@ -203,8 +200,6 @@ fn auxiliary_losses() {
         "{loss}, expected {}",
         expected.loss
     );
-    for parameter in trainer.parameters() {
-        let off = off(parameter.gradient, &expected.gradients[parameter.name]);
-        assert!(off < 1e-4, "{}: off by {off}", parameter.name);
-    }
+    let (off, name) = worst(&trainer, &expected);
+    assert!(off < 1e-4, "{name}: off by {off}");
 }

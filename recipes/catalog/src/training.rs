@@ -1,0 +1,108 @@
+//! Networks by their recipes' names, to be trained.
+
+use galley_core::{LoadError, LoadOptions, Source, synthetic, weights};
+use galley_nn::{
+    Backend,
+    graph::{Graph, Mistake},
+    train::{Settings, Trainer},
+};
+
+/// How a recipe's network is to be trained.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Training {
+    /// Pixels down as across; without it, as many as it is served with.
+    pub size: Option<usize>,
+    /// Examples of a step.
+    pub batch: usize,
+    /// The optimizer, and dropout.
+    pub settings: Settings,
+}
+
+/// The network of the recipe of this name as it is trained, if it can be. `size` is that of its inputs: pixels down as across;
+/// without it, that of those that it is served with.
+///
+/// # Errors
+/// Inputs of that size do not fit it.
+pub fn trainable(name: &str, size: Option<usize>) -> Option<Result<Graph, Mistake>> {
+    galley_torchvision::trained(name, size)
+}
+
+/// A trainer of the network of the recipe of this name. Of the options, it reads those of device, dtype and weights.
+///
+/// # Errors
+/// There is no such recipe, its network cannot be trained so, its weights are missing or wrong, or nothing is trained on the
+/// device.
+pub fn trainer(
+    name: &str,
+    options: &LoadOptions,
+    training: &Training,
+) -> Result<Trainer, LoadError> {
+    let entry = crate::find(name)?;
+    let graph = match trainable(name, training.size) {
+        Some(graph) => graph.map_err(|mistake| LoadError::invalid(name, mistake))?,
+        None => {
+            let message = format!("{name} cannot be trained: it is not described as a graph");
+            return Err(LoadError::Unsupported(message));
+        }
+    };
+    let backend = Backend::of(&options.device, options.dtype).map_err(LoadError::Unsupported)?;
+    Trainer::runs_on(&backend).map_err(LoadError::Unsupported)?;
+    let weights = match entry.source(&options.weights)? {
+        Source::Dir { path, .. } => weights::safetensors_dir(&path)?,
+        Source::Synthetic(seed) => synthetic::var_builder(seed),
+        Source::Bundled(what) => {
+            return Err(LoadError::Unsupported(format!("{what} cannot be trained")));
+        }
+    };
+    let Training {
+        batch, settings, ..
+    } = training;
+    Ok(Trainer::new(&graph, *batch, &weights, settings, &backend)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use galley_core::WeightSource;
+    use galley_nn::train::Optimizer;
+
+    use super::*;
+
+    fn told(name: &str, size: Option<usize>, batch: usize) -> String {
+        let options = LoadOptions {
+            weights: WeightSource::Synthetic(None),
+            ..LoadOptions::default()
+        };
+        let settings = Settings {
+            optimizer: Optimizer::SGD,
+            dropout: None,
+        };
+        let training = Training {
+            size,
+            batch,
+            settings,
+        };
+        match trainer(name, &options, &training) {
+            Ok(trainer) => format!("{} parameters", trainer.plan().parameter_count()),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    #[test]
+    fn networks_are_trained_by_name_and_others_refused() {
+        assert_eq!(told("squeezenet1_1", Some(64), 2), "1235496 parameters");
+        let refused = told("echo", None, 1);
+        assert!(refused.starts_with("echo cannot be trained"), "{refused}");
+        assert!(told("resnet51", None, 1).contains("unknown recipe"));
+        // One pixel is left of such images.
+        let small = told("resnet18", Some(32), 1);
+        assert!(
+            small.contains("at least two values of each channel"),
+            "{small}"
+        );
+        let auxiliary = told("inception_v3", Some(224), 2);
+        assert!(
+            auxiliary.starts_with("inception_v3: AuxLogits.conv1.conv"),
+            "{auxiliary}"
+        );
+    }
+}
