@@ -11,12 +11,10 @@ use galley_text::{TensorLimits, packed, recipe_info};
 use serde_json::{Value, json};
 
 use crate::{
+    LENGTH,
     network::{CLASSES, Network, Sequence, transformed},
     zoo::{Family, Model},
 };
-
-/// Tokens or steps of a made-up item: SuperBench's.
-const SAMPLE_LENGTH: usize = 512;
 
 /// Ids of made-up items are below this, as SuperBench's are.
 const SAMPLE_IDS: u32 = 128;
@@ -172,7 +170,7 @@ impl Recipe for SequenceModel {
     }
 
     fn sample(&self, size: Option<usize>, seed: u64) -> Sequence {
-        let size = size.unwrap_or(SAMPLE_LENGTH).max(1);
+        let size = size.unwrap_or(LENGTH).max(1);
         match self.limits {
             Some(limits) => {
                 let ids = synthetic::raw24("sample", seed).take(size.min(limits.max_positions));

@@ -233,7 +233,7 @@ impl Lstm<'_> {
             let gates: [Vec<f64>; 4] = std::array::from_fn(|part| {
                 let of = |unit| {
                     let gate = part * hidden + unit;
-                    let sum = dot(&input[gate * inputs..][..inputs], x)
+                    let sum: f64 = dot(&input[gate * inputs..][..inputs], x)
                         + dot(&recurrent[gate * hidden..][..hidden], &h)
                         + input_bias[gate]
                         + recurrent_bias[gate];
