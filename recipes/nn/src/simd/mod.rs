@@ -82,6 +82,24 @@ pub(crate) trait Vector: Copy {
         }
     }
 
+    /// Exchanges rows and columns of the square that the first `LEN` vectors are.
+    #[inline(always)]
+    unsafe fn transpose(rows: &mut [Self; MAX_LEN]) {
+        let mut values = [0.0f32; MAX_LEN * MAX_LEN];
+        // SAFETY: the square has room for LEN rows and columns, and LEN is at most MAX_LEN.
+        unsafe {
+            for (r, row) in rows.iter().enumerate().take(Self::LEN) {
+                let row = row.to_array();
+                for (c, value) in row.iter().enumerate().take(Self::LEN) {
+                    values[c * Self::LEN + r] = *value;
+                }
+            }
+            for (r, row) in rows.iter_mut().enumerate().take(Self::LEN) {
+                *row = Self::load(values.as_ptr().add(r * Self::LEN));
+            }
+        }
+    }
+
     /// Its lanes where `low < other < high`, zeros elsewhere.
     unsafe fn where_between(self, other: Self, low: Self, high: Self) -> Self;
 

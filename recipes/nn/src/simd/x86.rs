@@ -178,6 +178,42 @@ impl Vector for __m512 {
         }
     }
     #[inline(always)]
+    unsafe fn transpose(rows: &mut [Self; 16]) {
+        // SAFETY: see `splat`.
+        unsafe {
+            // Pairs of rows are interleaved, then pairs of pairs, by quarters; then quarters go where they belong.
+            let mut pairs = *rows;
+            for i in (0..16).step_by(2) {
+                pairs[i] = _mm512_unpacklo_ps(rows[i], rows[i + 1]);
+                pairs[i + 1] = _mm512_unpackhi_ps(rows[i], rows[i + 1]);
+            }
+            let mut fours = pairs;
+            for i in (0..16).step_by(4) {
+                for half in 0..2 {
+                    let left = _mm512_castps_pd(pairs[i + half]);
+                    let right = _mm512_castps_pd(pairs[i + half + 2]);
+                    fours[i + 2 * half] = _mm512_castpd_ps(_mm512_unpacklo_pd(left, right));
+                    fours[i + 2 * half + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(left, right));
+                }
+            }
+            for i in 0..4 {
+                let [a, b, c, d] = [fours[i], fours[i + 4], fours[i + 8], fours[i + 12]];
+                let even = [
+                    _mm512_shuffle_f32x4::<0x88>(a, b),
+                    _mm512_shuffle_f32x4::<0x88>(c, d),
+                ];
+                let odd = [
+                    _mm512_shuffle_f32x4::<0xdd>(a, b),
+                    _mm512_shuffle_f32x4::<0xdd>(c, d),
+                ];
+                rows[i] = _mm512_shuffle_f32x4::<0x88>(even[0], even[1]);
+                rows[i + 4] = _mm512_shuffle_f32x4::<0x88>(odd[0], odd[1]);
+                rows[i + 8] = _mm512_shuffle_f32x4::<0xdd>(even[0], even[1]);
+                rows[i + 12] = _mm512_shuffle_f32x4::<0xdd>(odd[0], odd[1]);
+            }
+        }
+    }
+    #[inline(always)]
     unsafe fn load_first(from: *const f32, count: usize) -> Self {
         // SAFETY: the mask keeps the load within the `count` values that the caller vouches for.
         unsafe { _mm512_maskz_loadu_ps(first(count), from) }

@@ -46,14 +46,9 @@ impl Update {
                     nesterov,
                     first: self.steps == 1,
                 };
-                let kept = self.kept.first_mut().map(Aligned::as_mut_slice);
-                optimizer::sgd(
-                    level,
-                    &with,
-                    parameters,
-                    gradients,
-                    kept.unwrap_or_default(),
-                );
+                let kept = self.kept.first_mut();
+                let kept = kept.map_or(&mut [][..], |kept| &mut kept.as_mut_slice()[..len]);
+                optimizer::sgd(level, &with, parameters, gradients, kept);
             }
             Optimizer::AdamW {
                 lr,

@@ -16,13 +16,13 @@ fn length(values: impl Iterator<Item = f64>) -> f64 {
     values.map(|x| x * x).sum::<f64>().sqrt()
 }
 
-/// How far two tensors are apart, in parts of the second, or of a thousandth of `all` if that is more: a gradient of nothing but
+/// How far two tensors are apart, in parts of the second, or of a hundredth of `all` if that is more: a gradient of nothing but
 /// rounding, such as that of a bias before BatchNorm, is no measure.
 pub(super) fn off(got: &[f32], expected: &[f64], all: f64) -> f64 {
     assert_eq!(got.len(), expected.len());
     let pairs = got.iter().zip(expected);
     let difference = length(pairs.map(|(got, expected)| f64::from(*got) - expected));
-    difference / length(expected.iter().copied()).max(1e-3 * all)
+    difference / length(expected.iter().copied()).max(1e-2 * all)
 }
 
 /// How far a trainer's gradients are off, the worst one, and its name.

@@ -1,136 +1,238 @@
 //! A convolution whose weights change with each step, and its gradients.
 //!
-//! Values are `[images, height, width, channels]`, contiguous; weights are as state dicts have them.
+//! Values are `[images, height, width, channels]`, contiguous; weights are as state dicts have them, and are laid out for the
+//! kernels in each step, in memory that is kept for the next.
+
+mod dense;
+mod depthwise;
+mod filters;
+mod gradient;
+mod pack;
+#[cfg(test)]
+mod speed;
+mod sweep;
+#[cfg(test)]
+mod tests;
+mod tile;
+mod whole;
 
 use rayon::prelude::*;
 
+use self::{
+    dense::Product,
+    depthwise::Filters,
+    gradient::Sums,
+    pack::Strips,
+    sweep::{Phase, Sweep},
+    whole::Layer,
+};
 use crate::{
+    aligned::Aligned,
     graph::{Convolution, Shape},
+    host::Shared,
     ops::Onto,
     simd::Level,
 };
 
+/// Values that a task of filling with zeros takes.
+const ZEROS: usize = 16 << 10;
+
 /// A convolution that is trained, for so many images at a time.
 #[derive(Debug)]
 pub(crate) struct Trained {
-    layer: Convolution,
-    from: Shape,
-    to: Shape,
-    images: usize,
-}
-
-/// A weight, and the values that it joins.
-struct Tap {
-    weight: usize,
-    x: usize,
-    y: usize,
+    forward: Sweep,
+    backward: Vec<Phase>,
+    /// Of outputs and of inputs, if channels are summed over.
+    strips: Option<[Strips; 2]>,
+    /// Taps of the filter.
+    taps: usize,
+    groups: usize,
+    /// Weights as the kernels read them, or the sums of their gradient.
+    memory: Aligned,
 }
 
 impl Trained {
     /// Of images `from`, which become `to`.
     pub(crate) fn new(layer: &Convolution, from: Shape, to: Shape, images: usize) -> Self {
-        let layer = layer.clone();
+        let window = &layer.window;
+        let taps = window.kernel[0] * window.kernel[1];
+        let depthwise =
+            layer.groups > 1 && layer.groups == from.channels && layer.groups == to.channels;
+        let strips =
+            |outputs| Strips::new(taps, layer.groups, [from.channels, to.channels], outputs);
         Self {
-            layer,
-            from,
-            to,
-            images,
+            forward: Sweep::forward(window, from, to, images),
+            backward: Sweep::backward(window, from, to, images),
+            strips: (!depthwise).then(|| [strips(true), strips(false)]),
+            taps,
+            groups: layer.groups,
+            memory: Aligned::default(),
         }
     }
 
     /// `y = weight * x + bias`.
+    ///
+    /// # Panics
+    /// A slice has another length than the layer says.
     pub(crate) fn forward(
         &mut self,
-        _: Level,
+        level: Level,
         weight: &[f32],
         bias: Option<&[f32]>,
         x: &[f32],
         y: &mut [f32],
     ) {
-        let (from, to) = (self.from.values(), self.to.values());
-        debug_assert_eq!(y.len(), self.images * to, "images");
-        let images = y.par_chunks_exact_mut(to).zip(x.par_chunks_exact(from));
-        images.for_each(|(y, x)| {
-            for pixel in y.chunks_exact_mut(self.to.channels) {
-                match bias {
-                    Some(bias) => pixel.copy_from_slice(bias),
-                    None => pixel.fill(0.0),
-                }
-            }
-            self.taps(|tap| y[tap.y] += weight[tap.weight] * x[tap.x]);
-        });
+        self.check(x, y);
+        assert_eq!(weight.len(), self.weights(), "weights");
+        let channels = self.forward.to.channels;
+        assert!(bias.is_none_or(|bias| bias.len() == channels), "bias");
+        let (sweep, y) = (&self.forward, Shared::new(y));
+        if let Some(layer) = Layer::of(sweep, self.groups) {
+            return layer.forward(level, [weight, x], bias, y, &mut self.memory);
+        }
+        let phase = Phase {
+            sweep: sweep.clone(),
+            taps: (0..self.taps).collect(),
+        };
+        let strips = self.strips.map(|[strips, _]| strips);
+        let images = (x, y, Onto::Write);
+        convolve(
+            level,
+            strips,
+            &[phase],
+            (weight, bias),
+            images,
+            &mut self.memory,
+        );
     }
 
     /// What a loss changes with `x`.
+    ///
+    /// # Panics
+    /// A slice has another length than the layer says.
     pub(crate) fn backward_input(
         &mut self,
-        _: Level,
+        level: Level,
         weight: &[f32],
         dy: &[f32],
         dx: &mut [f32],
         onto: Onto,
     ) {
-        let (from, to) = (self.from.values(), self.to.values());
-        let images = dx.par_chunks_exact_mut(from).zip(dy.par_chunks_exact(to));
-        images.for_each(|(dx, dy)| {
-            if onto == Onto::Write {
-                dx.fill(0.0);
-            }
-            self.taps(|tap| dx[tap.x] += weight[tap.weight] * dy[tap.y]);
-        });
+        self.check(dx, dy);
+        assert_eq!(weight.len(), self.weights(), "weights");
+        if let Some(layer) = Layer::of(&self.forward, self.groups) {
+            let dx = (Shared::new(dx), onto);
+            return layer.backward_input(level, [weight, dy], dx, &mut self.memory);
+        }
+        if onto == Onto::Write && self.backward.iter().any(|phase| phase.taps.is_empty()) {
+            dx.par_chunks_mut(ZEROS).for_each(|dx| dx.fill(0.0));
+        }
+        let strips = self.strips.map(|[_, strips]| strips);
+        let images = (dy, Shared::new(dx), onto);
+        let (phases, memory) = (&self.backward, &mut self.memory);
+        convolve(level, strips, phases, (weight, None), images, memory);
     }
 
     /// What a loss changes with weights and bias.
+    ///
+    /// # Panics
+    /// A slice has another length than the layer says.
     pub(crate) fn backward_weight(
         &mut self,
-        _: Level,
+        level: Level,
         x: &[f32],
         dy: &[f32],
         dweight: &mut [f32],
         dbias: Option<&mut [f32]>,
     ) {
-        let (from, to) = (self.from.values(), self.to.values());
-        dweight.fill(0.0);
-        for (dy, x) in dy.chunks_exact(to).zip(x.chunks_exact(from)) {
-            self.taps(|tap| dweight[tap.weight] += x[tap.x] * dy[tap.y]);
-        }
+        self.check(x, dy);
+        let sweep = &self.forward;
         if let Some(dbias) = dbias {
-            dbias.fill(0.0);
-            for pixel in dy.chunks_exact(self.to.channels) {
-                for (dbias, dy) in dbias.iter_mut().zip(pixel) {
-                    *dbias += dy;
-                }
-            }
+            assert_eq!(dbias.len(), sweep.to.channels, "bias");
+            gradient::bias(level, dy, dbias);
         }
+        assert_eq!(dweight.len(), self.weights(), "weights");
+        if let Some(layer) = Layer::of(sweep, self.groups) {
+            return layer.backward_weight(level, [x, dy], dweight, &mut self.memory);
+        }
+        let Some([strips, _]) = self.strips else {
+            return filters::gradient(level, sweep, [x, dy], dweight);
+        };
+        let len = Sums::parts(sweep, &strips) * strips.len();
+        let sums = self.memory.at_least(len);
+        let gradient = Sums {
+            sweep,
+            strips,
+            x,
+            dy,
+        };
+        // SAFETY: the level is the processor's, and the lengths were checked.
+        unsafe { gradient.run(level, sums) };
+        strips.unpack(level, sums, dweight);
     }
 
-    /// All that an image's values are multiplied by.
-    fn taps(&self, mut each: impl FnMut(Tap)) {
-        let (from, to, window) = (self.from, self.to, self.layer.window);
-        let [down, across] = window.kernel;
-        let groups = self.layer.groups;
-        let [inputs, outputs] = [from.channels / groups, to.channels / groups];
-        for (pixel, tap) in (0..to.pixels()).flat_map(|y| (0..down * across).map(move |t| (y, t))) {
-            let (row, column) = (pixel / to.width, pixel % to.width);
-            let row = (row * window.stride[0] + tap / across).checked_sub(window.padding[0]);
-            let column = (column * window.stride[1] + tap % across).checked_sub(window.padding[1]);
-            let (Some(row), Some(column)) = (row, column) else {
-                continue;
-            };
-            if row >= from.height || column >= from.width {
-                continue;
-            }
-            let x = (row * from.width + column) * from.channels;
-            for output in 0..to.channels {
-                let first = output / outputs * inputs;
-                for input in 0..inputs {
-                    each(Tap {
-                        weight: (output * inputs + input) * down * across + tap,
-                        x: x + first + input,
-                        y: pixel * to.channels + output,
-                    });
-                }
-            }
-        }
+    /// Numbers of the weight.
+    fn weights(&self) -> usize {
+        let Sweep { from, to, .. } = self.forward;
+        to.channels * from.channels / self.groups * self.taps
     }
+
+    fn check(&self, x: &[f32], y: &[f32]) {
+        let Sweep {
+            images, from, to, ..
+        } = self.forward;
+        assert_eq!(x.len(), images * from.values(), "input's length");
+        assert_eq!(y.len(), images * to.values(), "output's length");
+    }
+}
+
+/// Lays weights out and convolves with them, phase by phase.
+fn convolve(
+    level: Level,
+    strips: Option<Strips>,
+    phases: &[Phase],
+    (weight, bias): (&[f32], Option<&[f32]>),
+    (x, y, onto): (&[f32], Shared, Onto),
+    memory: &mut Aligned,
+) {
+    let phases = phases.iter().filter(|phase| !phase.taps.is_empty());
+    if let Some(strips) = strips {
+        for Phase { sweep, taps } in phases {
+            let strips = strips.of_taps(taps.len());
+            let laid = memory.at_least(strips.len());
+            strips.pack(level, weight, taps, laid);
+            let product = Product {
+                sweep,
+                strips,
+                weight: laid,
+                bias,
+                x,
+                y,
+                onto,
+            };
+            // SAFETY: the level is the processor's, the caller has checked the lengths and has `y` for itself.
+            unsafe { product.run(level) };
+        }
+        return;
+    }
+    let phases: Vec<&Phase> = phases.collect();
+    let channels = phases.first().map_or(1, |phase| phase.sweep.from.channels);
+    let (filter, pitch) = (weight.len() / channels, depthwise::pitch(channels));
+    let mut rest = memory.at_least(filter * pitch);
+    let mut filters = Vec::new();
+    for Phase { sweep, taps } in phases {
+        let (laid, others) = rest.split_at_mut(taps.len() * pitch);
+        rest = others;
+        depthwise::pack(weight, filter, taps, laid);
+        filters.push(Filters {
+            sweep,
+            weight: laid,
+            bias,
+            x,
+            y,
+            onto,
+        });
+    }
+    // SAFETY: as above; phases write pixels of their own.
+    unsafe { depthwise::run(level, &filters) };
 }
