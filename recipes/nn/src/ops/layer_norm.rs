@@ -249,32 +249,13 @@ unsafe fn backward_kernel<V: Vector>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::tests::{flat, random};
+    use crate::{
+        host::tests::{flat, random},
+        train::reference::sequences,
+    };
 
-    /// `[y, dx, dweight, dbias]` of the loss `sum(y * dy)`.
-    fn naive([x, weight, bias, dy]: [&[f32]; 4], eps: f64) -> [Vec<f64>; 4] {
-        let features = weight.len();
-        let mut result = [x.len(), x.len(), features, features].map(|len| vec![0.0; len]);
-        let [y, dx, dweight, dbias] = &mut result;
-        for first in (0..x.len()).step_by(features) {
-            let count = features as f64;
-            let x = |i: usize| f64::from(x[first + i]);
-            let dy = |i: usize| f64::from(dy[first + i]);
-            let mean = |f: &dyn Fn(usize) -> f64| (0..features).map(f).sum::<f64>() / count;
-            let center = mean(&x);
-            let deviation = (mean(&|i| (x(i) - center).powi(2)) + eps).sqrt();
-            let normal = |i: usize| (x(i) - center) / deviation;
-            let gradient = |i: usize| dy(i) * f64::from(weight[i]);
-            let plain = mean(&gradient);
-            let turned = mean(&|i| gradient(i) * normal(i));
-            for i in 0..features {
-                y[first + i] = normal(i) * f64::from(weight[i]) + f64::from(bias[i]);
-                dx[first + i] = (gradient(i) - plain - normal(i) * turned) / deviation;
-                dweight[i] += dy(i) * normal(i);
-                dbias[i] += dy(i);
-            }
-        }
-        result
+    fn exact(values: &[f32]) -> Vec<f64> {
+        values.iter().map(|x| f64::from(*x)).collect()
     }
 
     fn close(what: &str, got: &[f32], expected: &[f64], tolerance: f64) {
@@ -298,7 +279,13 @@ mod tests {
             let (weight, bias) = (values(features, 2), values(features, 3));
             let dy = values(rows * features, 4);
             let before = values(rows * features, 5);
-            let expected = naive([&x, &weight, &bias, &dy], 1e-5);
+            let plain = sequences::LayerNorm {
+                weight: &exact(&weight),
+                bias: &exact(&bias),
+                eps: 1e-5,
+            };
+            let expected = plain.forward(&exact(&x));
+            let gradients = plain.backward(&exact(&x), &exact(&dy));
             let norm = LayerNorm {
                 weight: &weight,
                 bias: &bias,
@@ -310,7 +297,7 @@ mod tests {
                 let mut kept = vec![f32::NAN; 2 * rows];
                 forward(level, &x, norm, &mut y, &mut kept);
                 let tolerance = if shift == 0.0 { 1e-5 } else { 3e-4 };
-                close(&what, &y, &expected[0], tolerance);
+                close(&what, &y, &expected, tolerance);
                 let mut dx = vec![f32::NAN; x.len()];
                 let [mut dweight, mut dbias] = [(); 2].map(|()| vec![f32::NAN; features]);
                 let mut back = |dx| {
@@ -323,9 +310,9 @@ mod tests {
                 back(None);
                 // One feature is its own mean: whatever comes back is divided by the root of eps.
                 let tolerance = if features == 1 { 1e-3 } else { tolerance };
-                close(&what, &dx, &expected[1], tolerance);
-                close(&what, &dweight, &expected[2], 10.0 * tolerance);
-                close(&what, &dbias, &expected[3], 1e-4);
+                close(&what, &dx, &gradients[0], tolerance);
+                close(&what, &dweight, &gradients[1], 10.0 * tolerance);
+                close(&what, &dbias, &gradients[2], 1e-4);
                 let sums = dx.iter().zip(&before).map(|(x, y)| x + y);
                 assert!(sums.eq(added), "{what}");
             }

@@ -1,4 +1,4 @@
-//! What training keeps and drops, and gradients, against plain loops in f64.
+//! What training keeps and drops, and gradients, against the plain reference.
 
 use super::{
     tests::{offsets, tokens},
@@ -7,64 +7,8 @@ use super::{
 use crate::{
     host::tests::{flat, random},
     ops::dropout::Stream,
+    train::reference::sequences,
 };
-
-/// What a pass gives, and the gradient of `sum(out * dout)` with respect to `qkv`, a (sequence, head, query) at a time.
-struct Naive {
-    out: Vec<f64>,
-    log_sums: Vec<f64>,
-    dqkv: Vec<f64>,
-}
-
-fn naive(
-    [qkv, dout]: [&[f32]; 2],
-    tokens: Tokens<'_>,
-    dim: usize,
-    factor: &dyn Fn(usize, usize, usize) -> f64,
-) -> Naive {
-    let Tokens {
-        offsets,
-        heads,
-        causal,
-    } = tokens;
-    let (width, count) = (heads * dim, offsets[offsets.len() - 1]);
-    let mut result = Naive {
-        out: vec![0.0; count * width],
-        log_sums: vec![0.0; heads * count],
-        dqkv: vec![0.0; 3 * count * width],
-    };
-    let scale = 1.0 / (dim as f64).sqrt();
-    for (pair, head) in offsets
-        .windows(2)
-        .flat_map(|pair| (0..heads).map(move |head| (pair, head)))
-    {
-        let place = |part: usize, token: usize| (3 * token + part) * width + head * dim;
-        let x = |part: usize, token: usize, i: usize| f64::from(qkv[place(part, token) + i]);
-        let dy = |token: usize, i: usize| f64::from(dout[token * width + head * dim + i]);
-        let dot = |f: &dyn Fn(usize) -> f64| (0..dim).map(f).sum::<f64>();
-        for query in pair[0]..pair[1] {
-            let keys = pair[0]..if causal { query + 1 } else { pair[1] };
-            let score = |key: usize| dot(&|i| x(0, query, i) * x(1, key, i)) * scale;
-            let sum: f64 = keys.clone().map(|key| score(key).exp()).sum();
-            result.log_sums[head * count + query] = sum.ln();
-            let weight = |key: usize| score(key).exp() / sum;
-            let left = |key: usize| factor(query, head, key - pair[0]);
-            let dweight = |key: usize| left(key) * dot(&|i| dy(query, i) * x(2, key, i));
-            let mean: f64 = keys.clone().map(|key| weight(key) * dweight(key)).sum();
-            for key in keys {
-                let dscore = weight(key) * (dweight(key) - mean) * scale;
-                for i in 0..dim {
-                    result.out[query * width + head * dim + i] +=
-                        weight(key) * left(key) * x(2, key, i);
-                    result.dqkv[place(0, query) + i] += dscore * x(1, key, i);
-                    result.dqkv[place(1, key) + i] += dscore * x(0, query, i);
-                    result.dqkv[place(2, key) + i] += weight(key) * left(key) * dy(query, i);
-                }
-            }
-        }
-    }
-    result
-}
 
 fn close(what: &str, got: &[f32], expected: &[f64], tolerance: f64) {
     assert_eq!(got.len(), expected.len(), "{what}");
@@ -86,6 +30,10 @@ fn factor(dropout: Option<Dropout>, [longest, heads]: [usize; 2], place: [usize;
     f64::from(factors[key % TOGETHER])
 }
 
+fn exact(values: &[f32]) -> Vec<f64> {
+    values.iter().map(|x| f64::from(*x)).collect()
+}
+
 #[test]
 fn gradients_match_plain_loops_at_every_level() {
     let cases: [(&[usize], usize, usize); 6] = [
@@ -96,6 +44,11 @@ fn gradients_match_plain_loops_at_every_level() {
         (&[50], 2, 70),
         (&[130], 1, 64),
     ];
+    let stream = Stream {
+        seed: 3,
+        step: 1,
+        layer: 2,
+    };
     for (lengths, heads, dim) in cases {
         let offsets = offsets(lengths);
         let (count, width) = (offsets[lengths.len()], heads * dim);
@@ -104,16 +57,18 @@ fn gradients_match_plain_loops_at_every_level() {
         let dout = flat(&random(&[count * width], 8));
         let before = flat(&random(&[count * 3 * width], 9));
         for causal in [false, true] {
-            let stream = Stream {
-                seed: 3,
-                step: 1,
-                layer: 2,
-            };
             for dropout in [None, Some(Dropout::new(0.3, stream))] {
                 let tokens = tokens(&offsets, heads, causal);
-                let expected = naive([&qkv, &dout], tokens, dim, &|query, head, key| {
-                    factor(dropout, [longest, heads], [query, head, key])
-                });
+                let plain = sequences::Attention {
+                    offsets: &offsets,
+                    heads,
+                    causal,
+                    left: &|query, head, key| factor(dropout, [longest, heads], [query, head, key]),
+                };
+                let [expected, expected_sums] = plain.forward(&exact(&qkv));
+                let [expected_gradient] = &plain.backward(&exact(&qkv), &exact(&dout))[..] else {
+                    panic!("one gradient")
+                };
                 for level in Level::all() {
                     let what = format!(
                         "{lengths:?}, {heads} x {dim}, causal {causal}, {dropout:?}, {level:?}"
@@ -125,8 +80,8 @@ fn gradients_match_plain_loops_at_every_level() {
                         dropout,
                     };
                     forward(level, &qkv, tokens, Some(kept), &mut out);
-                    close(&what, &out, &expected.out, 1e-5);
-                    close(&what, &log_sums, &expected.log_sums, 1e-4);
+                    close(&what, &out, &expected, 1e-5);
+                    close(&what, &log_sums, &expected_sums, 1e-4);
                     let pass = Backward {
                         qkv: &qkv,
                         out: &out,
@@ -136,7 +91,7 @@ fn gradients_match_plain_loops_at_every_level() {
                     };
                     let mut dqkv = vec![f32::NAN; qkv.len()];
                     backward(level, &pass, tokens, (&mut dqkv, Onto::Write));
-                    close(&what, &dqkv, &expected.dqkv, 2e-4);
+                    close(&what, &dqkv, expected_gradient, 2e-4);
                     let mut added = before.clone();
                     backward(level, &pass, tokens, (&mut added, Onto::Add));
                     let sums = dqkv.iter().zip(&before).map(|(x, y)| x + y);

@@ -1,70 +1,10 @@
-//! Against plain loops in f64, whose gradients are held against finite differences.
+//! Against the plain reference.
 
 use super::*;
-use crate::host::tests::{flat, random};
-
-/// A layer's sizes: sequences, steps, inputs, hidden.
-type Case = [usize; 4];
-
-/// In the order of [`Tensors`], and before them the inputs.
-type Values = [Vec<f64>; 5];
-
-fn sigmoid(x: f64) -> f64 {
-    1.0 / (1.0 + (-x).exp())
-}
-
-/// All outputs.
-fn outputs([sequences, steps, inputs, hidden]: Case, values: &Values) -> Vec<f64> {
-    let [x, input, recurrent, input_bias, recurrent_bias] = values;
-    let mut y = Vec::new();
-    for sequence in 0..sequences {
-        let (mut h, mut c) = (vec![0.0; hidden], vec![0.0; hidden]);
-        for step in 0..steps {
-            let x = &x[(sequence * steps + step) * inputs..][..inputs];
-            let gates: Vec<f64> = (0..4 * hidden)
-                .map(|gate| {
-                    let dot = |row: &[f64], x: &[f64]| -> f64 {
-                        row.iter().zip(x).map(|(w, x)| w * x).sum()
-                    };
-                    input_bias[gate]
-                        + recurrent_bias[gate]
-                        + dot(&input[gate * inputs..][..inputs], x)
-                        + dot(&recurrent[gate * hidden..][..hidden], &h)
-                })
-                .collect();
-            for unit in 0..hidden {
-                let gate = |i: usize| gates[i * hidden + unit];
-                c[unit] = sigmoid(gate(1)) * c[unit] + sigmoid(gate(0)) * gate(2).tanh();
-                h[unit] = sigmoid(gate(3)) * c[unit].tanh();
-            }
-            y.extend(&h);
-        }
-    }
-    y
-}
-
-/// The gradient of `sum(y * dy)` with respect to all values, by differences.
-fn gradients(case: Case, values: &Values, dy: &[f64]) -> Values {
-    let loss = |values: &Values| -> f64 {
-        let y = outputs(case, values);
-        y.iter().zip(dy).map(|(y, dy)| y * dy).sum()
-    };
-    let mut moved = values.clone();
-    std::array::from_fn(|part| {
-        (0..values[part].len())
-            .map(|i| {
-                let at = values[part][i];
-                let mut at_step = |step: f64| {
-                    moved[part][i] = at + step;
-                    loss(&moved)
-                };
-                let rise = at_step(1e-5) - at_step(-1e-5);
-                moved[part][i] = at;
-                rise / 2e-5
-            })
-            .collect()
-    })
-}
+use crate::{
+    host::tests::{flat, random},
+    train::reference::sequences,
+};
 
 fn close(what: &str, got: &[f32], expected: &[f64], tolerance: f64) {
     assert_eq!(got.len(), expected.len(), "{what}");
@@ -93,9 +33,14 @@ fn outputs_and_gradients_match_plain_loops_at_every_level() {
         let dy = flat(&random(&[count * hidden], 7));
         let before = flat(&random(&[count * inputs], 8));
         let exact = |values: &[f32]| -> Vec<f64> { values.iter().map(|x| f64::from(*x)).collect() };
-        let exact_values: Values = std::array::from_fn(|i| exact(&values[i]));
-        let expected = outputs(case, &exact_values);
-        let expected_gradients = gradients(case, &exact_values, &exact(&dy));
+        let tensors: [Vec<f64>; 4] = std::array::from_fn(|i| exact(&values[i + 1]));
+        let plain = sequences::Lstm {
+            steps,
+            hidden,
+            tensors: tensors.each_ref().map(|tensor| &tensor[..]),
+        };
+        let expected = plain.forward(&exact(&values[0]));
+        let expected_gradients = plain.backward(&exact(&values[0]), &exact(&dy));
         let [x, input, recurrent, input_bias, recurrent_bias] = &values;
         for level in Level::all() {
             let what = format!("{case:?}, {level:?}");

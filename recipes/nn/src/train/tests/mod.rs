@@ -1,5 +1,6 @@
 //! Networks of all kinds, trained fast and in the plainest way.
 
+mod golden;
 mod gradients;
 mod operators;
 mod plans;
