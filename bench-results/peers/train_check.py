@@ -120,6 +120,7 @@ def check(arguments, name, seed):
     model = build(name)
     if name in SEQUENCES:
         key, inputs = model.inputs(arguments.batch, size)
+        key = "x" if name == "lstm" else key
     else:
         key, inputs = "pixels", torch.randn(arguments.batch, 3, size, size)
     classes = CLASSES if name in SEQUENCES else 1000

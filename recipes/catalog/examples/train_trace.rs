@@ -6,9 +6,9 @@
 use std::{error::Error, path::Path};
 
 use candle_core::{Device, safetensors};
-use galley_catalog::{Training, trainer};
+use galley_catalog::{Training, optimizer, trainer};
 use galley_core::{LoadOptions, WeightSource};
-use galley_nn::train::{Batch, Optimizer, Settings, trace};
+use galley_nn::train::{Batch, Settings, trace};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -24,7 +24,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         size: Some(batch.shape[2]),
         batch: batch.labels.len(),
         settings: Settings {
-            optimizer: Optimizer::SGD.with_rate(rate.parse()?),
+            optimizer: optimizer(name).with_rate(rate.parse()?),
             dropout: None,
         },
     };

@@ -4,7 +4,7 @@ mod training;
 
 use galley_core::{AnyRecipe, Entry, LoadError, LoadOptions};
 pub use galley_nn::device_uuid;
-pub use training::{Training, trainable, trainer};
+pub use training::{Training, optimizer, trainable, trainer};
 
 static CRATES: [&[Entry]; 6] = [
     galley_efficientnet::ENTRIES,

@@ -4,13 +4,13 @@ use galley_core::{LoadError, LoadOptions, Source, synthetic, weights};
 use galley_nn::{
     Backend,
     graph::{Graph, Mistake},
-    train::{Settings, Trainer},
+    train::{Optimizer, Settings, Trainer},
 };
 
 /// How a recipe's network is to be trained.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Training {
-    /// Pixels down as across; without it, as many as it is served with.
+    /// Pixels down as across, or tokens or steps; without it, as many as [`trainable`] says.
     pub size: Option<usize>,
     /// Examples of a step.
     pub batch: usize,
@@ -18,13 +18,18 @@ pub struct Training {
     pub settings: Settings,
 }
 
-/// The network of the recipe of this name as it is trained, if it can be. `size` is that of its inputs: pixels down as across;
-/// without it, that of those that it is served with.
+/// The network of the recipe of this name as it is trained, if it can be. `size` is that of its inputs: pixels down as across, or
+/// tokens or steps of a sequence; without it, that of the images that it is served with, or of SuperBench's sequences.
 ///
 /// # Errors
 /// Inputs of that size do not fit it.
 pub fn trainable(name: &str, size: Option<usize>) -> Option<Result<Graph, Mistake>> {
-    galley_torchvision::trained(name, size)
+    galley_torchvision::trained(name, size).or_else(|| galley_superbench::trained(name, size))
+}
+
+/// What SuperBench trains the network of the recipe of this name with.
+pub fn optimizer(name: &str) -> Optimizer {
+    galley_superbench::optimizer(name).unwrap_or(Optimizer::SGD)
 }
 
 /// A trainer of the network of the recipe of this name. Of the options, it reads those of device, dtype and weights.
@@ -62,10 +67,8 @@ pub fn trainer(
 
 #[cfg(test)]
 mod tests {
-    use galley_core::WeightSource;
-    use galley_nn::train::Optimizer;
-
     use super::*;
+    use galley_core::WeightSource;
 
     fn told(name: &str, size: Option<usize>, batch: usize) -> String {
         let options = LoadOptions {
@@ -73,7 +76,7 @@ mod tests {
             ..LoadOptions::default()
         };
         let settings = Settings {
-            optimizer: Optimizer::SGD,
+            optimizer: optimizer(name),
             dropout: None,
         };
         let training = Training {
@@ -90,6 +93,9 @@ mod tests {
     #[test]
     fn networks_are_trained_by_name_and_others_refused() {
         assert_eq!(told("squeezenet1_1", Some(64), 2), "1235496 parameters");
+        let mistake = told("bert-base", Some(513), 1);
+        let expected = "expected 512 tokens at most, got [1, 1, 513]";
+        assert!(mistake.ends_with(expected), "{mistake}");
         let refused = told("echo", None, 1);
         assert!(refused.starts_with("echo cannot be trained"), "{refused}");
         assert!(told("resnet51", None, 1).contains("unknown recipe"));

@@ -4,8 +4,10 @@
 //! is on the pooled first token, GPT-2's on every token, the LSTM's on the last step. A folder with a `model.safetensors` that
 //! has the names of the benchmark's state dict (`_gpt2.wte.weight`, `_linear.bias`) is all that they need.
 //!
-//! `zoo` lists them, `network` runs one on either device, `recipe` has the three stages, `steps` is a benchmark's.
+//! `zoo` lists them, `network` runs one on either device, `recipe` has the three stages, `steps` is a benchmark's; `graph` describes
+//! one as it is trained.
 
+mod graph;
 mod network;
 mod recipe;
 mod steps;
@@ -18,10 +20,14 @@ use galley_core::{
     AnyRecipe, Entry, InputKind, LoadError, LoadOptions, ModelBenchmark, Source, synthetic,
     weights::safetensors_dir,
 };
+use galley_nn::{
+    graph::{Graph, Mistake},
+    train::Optimizer,
+};
 
 use crate::{
     recipe::SequenceModel,
-    zoo::{MODELS, find},
+    zoo::{Family, MODELS, find},
 };
 
 /// The catalog's entries.
@@ -51,6 +57,26 @@ const fn entries() -> [Entry; MODELS.len()] {
         i += 1;
     }
     entries
+}
+
+/// Tokens or steps of SuperBench's items.
+const LENGTH: usize = 512;
+
+/// The network of this name as it is trained, if it is one of these, for sequences of so many tokens or steps; without a length,
+/// of as many as SuperBench's.
+///
+/// # Errors
+/// There are more tokens than the network has positions, or none.
+pub fn trained(name: &str, length: Option<usize>) -> Option<Result<Graph, Mistake>> {
+    Some(find(name)?.graph(length.unwrap_or(LENGTH)))
+}
+
+/// What SuperBench trains the network of this name with, if it is one of these.
+pub fn optimizer(name: &str) -> Option<Optimizer> {
+    Some(match find(name)?.family {
+        Family::Bert | Family::Gpt2 => Optimizer::ADAM_W,
+        Family::Lstm => Optimizer::SGD,
+    })
 }
 
 fn load(entry: &Entry, options: &LoadOptions) -> Result<AnyRecipe, LoadError> {

@@ -11,13 +11,11 @@ use galley_text::{TensorLimits, packed, recipe_info};
 use serde_json::{Value, json};
 
 use crate::{
+    LENGTH,
     network::{Batch, CLASSES, Network, Sequence},
     steps::IDS,
     zoo::{Family, Model},
 };
-
-/// Tokens or steps of a made-up item: SuperBench's.
-const SAMPLE_LENGTH: usize = 512;
 
 /// The most steps of a sequence without positions.
 const MOST_STEPS: usize = 4096;
@@ -202,7 +200,7 @@ impl Recipe for SequenceModel {
     }
 
     fn sample(&self, size: Option<usize>, seed: u64) -> Sequence {
-        let size = size.unwrap_or(SAMPLE_LENGTH).max(1);
+        let size = size.unwrap_or(LENGTH).max(1);
         match self.limits {
             Some(limits) => {
                 let ids = synthetic::raw24("sample", seed).take(size.min(limits.max_positions));

@@ -17,7 +17,8 @@ fn plan(name: &str) -> Plan {
         auxiliary,
         ..settings
     };
-    Plan::new(&describe(name, settings).unwrap().unwrap(), Form::CPU)
+    let graph = describe(name, settings).unwrap().unwrap();
+    Plan::new(&graph, Form::CPU).unwrap()
 }
 
 /// How often each kind of step there is.

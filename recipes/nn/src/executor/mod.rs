@@ -120,7 +120,7 @@ impl Executor {
             #[cfg(feature = "cuda")]
             Kind::Cuda(_) => cuda::Network::FORM,
         };
-        let plan = Plan::new(&graph, form);
+        let plan = Plan::new(&graph, form)?;
         let reader = Reader(weights);
         let device = match &backend.0 {
             Kind::Cpu(_) => OnDevice::Cpu(Box::new(OnCpu::new(&plan, &reader, colours)?)),
@@ -209,7 +209,7 @@ impl Executor {
         if let Some((_, plan)) = plans().iter().find(|(known, _)| *known == size) {
             return Ok(plan.clone());
         }
-        let plan = Arc::new(Plan::new(&(self.describe)(size)?, self.form));
+        let plan = Arc::new(Plan::new(&(self.describe)(size)?, self.form)?);
         match &self.device {
             OnDevice::Cpu(cpu) => cpu.check(&plan)?,
             #[cfg(feature = "cuda")]

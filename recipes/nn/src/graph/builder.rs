@@ -1,7 +1,8 @@
 //! Layers one after the other, to a [`Graph`].
 
 use super::{
-    Activation, Auxiliary, Convolution, Graph, Mistake, Node, Op, Pool, Shape, Value, Window,
+    Activation, Auxiliary, Convolution, Graph, Mistake, Node, Op, Pool, Shape, Stored, Value,
+    Window, sequences,
 };
 
 /// Makes a graph. It works out shapes as layers are added; the first mistake is kept, and [`Self::finish`] tells it, so
@@ -16,15 +17,34 @@ pub struct Builder {
 impl Builder {
     /// For images of so many channels, and pixels `[down, across]`.
     pub fn new(channels: usize, [height, width]: [usize; 2]) -> Self {
-        let node = Node {
-            name: "input".into(),
-            op: Op::Input,
-            inputs: Vec::new(),
-            shape: Shape {
+        Self::of(
+            Op::Input,
+            Shape {
                 channels,
                 height,
                 width,
             },
+        )
+    }
+
+    /// For sequences of so many token ids.
+    pub fn of_ids(tokens: usize) -> Self {
+        Self::of(
+            Op::Ids,
+            Shape {
+                channels: 1,
+                height: 1,
+                width: tokens,
+            },
+        )
+    }
+
+    fn of(op: Op, shape: Shape) -> Self {
+        let node = Node {
+            name: "input".into(),
+            op,
+            inputs: Vec::new(),
+            shape,
         };
         Self {
             nodes: vec![node],
@@ -33,7 +53,7 @@ impl Builder {
         }
     }
 
-    /// The images.
+    /// The images, or the ids.
     pub fn input(&self) -> Value {
         Value(0)
     }
@@ -162,7 +182,7 @@ impl Builder {
     }
 
     /// A name for a layer that has no weights.
-    fn after(&self, what: &str, x: Value) -> String {
+    pub(super) fn after(&self, what: &str, x: Value) -> String {
         let name = &self.nodes[x.0].name;
         let last = name.rsplit(" after ").next().unwrap_or(name);
         let name = format!("{what} after {last}");
@@ -174,7 +194,13 @@ impl Builder {
     }
 
     /// Adds a layer, whose shape is `stated` where its op and its input do not tell it.
-    fn add(&mut self, name: &str, op: Op, inputs: &[Value], stated: Option<Shape>) -> Value {
+    pub(super) fn add(
+        &mut self,
+        name: &str,
+        op: Op,
+        inputs: &[Value],
+        stated: Option<Shape>,
+    ) -> Value {
         if self.mistake.is_some() {
             return Value(0);
         }
@@ -218,6 +244,13 @@ impl Builder {
             return Err(("an input".into(), "none".into()));
         };
         let wrong = |wanted: String| Err((wanted, format!("{x:?}")));
+        let ids = |x: &Value| self.nodes[x.0].op == Op::Ids;
+        if inputs.iter().any(ids) != matches!(op, Op::Embedding(_)) {
+            return match op {
+                Op::Embedding(_) => wrong("token ids".into()),
+                _ => Err(("features".into(), "token ids".into())),
+            };
+        }
         let sized = |channels, window: Window, ceil| match window.over([x.height, x.width], ceil) {
             Some([height, width]) => Ok(Shape {
                 channels,
@@ -227,13 +260,18 @@ impl Builder {
             None => wrong(format!("an image that {window:?} fits into")),
         };
         match op {
-            Op::Input => wrong("no input".into()),
+            Op::Input | Op::Ids => wrong("no input".into()),
             Op::Convolution(Convolution {
                 outputs,
                 window,
                 groups,
+                stored,
                 ..
             }) => {
+                let dense = *groups == 1 && window.is_pointwise();
+                if *stored != Stored::Kernel && !dense {
+                    return wrong(format!("a linear layer for each pixel, not {window:?}"));
+                }
                 let whole = |channels: usize| {
                     *groups > 0 && channels > 0 && channels.is_multiple_of(*groups)
                 };
@@ -252,7 +290,13 @@ impl Builder {
                 }
                 sized(x.channels, *window, *ceil)
             }
-            Op::BatchNorm { .. } | Op::Activation(_) | Op::Dropout { .. } => Ok(x),
+            Op::BatchNorm { .. }
+            | Op::LayerNorm { .. }
+            | Op::Activation(_)
+            | Op::Dropout { .. } => Ok(x),
+            Op::Embedding(embedding) => embedding.shape(x, stated).or_else(wrong),
+            Op::Attention(attention) => attention.shape(x).or_else(wrong),
+            Op::Lstm(_) | Op::Pick(_) => sequences::line(x, stated).or_else(wrong),
             Op::AdaptiveMean | Op::Linear => match stated {
                 Some(shape) if shape.values() > 0 => Ok(shape),
                 _ => wrong("a size".into()),

@@ -2,13 +2,15 @@
 //!
 //! A [`Graph`] knows no device and holds no numbers. Inference fuses it ([`crate::plan`]); training can differentiate it,
 //! and therefore BatchNorm, activations and dropout are nodes of their own here. Shapes are those of one image: `[channels,
-//! height, width]`, and `[features, 1, 1]` once pixels are gone.
+//! height, width]`, and `[features, 1, 1]` once pixels are gone. A sequence is an image of one line: its pixels are tokens or
+//! steps, its channels their features.
 
 mod builder;
 mod cost;
 mod mistake;
 #[cfg(test)]
 pub(crate) mod reference;
+mod sequences;
 #[cfg(test)]
 mod tests;
 mod window;
@@ -18,6 +20,7 @@ use std::fmt;
 pub use crate::activation::Activation;
 pub use builder::Builder;
 pub use mistake::Mistake;
+pub use sequences::{Attention, Embedding, End, Lstm, Row};
 pub(crate) use window::field;
 pub use window::{Pair, Window};
 
@@ -96,7 +99,9 @@ impl fmt::Debug for Shape {
 pub enum Op {
     /// The images come in.
     Input,
-    /// A convolution, with a `weight` `[outputs, inputs / groups, kernel]` and maybe a `bias`.
+    /// Token ids come in, one a pixel.
+    Ids,
+    /// A convolution, with a `weight` as [`Convolution::stored`] says and maybe a `bias`.
     Convolution(Convolution),
     /// BatchNorm with `weight`, `bias`, `running_mean` and `running_var`.
     BatchNorm {
@@ -132,6 +137,19 @@ pub enum Op {
         /// The share of values that become zeros.
         share: f64,
     },
+    /// A row of a table for each token, with a `weight` `[rows, features]`.
+    Embedding(Embedding),
+    /// LayerNorm over a pixel's channels, with `weight` and `bias`.
+    LayerNorm {
+        /// What is added to the variance.
+        eps: f64,
+    },
+    /// Attention among a sequence's tokens.
+    Attention(Attention),
+    /// A layer of an LSTM, in one direction, from a state of zeros; its tensors have names of their own.
+    Lstm(Lstm),
+    /// One of the tokens.
+    Pick(End),
 }
 
 /// How images are convolved.
@@ -145,6 +163,19 @@ pub struct Convolution {
     pub groups: usize,
     /// Whether it has a bias.
     pub bias: bool,
+    /// How a state dict has its weight.
+    pub stored: Stored,
+}
+
+/// The shape in which a state dict has a convolution's weight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Stored {
+    /// `[outputs, inputs / groups, down, across]`.
+    Kernel,
+    /// `[outputs, inputs]`, as torch's `Linear` has it.
+    Linear,
+    /// `[inputs, outputs]`, as transformers' `Conv1D` has it.
+    Conv1d,
 }
 
 impl Convolution {
@@ -155,6 +186,15 @@ impl Convolution {
             window: Window::new(kernel),
             groups: 1,
             bias: false,
+            stored: Stored::Kernel,
+        }
+    }
+
+    /// A linear layer for each pixel, with a bias.
+    pub fn dense(outputs: usize, stored: Stored) -> Self {
+        Self {
+            stored,
+            ..Self::new(outputs, 1).biased()
         }
     }
 
@@ -180,6 +220,17 @@ impl Convolution {
     pub fn biased(mut self) -> Self {
         self.bias = true;
         self
+    }
+
+    /// The shape of its weight in a state dict.
+    fn weight(&self, input: Shape) -> Vec<usize> {
+        let [down, across] = self.window.kernel;
+        let inputs = input.channels / self.groups;
+        match self.stored {
+            Stored::Kernel => vec![self.outputs, inputs, down, across],
+            Stored::Linear => vec![self.outputs, inputs],
+            Stored::Conv1d => vec![inputs, self.outputs],
+        }
     }
 }
 
@@ -266,7 +317,7 @@ impl Graph {
         self.nodes[value.0].shape
     }
 
-    /// The tensors that are trained, with their shapes.
+    /// The tensors that are trained, with the shapes in which a state dict has them.
     pub fn parameters(&self) -> impl Iterator<Item = (String, Vec<usize>)> {
         self.nodes.iter().flat_map(|node| self.parameters_of(node))
     }
@@ -292,13 +343,14 @@ impl Node {
         let with_bias = |weight| vec![named("weight", weight), named("bias", vec![outputs])];
         match &self.op {
             Op::Convolution(convolution) => {
-                let [down, across] = convolution.window.kernel;
-                let weight = vec![outputs, input.channels / convolution.groups, down, across];
-                let bias = convolution.bias.then(|| named("bias", vec![outputs]));
+                let (weight, bias) = (convolution.weight(input), vec![outputs]);
+                let bias = convolution.bias.then(|| named("bias", bias));
                 [named("weight", weight)].into_iter().chain(bias).collect()
             }
-            Op::BatchNorm { .. } => with_bias(vec![outputs]),
+            Op::BatchNorm { .. } | Op::LayerNorm { .. } => with_bias(vec![outputs]),
             Op::Linear => with_bias(vec![outputs, input.values()]),
+            Op::Embedding(Embedding { rows, .. }) => vec![named("weight", vec![*rows, outputs])],
+            Op::Lstm(lstm) => lstm.parameters(input.channels, outputs),
             _ => Vec::new(),
         }
     }

@@ -38,6 +38,12 @@ fn layer<'a>(
     let channel = |i: usize| &x[i * from.pixels()..][..from.pixels()];
     match op {
         Op::Input | Op::Concat => unreachable!("they are not layers of one input"),
+        Op::Ids
+        | Op::Embedding(_)
+        | Op::LayerNorm { .. }
+        | Op::Attention(_)
+        | Op::Lstm(_)
+        | Op::Pick(_) => unreachable!("sequences are not fused: see `crate::train`"),
         Op::Convolution(_) => convolution(node, x, from, &tensor),
         Op::BatchNorm { eps } => {
             let part = |name| tensor(name, &[shape.channels]);

@@ -132,3 +132,121 @@ fn parameters_have_a_state_dicts_names_and_shapes() {
     );
     assert_eq!(graph.parameter_count(), 36 + 6 + 12 + 7 * 90 + 7);
 }
+
+fn sequence_mistake(mut net: Builder, describe: &dyn Fn(&mut Builder, Value) -> Value) -> String {
+    let x = net.input();
+    let x = describe(&mut net, x);
+    net.finish(x).unwrap_err().to_string()
+}
+
+#[test]
+fn a_mistake_of_sequences_names_the_layer_too() {
+    let rows = || Builder::new(12, [1, 7]);
+    let words = |rows, by| Embedding { rows, by };
+    let attention = |heads, dropout| Attention {
+        heads,
+        causal: true,
+        dropout,
+    };
+    let lstm = || Lstm {
+        prefix: "cell".into(),
+        layer: 0,
+    };
+    for (told, expected) in [
+        (
+            sequence_mistake(rows(), &|net, x| {
+                net.embedding("words", x, words(9, Row::Id), 4)
+            }),
+            "words: expected token ids, got [12, 1, 7]",
+        ),
+        (
+            sequence_mistake(Builder::of_ids(7), &|net, x| {
+                net.layer_norm("norm", x, 1e-5)
+            }),
+            "norm: expected features, got token ids",
+        ),
+        (
+            sequence_mistake(Builder::of_ids(7), &|net, x| {
+                net.embedding("places", x, words(6, Row::Place), 4)
+            }),
+            "places: expected 6 tokens at most, got [1, 1, 7]",
+        ),
+        (
+            sequence_mistake(rows(), &|net, x| net.attention(x, attention(3, 0.1))),
+            "attention after input: expected queries, keys and values of 3 heads side by side, got [12, 1, 7]",
+        ),
+        (
+            sequence_mistake(rows(), &|net, x| net.attention(x, attention(2, 1.0))),
+            "attention after input: expected to keep some of its weights, got [12, 1, 7]",
+        ),
+        (
+            sequence_mistake(Builder::new(12, [2, 7]), &|net, x| net.pick(x, End::First)),
+            "pick after input: expected a sequence, and features to make of it, got [12, 2, 7]",
+        ),
+        (
+            sequence_mistake(rows(), &|net, x| net.lstm(lstm(), x, 0)),
+            "cell.l0: expected a sequence, and features to make of it, got [12, 1, 7]",
+        ),
+        (
+            sequence_mistake(rows(), &|net, x| {
+                let wide = Convolution {
+                    window: Window::new([1, 3]),
+                    ..Convolution::dense(4, Stored::Linear)
+                };
+                net.convolution("dense", x, wide)
+            }),
+            "dense: expected a linear layer for each pixel, not Window { kernel: [1, 3], stride: [1, 1], padding: [0, 0] }, got [12, 1, 7]",
+        ),
+    ] {
+        assert_eq!(told, expected);
+    }
+}
+
+#[test]
+fn sequences_have_a_state_dicts_names_and_shapes() {
+    let mut net = Builder::of_ids(5);
+    let ids = net.input();
+    let words = Embedding {
+        rows: 11,
+        by: Row::Id,
+    };
+    let x = net.embedding("words", ids, words, 8);
+    let x = net.layer_norm("norm", x, 1e-5);
+    let qkv = net.convolution("qkv", x, Convolution::dense(24, Stored::Conv1d));
+    let attention = Attention {
+        heads: 2,
+        causal: false,
+        dropout: 0.1,
+    };
+    let x = net.attention(qkv, attention);
+    let x = net.convolution("out", x, Convolution::dense(6, Stored::Linear));
+    let lstm = Lstm {
+        prefix: "cell".into(),
+        layer: 2,
+    };
+    let x = net.lstm(lstm, x, 3);
+    let x = net.pick(x, End::Last);
+    let x = net.linear("head", x, 4);
+    let graph = net.finish(x).unwrap();
+    let expected = [
+        ("words.weight", vec![11, 8]),
+        ("norm.weight", vec![8]),
+        ("norm.bias", vec![8]),
+        ("qkv.weight", vec![8, 24]),
+        ("qkv.bias", vec![24]),
+        ("out.weight", vec![6, 8]),
+        ("out.bias", vec![6]),
+        ("cell.weight_ih_l2", vec![12, 6]),
+        ("cell.weight_hh_l2", vec![12, 3]),
+        ("cell.bias_ih_l2", vec![12]),
+        ("cell.bias_hh_l2", vec![12]),
+        ("head.weight", vec![4, 3]),
+        ("head.bias", vec![4]),
+    ];
+    let parameters: Vec<_> = graph.parameters().collect();
+    assert_eq!(
+        parameters,
+        expected.map(|(name, shape)| (name.to_owned(), shape))
+    );
+    assert_eq!(graph.shape(graph.output()).values(), 4);
+}

@@ -4,7 +4,10 @@ use super::{Onto, chunks};
 use crate::{
     activation::Activation,
     host::Shared,
-    simd::{Level, Vector, below_sigmoid, dispatch, load_up_to, store_up_to},
+    simd::{
+        Level, Vector, below_sigmoid, dispatch, gelu_slope, gelu_tanh_slope, load_up_to,
+        store_up_to,
+    },
 };
 
 /// `y = activation(x)`, value by value, on rayon's pool; `y` may be `x`.
@@ -32,7 +35,7 @@ pub(crate) unsafe fn forward(
 }
 
 /// `dx = dy * activation'`, on rayon's pool; `dx` may be `dy`. The slope is that at `known`: what the activation gave of those
-/// of the first kind (None, ReLU, ReLU6, sigmoid and tanh), and what it read of SiLU.
+/// of the first kind (None, ReLU, ReLU6, sigmoid and tanh), and what it read of SiLU and both GELUs.
 ///
 /// # Safety
 /// All have `len` values, which nobody else uses meanwhile.
@@ -109,7 +112,8 @@ pub(crate) unsafe fn slope<V: Vector>(activation: Activation, known: V, dy: V) -
                 let slope = known.mul(less_than(1.0, gate)).mul_add(gate, gate);
                 dy.mul(slope)
             }
-            Activation::Gelu | Activation::GeluTanh => unreachable!("no slope is known of it"),
+            Activation::Gelu => dy.mul(gelu_slope(known)),
+            Activation::GeluTanh => dy.mul(gelu_tanh_slope(known)),
         }
     }
 }

@@ -1,12 +1,17 @@
 //! The operators of a plan's steps, one folder or file each.
 
 pub(crate) mod activation;
+pub(crate) mod attention;
 pub(crate) mod batch_norm;
 pub(crate) mod convolution;
 pub(crate) mod cross_entropy;
 pub(crate) mod dropout;
+pub(crate) mod embedding;
 pub(crate) mod gate;
+pub(crate) mod layer_norm;
+pub(crate) mod lstm;
 pub(crate) mod optimizer;
+pub(crate) mod pick;
 pub(crate) mod pixels;
 pub(crate) mod pool;
 pub(crate) mod shuffle;

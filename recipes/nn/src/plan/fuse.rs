@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use super::{Layer, Norm, Operation, Scaling};
-use crate::graph::{Activation, Convolution, Graph, Node, Op, Shape, Value, Window};
+use crate::graph::{
+    Activation, Convolution, Graph, Mistake, Node, Op, Shape, Stored, Value, Window,
+};
 
 /// Steps between tensors, of which nobody has said yet where they are.
 #[derive(Debug)]
@@ -40,7 +42,10 @@ pub(super) struct Channel {
 }
 
 /// `expands` says whether a step may expand and filter at once.
-pub(super) fn fuse(graph: &Graph, expands: bool) -> Draft {
+///
+/// # Errors
+/// There is a layer that is not one of images.
+pub(super) fn fuse(graph: &Graph, expands: bool) -> Result<Draft, Mistake> {
     let users = users(graph);
     let mut fuser = Fuser {
         graph,
@@ -57,11 +62,11 @@ pub(super) fn fuse(graph: &Graph, expands: bool) -> Draft {
     for (index, node) in graph.nodes().iter().enumerate() {
         // The input is there whether it is used or not.
         if index == 0 || !(fuser.users[index].is_empty() || fuser.absorbed[index]) {
-            fuser.node(index, node);
+            fuser.node(index, node)?;
         }
     }
     fuser.draft.output = fuser.channels(graph.output());
-    fuser.draft
+    Ok(fuser.draft)
 }
 
 /// What takes each node's result, once for each time; the answer is taken by a node that does not exist.
@@ -108,7 +113,19 @@ struct Chain {
 }
 
 impl Fuser<'_> {
-    fn node(&mut self, index: usize, node: &Node) {
+    fn node(&mut self, index: usize, node: &Node) -> Result<(), Mistake> {
+        if let Some(got) = foreign(&node.op) {
+            return Err(Mistake {
+                layer: node.name.clone(),
+                wanted: "a layer of images".into(),
+                got: got.into(),
+            });
+        }
+        self.image_node(index, node);
+        Ok(())
+    }
+
+    fn image_node(&mut self, index: usize, node: &Node) {
         let known = match &node.op {
             Op::Input => {
                 let input = self.tensor(node.shape, false);
@@ -167,6 +184,12 @@ impl Fuser<'_> {
                 let order = (0..channels.len()).map(|i| i % groups * each + i / groups);
                 Known::Channels(order.map(|i| channels[i]).collect())
             }
+            Op::Ids
+            | Op::Embedding(_)
+            | Op::LayerNorm { .. }
+            | Op::Attention(_)
+            | Op::Lstm(_)
+            | Op::Pick(_) => unreachable!("`node` refused it"),
         };
         self.known[index] = Some(known);
     }
@@ -353,6 +376,22 @@ impl Fuser<'_> {
             output,
         });
         self.known[end] = Some(Known::Channels(channels));
+    }
+}
+
+/// What a layer is, if it is not one of images.
+fn foreign(op: &Op) -> Option<&'static str> {
+    match op {
+        Op::Ids => Some("token ids"),
+        Op::Embedding(_) => Some("an embedding"),
+        Op::LayerNorm { .. } => Some("a LayerNorm"),
+        Op::Attention(_) => Some("attention"),
+        Op::Lstm(_) => Some("an LSTM"),
+        Op::Pick(_) => Some("one token of a sequence"),
+        Op::Convolution(convolution) if convolution.stored != Stored::Kernel => {
+            Some("a linear layer for each token")
+        }
+        _ => None,
     }
 }
 

@@ -12,7 +12,7 @@ mod place;
 #[cfg(test)]
 mod tests;
 
-use crate::graph::{Activation, Convolution, Graph, Pool};
+use crate::graph::{Activation, Convolution, Graph, Mistake, Pool};
 
 /// The steps of a network, and the memory that they work in.
 ///
@@ -211,8 +211,12 @@ impl Form {
 
 impl Plan {
     /// The plan of a network.
-    pub fn new(graph: &Graph, form: Form) -> Self {
-        place::place(fuse::fuse(graph, form.expands), form.vector)
+    ///
+    /// # Errors
+    /// It has a layer that is not one of images.
+    pub fn new(graph: &Graph, form: Form) -> Result<Self, Mistake> {
+        let draft = fuse::fuse(graph, form.expands)?;
+        Ok(place::place(draft, form.vector))
     }
 }
 

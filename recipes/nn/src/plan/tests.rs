@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     executor::tests::network,
-    graph::{Builder, Value},
+    graph::{Attention, Builder, Embedding, End, Lstm, Row, Stored, Value},
 };
 
 /// Who wrote each value of a plan's memory last: the buffer and its channel.
@@ -85,7 +85,7 @@ fn check(plan: &Plan, form: Form) {
 fn nothing_is_read_that_is_not_there() {
     for seed in 1000..1600 {
         for form in [Form::CPU, GAPS] {
-            check(&Plan::new(&network(seed), form), form);
+            check(&Plan::new(&network(seed), form).unwrap(), form);
         }
     }
 }
@@ -93,7 +93,7 @@ fn nothing_is_read_that_is_not_there() {
 #[test]
 fn buffers_that_live_together_lie_apart() {
     for seed in 1600..2200 {
-        let plan = Plan::new(&network(seed), Form::CPU);
+        let plan = Plan::new(&network(seed), Form::CPU).unwrap();
         let lives = memory::lives(&plan.steps, plan.buffers.len(), plan.output.buffer);
         for (i, a) in plan.buffers.iter().enumerate() {
             assert!(a.offset + a.len() <= plan.len);
@@ -111,7 +111,7 @@ fn plan(describe: impl Fn(&mut Builder, Value) -> Value) -> Plan {
     let mut net = Builder::new(8, [6, 6]);
     let x = net.input();
     let x = describe(&mut net, x);
-    let plan = Plan::new(&net.finish(x).unwrap(), Form::CPU);
+    let plan = Plan::new(&net.finish(x).unwrap(), Form::CPU).unwrap();
     check(&plan, Form::CPU);
     plan
 }
@@ -223,4 +223,57 @@ fn expansions_and_filters_are_one_step_and_dropout_is_none() {
         kinds(&plan),
         ["expansion and filters", "convolution", "mean", "linear"]
     );
+}
+
+#[test]
+fn sequences_are_refused() {
+    let refusal = |mut net: Builder, describe: &dyn Fn(&mut Builder, Value) -> Value| {
+        let x = net.input();
+        let x = describe(&mut net, x);
+        let graph = net.finish(x).unwrap();
+        Plan::new(&graph, Form::CPU).unwrap_err().to_string()
+    };
+    let rows = || Builder::new(6, [1, 5]);
+    let attention = Attention {
+        heads: 2,
+        causal: false,
+        dropout: 0.0,
+    };
+    let lstm = Lstm {
+        prefix: "cell".into(),
+        layer: 3,
+    };
+    for (told, expected) in [
+        (
+            refusal(Builder::of_ids(5), &|net, x| {
+                let by = Row::Id;
+                net.embedding("words", x, Embedding { rows: 9, by }, 6)
+            }),
+            "input: expected a layer of images, got token ids",
+        ),
+        (
+            refusal(rows(), &|net, x| net.layer_norm("norm", x, 1e-5)),
+            "norm: expected a layer of images, got a LayerNorm",
+        ),
+        (
+            refusal(rows(), &|net, x| net.attention(x, attention.clone())),
+            "attention after input: expected a layer of images, got attention",
+        ),
+        (
+            refusal(rows(), &|net, x| net.lstm(lstm.clone(), x, 4)),
+            "cell.l3: expected a layer of images, got an LSTM",
+        ),
+        (
+            refusal(rows(), &|net, x| net.pick(x, End::Last)),
+            "pick after input: expected a layer of images, got one token of a sequence",
+        ),
+        (
+            refusal(rows(), &|net, x| {
+                net.convolution("dense", x, Convolution::dense(4, Stored::Linear))
+            }),
+            "dense: expected a layer of images, got a linear layer for each token",
+        ),
+    ] {
+        assert_eq!(told, expected);
+    }
 }

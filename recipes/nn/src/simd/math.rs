@@ -98,17 +98,45 @@ pub(crate) unsafe fn gelu<V: Vector>(x: V) -> V {
     }
 }
 
+/// Of `2u`, below: `2 sqrt(2 / pi)`, and that times 0.044715.
+const LINEAR: f32 = 1.595_769_2;
+const CUBE: f32 = 0.044_715 * LINEAR;
+
 /// The GELU by way of tanh, `x/2 (1 + tanh(u))` with `u = sqrt(2 / pi) (x + 0.044715 x^3)`: that is `x` by the sigmoid of `2u`.
 #[inline(always)]
 pub(crate) unsafe fn gelu_tanh<V: Vector>(x: V) -> V {
-    /// `2 sqrt(2 / pi)`.
-    const SLOPE: f32 = 1.595_769_2;
     // SAFETY: as for `exp`.
     unsafe {
-        let cubed = x
-            .mul(x)
-            .mul_add(V::splat(0.044_715 * SLOPE), V::splat(SLOPE));
-        x.div(below_sigmoid(x.mul(cubed)))
+        let inner = x.mul(x).mul_add(V::splat(CUBE), V::splat(LINEAR));
+        x.div(below_sigmoid(x.mul(inner)))
+    }
+}
+
+/// The derivative of [`gelu`]: the normal distribution's function, and `x` times its density.
+#[inline(always)]
+pub(crate) unsafe fn gelu_slope<V: Vector>(x: V) -> V {
+    /// `1 / sqrt(2 pi)`.
+    const PEAK: f32 = 0.398_942_3;
+    // SAFETY: as for `exp`.
+    unsafe {
+        let half = V::splat(0.5);
+        let below = erf(x.mul(V::splat(std::f32::consts::FRAC_1_SQRT_2))).mul_add(half, half);
+        let density = exp(x.mul(x).mul(V::splat(-0.5))).mul(V::splat(PEAK));
+        x.mul_add(density, below)
+    }
+}
+
+/// The derivative of [`gelu_tanh`].
+#[inline(always)]
+pub(crate) unsafe fn gelu_tanh_slope<V: Vector>(x: V) -> V {
+    // SAFETY: as for `exp`.
+    unsafe {
+        let (square, one) = (x.mul(x), V::splat(1.0));
+        let inner = square.mul_add(V::splat(CUBE), V::splat(LINEAR));
+        let slope = square.mul_add(V::splat(3.0 * CUBE), V::splat(LINEAR));
+        let sigmoid = one.div(below_sigmoid(x.mul(inner)));
+        let rest = sigmoid.mul_add(V::splat(-1.0), one);
+        x.mul_add(sigmoid.mul(rest).mul(slope), sigmoid)
     }
 }
 
@@ -180,6 +208,8 @@ mod tests {
     of_all!(erf_at, erf_all = erf);
     of_all!(gelu_at, gelu_all = gelu);
     of_all!(gelu_tanh_at, gelu_tanh_all = gelu_tanh);
+    of_all!(gelu_slope_at, gelu_slope_all = gelu_slope);
+    of_all!(gelu_tanh_slope_at, gelu_tanh_slope_all = gelu_tanh_slope);
     of_all!(tanh_at, tanh_all = tanh);
     of_all!(silu_at, silu_all = silu);
 
@@ -235,6 +265,12 @@ mod tests {
         check(erf_at, (5.0, 100_003), |x, y| y - exact_erf(x), 1e-6);
         let gelu = |x: f64| 0.5 * x * (1.0 + exact_erf(x * std::f64::consts::FRAC_1_SQRT_2));
         check(gelu_at, (5.0, 100_003), |x, y| y - gelu(x), 2e-6);
+        let error = |x, y| y - slope(gelu, x);
+        check(gelu_slope_at, (5.0, 100_003), error, 2e-6);
+    }
+
+    fn slope(function: impl Fn(f64) -> f64, x: f64) -> f64 {
+        (function(x + 1e-5) - function(x - 1e-5)) / 2e-5
     }
 
     #[test]
@@ -244,6 +280,8 @@ mod tests {
         for range in [5.0, 40.0] {
             let error = |x: f64, y: f64| (y - gelu(x)) / (1.0 + x.abs());
             check(gelu_tanh_at, (range, 100_003), error, 1e-6);
+            let error = |x: f64, y: f64| y - slope(gelu, x);
+            check(gelu_tanh_slope_at, (range, 100_003), error, 2e-6);
         }
     }
 

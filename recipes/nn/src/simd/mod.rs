@@ -13,7 +13,9 @@ mod precision;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-pub(crate) use math::{below_sigmoid, exp, gelu, gelu_tanh, silu, tanh, tanh_fraction};
+pub(crate) use math::{
+    below_sigmoid, exp, gelu, gelu_slope, gelu_tanh, gelu_tanh_slope, silu, tanh, tanh_fraction,
+};
 pub(crate) use portable::Portable;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use precision::Pair;

@@ -4,12 +4,15 @@ use candle_core::{Device, Result, Tensor};
 
 use super::{
     Activation, Linear,
-    attention::attention_cpu,
     config::Norm,
-    layer::Tokens,
     norm::{ResidualNorm, residual_layer_norm},
 };
-use crate::{bench::OperatorCase, host, simd::Level};
+use crate::{
+    bench::OperatorCase,
+    host,
+    ops::attention::{self, Tokens},
+    simd::Level,
+};
 
 const HIDDEN: usize = 768;
 const WIDE: usize = 3072;
@@ -52,7 +55,7 @@ fn attention_case(operator: &'static str, batch: usize, tokens: usize) -> Result
                 heads: HEADS,
                 causal: operator == "causal_attention",
             };
-            attention_cpu(Level::detect(), &qkv, tokens, &mut out);
+            attention::forward(Level::detect(), &qkv, tokens, None, &mut out);
             Ok(())
         }),
     })

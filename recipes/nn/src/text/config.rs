@@ -69,22 +69,22 @@ impl TransformerConfig {
 /// The names of a transformer's tensors, relative to its own prefix; those below `layers` are a layer's.
 #[derive(Clone, Copy, Debug)]
 pub struct TensorNames {
-    words: &'static str,
-    positions: &'static str,
-    types: &'static str,
+    pub(super) words: &'static str,
+    pub(super) positions: &'static str,
+    pub(super) types: &'static str,
     /// The LayerNorm that belongs to no layer.
     norm: &'static str,
     /// What comes before a layer's number: `encoder.layer`.
-    layers: &'static str,
+    pub(super) layers: &'static str,
     /// Queries, keys and values, in one tensor or in three.
-    qkv: &'static [&'static str],
-    attention_output: &'static str,
+    pub(super) qkv: &'static [&'static str],
+    pub(super) attention_output: &'static str,
     attention_norm: &'static str,
-    intermediate: &'static str,
-    output: &'static str,
+    pub(super) intermediate: &'static str,
+    pub(super) output: &'static str,
     output_norm: &'static str,
     /// Whether weights are `[inputs, outputs]`, as those of transformers' `Conv1D`.
-    inputs_first: bool,
+    pub(super) inputs_first: bool,
 }
 
 impl TensorNames {
@@ -135,6 +135,22 @@ impl TensorNames {
         output_norm: "ln_2",
         inputs_first: true,
     };
+
+    /// One of the LayerNorms in the order in which a pass meets them: the first after the embeddings, then two a layer, each
+    /// after a block. That is also how they stand in a model where each belongs to the block after it.
+    pub(super) fn norm(&self, config: &TransformerConfig, index: usize) -> String {
+        let index = match config.norm {
+            Norm::Post => index.checked_sub(1),
+            Norm::Pre => Some(index).filter(|&index| index < 2 * config.layers),
+        };
+        match index {
+            None => self.norm.into(),
+            Some(index) => {
+                let own = [self.attention_norm, self.output_norm][index % 2];
+                format!("{}.{}.{own}", self.layers, index / 2)
+            }
+        }
+    }
 }
 
 /// The tensors of a transformer, read one by one as a device lays them out.
@@ -215,20 +231,9 @@ impl Tensors<'_> {
         Ok((weight, vb.get(outputs, "bias")?))
     }
 
-    /// One of the LayerNorms in the order in which a pass meets them: the first after the embeddings, then two a layer, each
-    /// after a block. That is also how they stand in a model where each belongs to the block after it.
+    /// One of [`TensorNames::norm`].
     fn norm(&self, index: usize) -> Result<WeightAndBias> {
-        let index = match self.config.norm {
-            Norm::Post => index.checked_sub(1),
-            Norm::Pre => Some(index).filter(|&index| index < 2 * self.config.layers),
-        };
-        let vb = match index {
-            None => self.vb.pp(self.names.norm),
-            Some(index) => {
-                let own = [self.names.attention_norm, self.names.output_norm][index % 2];
-                self.vb.pp(self.names.layers).pp(index / 2).pp(own)
-            }
-        };
+        let vb = self.vb.pp(self.names.norm(self.config, index));
         // Files converted from TensorFlow call them gamma and beta.
         let old = !vb.contains_tensor("weight") && vb.contains_tensor("gamma");
         let (weight, bias) = if old {

@@ -7,11 +7,12 @@ use rayon::prelude::*;
 use super::{
     config::{Norm, TensorNames, Tensors, TransformerConfig},
     embeddings::Embeddings,
-    layer::{Layer, Tokens, Workspace},
+    layer::{Layer, Workspace},
     packed::Packed,
     transformer::Pooling,
 };
 use crate::{
+    ops::attention::Tokens,
     simd::{Level, Precision},
     workspace::Workspaces,
 };

@@ -3,7 +3,6 @@
 use candle_core::Result;
 
 use super::{
-    attention::attention_cpu,
     config::{LayerTensors, Norm, TransformerConfig, WeightAndBias},
     norm::{ResidualNorm, residual_layer_norm},
 };
@@ -12,6 +11,7 @@ use crate::{
     aligned::Aligned,
     host,
     matmul::{Matrix, Product},
+    ops::attention::{self, Tokens},
     simd::{Level, Precision},
 };
 
@@ -51,15 +51,6 @@ pub(super) struct Workspace {
     wide: Aligned,
 }
 
-/// The tokens of a pass.
-#[derive(Clone, Copy)]
-pub(super) struct Tokens<'a> {
-    /// Where each sequence starts, and at the end the number of tokens.
-    pub(super) offsets: &'a [usize],
-    pub(super) heads: usize,
-    pub(super) causal: bool,
-}
-
 impl Layer {
     pub(super) fn load(
         config: &TransformerConfig,
@@ -95,7 +86,7 @@ impl Layer {
         let x = &workspace.x.as_slice()[..rows * width];
         self.qkv.run(level, x, Activation::None, qkv);
         let context = workspace.context.at_least(rows * width);
-        attention_cpu(level, qkv, tokens, context);
+        attention::forward(level, qkv, tokens, None, context);
     }
 
     /// Leaves of what [`Self::feed_forward`] reads these rows alone, which are in order.

@@ -10,7 +10,6 @@
 //! candle tensor only then. The kernels work on plain slices, and share out rows or heads over rayon's global pool. On a
 //! CUDA device a pass is a list of launches, and only what the head gives comes back (`cuda`).
 
-mod attention;
 mod bench;
 mod config;
 #[cfg(any(test, feature = "cuda"))]
@@ -23,6 +22,7 @@ mod embeddings;
 mod encoder;
 #[cfg(test)]
 mod golden;
+mod graph;
 mod layer;
 mod linear;
 mod norm;

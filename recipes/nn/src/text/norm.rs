@@ -6,6 +6,7 @@ use rayon::prelude::*;
 use super::{TASK, config::Norm};
 use crate::{
     host,
+    ops::layer_norm::statistics,
     simd::{Level, Vector, dispatch},
 };
 
@@ -83,46 +84,17 @@ unsafe fn norm_rows_kernel<V: Vector>(
     }
 }
 
-/// LayerNorm of one row, in place; `norm` is weight then bias. The variance takes a second pass over the row, as the
-/// one-pass formula loses digits.
+/// LayerNorm of one row, in place; `norm` is weight then bias.
 ///
 /// # Safety
 /// The processor has the instruction set.
 #[inline(always)]
 pub(super) unsafe fn layer_norm_row<V: Vector>(row: &mut [f32], norm: &[f32], eps: f32) {
     let (weight, bias) = norm.split_at(row.len());
-    let count = row.len() as f32;
     // SAFETY: as the caller's.
-    let mean = unsafe { sum::<V, false>(row, 0.0) } / count;
-    // SAFETY: as the caller's.
-    let variance = unsafe { sum::<V, true>(row, mean) } / count;
-    let scale = 1.0 / (variance + eps).sqrt();
+    let [mean, scale] = unsafe { statistics::<V>(row, eps) };
     for ((x, w), b) in row.iter_mut().zip(weight).zip(bias) {
         *x = (*x - mean) * scale * w + b;
-    }
-}
-
-/// The sum of `x - shift`, or of its squares.
-#[inline(always)]
-unsafe fn sum<V: Vector, const SQUARED: bool>(row: &[f32], shift: f32) -> f32 {
-    let chunks = row.chunks_exact(V::LEN);
-    let mut rest = 0f32;
-    for x in chunks.remainder() {
-        let x = x - shift;
-        rest += if SQUARED { x * x } else { x };
-    }
-    // SAFETY: a chunk is a vector; the instruction set is the caller's to vouch for.
-    unsafe {
-        let mut sums = V::splat(0.0);
-        for chunk in chunks {
-            let x = V::load(chunk.as_ptr()).add(V::splat(-shift));
-            sums = if SQUARED {
-                x.mul_add(x, sums)
-            } else {
-                x.add(sums)
-            };
-        }
-        sums.sum() + rest
     }
 }
 

@@ -1,6 +1,6 @@
 //! The whole encoder against candle's own BERT, and what the operators' tests share.
 
-use std::{collections::HashMap, sync::Arc};
+use std::collections::HashMap;
 
 use candle_core::{DType, Device, Tensor};
 use candle_nn::{VarBuilder, VarMap};
@@ -15,12 +15,6 @@ pub(super) fn max_error(got: &Tensor, expected: &Tensor) -> f64 {
     let [got, expected] = [got, expected].map(|t| t.to_dtype(DType::F64).unwrap());
     let error = (got - expected).unwrap().abs().unwrap();
     error.max_all().unwrap().to_scalar().unwrap()
-}
-
-/// Offsets of sequences of these lengths.
-pub(super) fn offsets(lengths: &[usize]) -> Arc<[usize]> {
-    let packed = Packed::new(lengths.iter().map(|&length| vec![0; length]));
-    Arc::clone(packed.offsets())
 }
 
 const LENGTHS: [usize; 4] = [9, 33, 1, 20];

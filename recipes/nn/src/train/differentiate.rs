@@ -10,7 +10,7 @@ use super::{
     place::{self, Place},
 };
 use crate::{
-    graph::{Activation, Convolution, Graph, Mistake, Node, Op, Window},
+    graph::{Activation, Convolution, Graph, Mistake, Node, Op, Stored, Window},
     plan::memory::UNIT,
 };
 
@@ -208,7 +208,7 @@ impl<'a> Draft<'a> {
             return;
         }
         let operation = match &node.op {
-            Op::Input => {
+            Op::Input | Op::Ids => {
                 let slot = self.slot(node.shape.values(), false);
                 self.plan.input = slot;
                 self.values[index] = Some(slot);
@@ -218,10 +218,8 @@ impl<'a> Draft<'a> {
             Op::Linear => {
                 let from = self.graph.shape(node.inputs[0]);
                 Operation::Convolution(Convolution {
-                    outputs: node.shape.channels,
                     window: Window::new([from.height, from.width]),
-                    groups: 1,
-                    bias: true,
+                    ..Convolution::dense(node.shape.channels, Stored::Linear)
                 })
             }
             Op::BatchNorm { .. } => unreachable!("it is the beginning of a chain"),
@@ -237,6 +235,20 @@ impl<'a> Draft<'a> {
                 share: *share,
                 stream: index as u32,
             },
+            Op::Embedding(embedding) => Operation::Embedding(embedding.clone()),
+            Op::LayerNorm { eps } => Operation::LayerNorm { eps: *eps },
+            Op::Attention(attention) => {
+                let mut attention = attention.clone();
+                if !self.form.dropout {
+                    attention.dropout = 0.0;
+                }
+                Operation::Attention {
+                    attention,
+                    stream: index as u32,
+                }
+            }
+            Op::Lstm(_) => Operation::Lstm,
+            Op::Pick(end) => Operation::Pick(*end),
         };
         let inputs: Vec<usize> = (node.inputs.iter())
             .map(|input| self.sources[input.index()])
@@ -248,7 +260,12 @@ impl<'a> Draft<'a> {
     fn layer(&mut self, node: &Node, operation: Operation, inputs: &[usize], end: usize) {
         let inputs: Vec<Operand> = inputs.iter().map(|input| self.operand(*input)).collect();
         let parameters: Vec<usize> = (self.graph.parameters_of(node).into_iter())
-            .map(|(name, shape)| push(&mut self.plan.parameters, name, shape))
+            .enumerate()
+            .map(|(i, (name, shape))| {
+                let index = push(&mut self.plan.parameters, name, shape);
+                self.plan.parameters[index].turned = i == 0 && is_turned(&node.op);
+                index
+            })
             .collect();
         let buffers: Vec<usize> = (node.buffers().into_iter())
             .map(|(name, shape)| push(&mut self.plan.buffers, name, shape))
@@ -356,6 +373,11 @@ impl<'a> Draft<'a> {
     }
 }
 
+/// Whether a state dict has a layer's weight the other way round.
+fn is_turned(op: &Op) -> bool {
+    matches!(op, Op::Convolution(convolution) if convolution.stored == Stored::Conv1d)
+}
+
 /// Adds a tensor at the end of an array of such.
 fn push(tensors: &mut Vec<Tensor>, name: String, shape: Vec<usize>) -> usize {
     let end = tensors.last().map_or(0, |tensor| tensor.range.end);
@@ -365,6 +387,7 @@ fn push(tensors: &mut Vec<Tensor>, name: String, shape: Vec<usize>) -> usize {
         name,
         shape,
         range: start..start + len,
+        turned: false,
     });
     tensors.len() - 1
 }

@@ -7,7 +7,7 @@ use std::ops::Range;
 
 pub use crate::ops::Onto;
 use crate::{
-    graph::{Activation, Convolution, Pool, Reduction, Shape},
+    graph::{Activation, Attention, Convolution, Embedding, End, Pool, Reduction, Shape},
     plan::memory::UNIT,
 };
 
@@ -43,6 +43,8 @@ pub struct Tensor {
     pub shape: Vec<usize>,
     /// Where it is in the array of all of its kind. It begins on a cache line.
     pub range: Range<usize>,
+    /// Whether it is a matrix that lies there with rows and columns exchanged.
+    pub turned: bool,
 }
 
 /// Memory for a value or a gradient. Two of them lie at one place if they are never needed at the same time, or if one is
@@ -79,7 +81,7 @@ pub struct Layer {
     pub output: Operand,
     /// The slot of what it leaves for its way back besides.
     pub kept: Option<usize>,
-    /// Of its weight and its bias, the place in [`Plan::parameters`].
+    /// Of its tensors, a weight before a bias, the place in [`Plan::parameters`].
     pub parameters: Vec<usize>,
     /// Of its running statistics, the place in [`Plan::buffers`].
     pub buffers: Vec<usize>,
@@ -126,6 +128,24 @@ pub enum Operation {
         /// What tells it from others.
         stream: u32,
     },
+    /// A row of a table for each token, whose ids are the input's values.
+    Embedding(Embedding),
+    /// LayerNorm over a pixel's channels.
+    LayerNorm {
+        /// What is added to the variance.
+        eps: f64,
+    },
+    /// Attention, whose dropout is none where there is to be none.
+    Attention {
+        /// What it is like.
+        attention: Attention,
+        /// What tells its dropout from others.
+        stream: u32,
+    },
+    /// A layer of an LSTM.
+    Lstm,
+    /// One token.
+    Pick(End),
 }
 
 /// Softmax cross-entropy, the mean over a batch.
@@ -156,7 +176,12 @@ impl Operation {
     /// Whether the way back reads the layer's input of this place.
     pub(super) fn reads_input(&self, input: usize) -> bool {
         match self {
-            Self::Convolution(_) | Self::Gate => true,
+            Self::Convolution(_)
+            | Self::Gate
+            | Self::Embedding(_)
+            | Self::LayerNorm { .. }
+            | Self::Attention { .. }
+            | Self::Lstm => true,
             Self::BatchNorm { .. } => input == 0,
             Self::Activation(activation) => !is_known_by_its_output(*activation),
             Self::Pool(pool) => pool.reduction == Reduction::Max,
@@ -165,7 +190,8 @@ impl Operation {
             | Self::Concat
             | Self::Slice { .. }
             | Self::Shuffle { .. }
-            | Self::Dropout { .. } => false,
+            | Self::Dropout { .. }
+            | Self::Pick(_) => false,
         }
     }
 
@@ -175,13 +201,23 @@ impl Operation {
             Self::BatchNorm { activation, .. } => *activation != Activation::None,
             Self::Activation(activation) => is_known_by_its_output(*activation),
             Self::Pool(pool) => pool.reduction == Reduction::Max,
+            Self::Attention { .. } | Self::Lstm => true,
             _ => false,
         }
     }
 
     /// Values that the way back wants besides, for so many examples.
-    pub(super) fn kept(&self, _examples: usize, _output: Shape) -> usize {
-        0
+    pub(super) fn kept(&self, examples: usize, output: Shape) -> usize {
+        let pixels = examples * output.pixels();
+        match self {
+            // Its mean and its deviation.
+            Self::LayerNorm { .. } => 2 * pixels,
+            // The logarithm of each sum.
+            Self::Attention { attention, .. } => attention.heads * pixels,
+            // Four gates and a cell of each unit.
+            Self::Lstm => 5 * output.channels * pixels,
+            _ => 0,
+        }
     }
 
     /// Whether the result may be written over the first input, value by value, and the gradient over the result's.

@@ -1,6 +1,7 @@
 //! A network that is trained, batch by batch.
 
 use std::{
+    borrow::Cow,
     ops::Range,
     time::{Duration, Instant},
 };
@@ -9,7 +10,7 @@ use candle_core::{Result, bail};
 use candle_nn::VarBuilder;
 
 use super::{
-    Form, Plan, Settings, Tensor,
+    Form, Layer, Operation, Plan, Settings, Tensor,
     cpu::{Cpu, Numbers},
     differentiate,
     update::Update,
@@ -17,7 +18,7 @@ use super::{
 use crate::{
     aligned::Aligned,
     backend::{Backend, Kind},
-    graph::Graph,
+    graph::{Graph, Row},
     host, pool,
     simd::Precision,
 };
@@ -30,6 +31,8 @@ pub struct Trainer {
     update: Update,
     /// Logits of an example.
     classes: usize,
+    /// What ids have to be below, if the input is ids.
+    vocabulary: Option<usize>,
 }
 
 /// What a step did, and how long its parts took.
@@ -53,10 +56,25 @@ pub struct Parameter<'a> {
     pub name: &'a str,
     /// Its shape there.
     pub shape: &'a [usize],
+    /// Whether it is a matrix whose rows and columns are exchanged in what follows.
+    pub turned: bool,
     /// Its values.
     pub values: &'a [f32],
     /// The last step's gradient.
     pub gradient: &'a [f32],
+}
+
+impl Parameter<'_> {
+    /// Its values or its gradient in the order of its state dict.
+    pub fn stored<'a>(&self, values: &'a [f32]) -> Cow<'a, [f32]> {
+        match *self.shape {
+            [inputs, _] if self.turned => {
+                let column = |input| values.iter().skip(input).step_by(inputs);
+                (0..inputs).flat_map(column).copied().collect()
+            }
+            _ => Cow::Borrowed(values),
+        }
+    }
 }
 
 impl Trainer {
@@ -100,6 +118,7 @@ impl Trainer {
         Ok(Self {
             update: Update::new(settings.optimizer, plan.parameters_len()),
             classes: graph.shape(graph.output()).channels,
+            vocabulary: vocabulary(&plan),
             device: Cpu::new(plan, settings.dropout.unwrap_or(0)),
             numbers,
         })
@@ -110,10 +129,10 @@ impl Trainer {
         self.device.plan()
     }
 
-    /// Trains on a batch: `input` `[batch, height, width, channels]` and a label for each example.
+    /// Trains on a batch: `input` `[batch, height, width, channels]`, or token ids `[batch, tokens]`, and a label for each example.
     ///
     /// # Errors
-    /// Lengths are others, or a label is not below the classes.
+    /// Lengths are others, a label is not below the classes, or an id is no whole number below the vocabulary.
     pub fn step(&mut self, input: &[f32], labels: &[u32]) -> Result<Outcome> {
         let plan = self.device.plan();
         let expected = [plan.slots[plan.input].len, plan.batch];
@@ -130,6 +149,14 @@ impl Trainer {
         let classes = classes.min().unwrap_or(self.classes);
         if let Some(label) = labels.iter().find(|label| **label as usize >= classes) {
             bail!("expected labels below {classes}, got {label}")
+        }
+        let id = |x: &&f32| x.fract() == 0.0 && **x >= 0.0;
+        if let Some(vocabulary) = self.vocabulary
+            && let Some(id) = input
+                .iter()
+                .find(|x| !(id(x) && (**x as usize) < vocabulary))
+        {
+            bail!("expected token ids below {vocabulary}, got {id}")
         }
         let Self {
             device,
@@ -167,6 +194,7 @@ impl Trainer {
         (self.plan().parameters.iter()).map(move |tensor| Parameter {
             name: &tensor.name,
             shape: &tensor.shape,
+            turned: tensor.turned,
             values: of(parameters, &tensor.range),
             gradient: of(gradients, &tensor.range),
         })
@@ -183,11 +211,23 @@ fn part<'a>(values: &'a Aligned, range: &Range<usize>) -> &'a [f32] {
     &values.as_slice()[range.clone()]
 }
 
+/// The fewest rows of a table that ids are looked up in.
+fn vocabulary(plan: &Plan) -> Option<usize> {
+    let rows = |layer: &Layer| match &layer.operation {
+        Operation::Embedding(embedding) if embedding.by == Row::Id => Some(embedding.rows),
+        _ => None,
+    };
+    plan.layers.iter().filter_map(rows).min()
+}
+
 /// Tensors in one array.
 fn read(tensors: &[Tensor], len: usize, weights: &VarBuilder<'_>) -> Result<Aligned> {
     let mut values = Aligned::zeros(len);
     for tensor in tensors {
-        let read = weights.get(&tensor.shape[..], &tensor.name)?;
+        let mut read = weights.get(&tensor.shape[..], &tensor.name)?;
+        if tensor.turned {
+            read = read.t()?;
+        }
         let to = &mut values.as_mut_slice()[tensor.range.clone()];
         host::with(&read.contiguous()?, |from| {
             to.copy_from_slice(from);

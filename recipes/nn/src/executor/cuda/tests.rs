@@ -24,7 +24,7 @@ fn model(graph: &Graph, target: &Target) -> (Model, Plan, usize) {
         candle_core::DType::F32,
         &candle_core::Device::Cpu,
     );
-    let plan = Plan::new(graph, FORM);
+    let plan = Plan::new(graph, FORM).unwrap();
     let mut weights = Weights::new(target.element);
     let reader = Reader(&builder);
     let model = Model::new(&mut weights, target, (&plan, &reader), &COLOURS).unwrap();

@@ -166,6 +166,11 @@ impl Pass<'_> {
                     unsafe { dropout.run(level, [dy, memory.at(slot)], onto, len) };
                 }
             }
+            Operation::Embedding(_)
+            | Operation::LayerNorm { .. }
+            | Operation::Attention { .. }
+            | Operation::Lstm
+            | Operation::Pick(_) => self.backward_sequence(state, numbers, backward),
         }
     }
 

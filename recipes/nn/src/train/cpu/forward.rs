@@ -110,6 +110,11 @@ impl Pass<'_> {
                 // SAFETY: as above.
                 unsafe { dropout.run(level, [x.values, y.values], Onto::Write, len) };
             }
+            Operation::Embedding(_)
+            | Operation::LayerNorm { .. }
+            | Operation::Attention { .. }
+            | Operation::Lstm
+            | Operation::Pick(_) => self.forward_sequence(state, numbers),
         }
     }
 

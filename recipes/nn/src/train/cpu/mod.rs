@@ -2,6 +2,7 @@
 
 mod backward;
 mod forward;
+mod sequences;
 
 use super::{Layer, Operand, Operation, Plan, Tensor};
 use crate::{
@@ -9,7 +10,8 @@ use crate::{
     graph::Shape,
     host::Shared,
     ops::{
-        Images, batch_norm::Statistics, convolution::train::Trained, cross_entropy, dropout::Stream,
+        Images, batch_norm::Statistics, convolution::train::Trained, cross_entropy,
+        dropout::Stream, lstm::Lstm,
     },
     simd::Level,
 };
@@ -40,6 +42,9 @@ enum State {
     None,
     Convolution(Box<Trained>),
     Statistics(Statistics),
+    /// Where each sequence starts, and where the last one ends.
+    Offsets(Vec<usize>),
+    Lstm(Box<Lstm>),
 }
 
 impl Cpu {
@@ -48,6 +53,14 @@ impl Cpu {
             Operation::Convolution(convolution) => {
                 let [from, to] = [layer.inputs[0].shape, layer.output.shape];
                 State::Convolution(Box::new(Trained::new(convolution, from, to, plan.batch)))
+            }
+            Operation::Attention { .. } => {
+                let tokens = layer.output.shape.width;
+                State::Offsets((0..=plan.batch).map(|i| i * tokens).collect())
+            }
+            Operation::Lstm => {
+                let [from, to] = [layer.inputs[0].shape, layer.output.shape];
+                State::Lstm(Box::new(Lstm::new(from, to, plan.batch)))
             }
             _ => State::None,
         };
@@ -113,7 +126,7 @@ impl Cpu {
 /// A layer's random numbers, if it takes any.
 fn stream(seed: u64, step: u32, operation: &Operation) -> Stream {
     let layer = match operation {
-        Operation::Dropout { stream, .. } => *stream,
+        Operation::Dropout { stream, .. } | Operation::Attention { stream, .. } => *stream,
         _ => 0,
     };
     Stream { seed, step, layer }

@@ -31,7 +31,7 @@ pub(super) fn worst(trainer: &Trainer, expected: &Outcome) -> (f64, String) {
     let worst = trainer.parameters().map(|parameter| {
         let expected = &expected.gradients[parameter.name];
         (
-            off(parameter.gradient, expected, all),
+            off(&parameter.stored(parameter.gradient), expected, all),
             parameter.name.to_owned(),
         )
     });

@@ -35,17 +35,18 @@ fn naive(qkv: &[f32], tokens: Tokens<'_>, dim: usize) -> Vec<f64> {
     out
 }
 
-fn offsets(lengths: &[usize]) -> Vec<usize> {
-    super::super::tests::offsets(lengths).to_vec()
+pub(super) fn offsets(lengths: &[usize]) -> Vec<usize> {
+    let end = |i| lengths[..i].iter().sum();
+    (0..=lengths.len()).map(end).collect()
 }
 
 fn attend(level: Level, qkv: &[f32], tokens: Tokens<'_>) -> Vec<f32> {
     let mut out = vec![f32::NAN; qkv.len() / 3];
-    attention_cpu(level, qkv, tokens, &mut out);
+    forward(level, qkv, tokens, None, &mut out);
     out
 }
 
-fn tokens(offsets: &[usize], heads: usize, causal: bool) -> Tokens<'_> {
+pub(super) fn tokens(offsets: &[usize], heads: usize, causal: bool) -> Tokens<'_> {
     Tokens {
         offsets,
         heads,

@@ -3,9 +3,12 @@
 //! Most layers are sums of terms, a value times a number or a weight each. So they are said once, as their terms, and what runs
 //! forward and what runs backward follows. Values are `[batch, height, width, channels]`.
 
+mod layers;
+pub(crate) mod sequences;
+
 use std::collections::HashMap;
 
-use crate::graph::{Activation, Graph, Node, Op, Reduction, field};
+use crate::graph::{Activation, End, Graph, Node, Op, Reduction, Stored, field};
 
 /// Tensors by name.
 pub(crate) type Tensors = HashMap<String, Vec<f64>>;
@@ -80,7 +83,11 @@ impl Step<'_> {
             let channels = node.shape.channels;
             let mut y = vec![0.0; self.labels.len() * node.shape.values()];
             match &node.op {
-                Op::Input => y.copy_from_slice(self.input),
+                Op::Input | Op::Ids => y.copy_from_slice(self.input),
+                Op::Embedding(_) | Op::LayerNorm { .. } | Op::Attention(_) | Op::Lstm(_) => {
+                    let x = &values[node.inputs[0].index()];
+                    y = self.sequence(index, x, None).remove(0);
+                }
                 Op::Activation(activation) => {
                     let x = &values[node.inputs[0].index()];
                     y = x.iter().map(|x| activate(*activation, *x)[0]).collect();
@@ -124,7 +131,21 @@ impl Step<'_> {
         let node = &self.graph.nodes()[index];
         let channels = node.shape.channels;
         match &node.op {
-            Op::Input => (),
+            Op::Input | Op::Ids => (),
+            Op::Embedding(_) | Op::LayerNorm { .. } | Op::Attention(_) | Op::Lstm(_) => {
+                let input = node.inputs[0].index();
+                let mut given = self.sequence(index, &values[input], Some(dy)).into_iter();
+                for (dx, given) in gradients[input]
+                    .iter_mut()
+                    .zip(given.next().unwrap_or_default())
+                {
+                    *dx += given;
+                }
+                let names = self.graph.parameters_of(node).into_iter();
+                outcome
+                    .gradients
+                    .extend(names.map(|(name, _)| name).zip(given));
+            }
             Op::Activation(activation) => {
                 let input = node.inputs[0].index();
                 let x = values[input].iter().zip(dy);
@@ -245,8 +266,20 @@ impl Step<'_> {
                 ((image * from.height + y) * from.width + x) * from.channels + channel
             };
             match &node.op {
-                Op::Input | Op::BatchNorm { .. } | Op::Activation(_) => {
-                    unreachable!("they are no sums of terms")
+                Op::Input
+                | Op::Ids
+                | Op::BatchNorm { .. }
+                | Op::Activation(_)
+                | Op::Embedding(_)
+                | Op::LayerNorm { .. }
+                | Op::Attention(_)
+                | Op::Lstm(_) => unreachable!("they are no sums of terms"),
+                Op::Pick(end) => {
+                    let token = match end {
+                        End::First => 0,
+                        End::Last => from.width - 1,
+                    };
+                    each(term(output, input([0, token], channel), 1.0));
                 }
                 Op::Add => {
                     each(same(0, channel));
@@ -304,7 +337,10 @@ impl Step<'_> {
                                 output,
                                 operand: 0,
                                 input: input([y, x], first + tap / (down * across)),
-                                factor: Factor::Weight(channel * inputs * down * across + tap),
+                                factor: Factor::Weight(match layer.stored {
+                                    Stored::Conv1d => tap * to.channels + channel,
+                                    _ => channel * inputs * down * across + tap,
+                                }),
                             });
                         }
                     }
@@ -396,6 +432,28 @@ fn activate(activation: Activation, x: f64) -> [f64; 2] {
             let gate = 1.0 / (1.0 + (-x).exp());
             [x * gate, gate * (1.0 + x * (1.0 - gate))]
         }
-        Activation::Gelu | Activation::GeluTanh => unreachable!("no slope is known of it"),
+        Activation::Gelu => {
+            let below = 0.5 * (1.0 + erf(x * std::f64::consts::FRAC_1_SQRT_2));
+            let density = (-0.5 * x * x).exp() / (2.0 * std::f64::consts::PI).sqrt();
+            [x * below, below + x * density]
+        }
+        Activation::GeluTanh => {
+            let factor = (2.0 / std::f64::consts::PI).sqrt();
+            let tanh = (factor * (x + 0.044_715 * x.powi(3))).tanh();
+            let inner = factor * (1.0 + 3.0 * 0.044_715 * x * x);
+            let slope = 0.5 * (1.0 + tanh) + 0.5 * x * (1.0 - tanh * tanh) * inner;
+            [0.5 * x * (1.0 + tanh), slope]
+        }
     }
+}
+
+/// The error function by its series.
+fn erf(x: f64) -> f64 {
+    let (mut term, mut sum) = (x, x);
+    for n in 1..200 {
+        let n = f64::from(n);
+        term *= -x * x / n;
+        sum += term / (2.0 * n + 1.0);
+    }
+    (sum * 2.0 / std::f64::consts::PI.sqrt()).clamp(-1.0, 1.0)
 }

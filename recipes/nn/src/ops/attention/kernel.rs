@@ -3,14 +3,18 @@
 
 use std::ops::Range;
 
-use super::pack::{pack_keys, pack_queries, pack_values};
+use super::{
+    Dropped,
+    pack::{Rows, copy_rows, pack_columns, pack_panels},
+};
 use crate::{
     matmul::{MOST_ROWS, PANEL, Tile, tiles},
+    ops::dropout::TOGETHER,
     simd::{MAX_LEN, Single, Vector, dispatch, exp, store_up_to},
 };
 
 /// Values of a cache line.
-const LINE: usize = 16;
+pub(super) const LINE: usize = 16;
 
 /// Below every score: its power is too small to change a sum that the largest score adds 1 to.
 const NOTHING: f32 = f32::MIN;
@@ -40,6 +44,8 @@ pub(super) struct Head<'a> {
     /// Where the head begins in a row of queries, keys, values or outputs.
     pub(super) column: usize,
     pub(super) dim: usize,
+    /// Which weights are dropped.
+    pub(super) dropped: Option<Dropped>,
 }
 
 impl Head<'_> {
@@ -52,11 +58,29 @@ impl Head<'_> {
         }
     }
 
-    /// The head's query (0), key (1) or value (2) of a token; the next token's is `3 * width` further on.
-    pub(super) fn part(&self, part: usize, token: usize) -> *const f32 {
-        let at = (3 * token + part) * self.width + self.column;
-        self.qkv[at..].as_ptr()
+    /// The head's queries (0), keys (1) or values (2).
+    pub(super) fn rows(&self, part: usize) -> Rows {
+        Rows {
+            start: self.qkv[part * self.width + self.column..].as_ptr(),
+            stride: 3 * self.width,
+            count: self.tokens,
+            dim: self.dim,
+        }
     }
+
+    /// What scores are multiplied by.
+    pub(super) fn scale(&self) -> f32 {
+        1.0 / (self.dim as f32).sqrt()
+    }
+}
+
+/// Where the results of some queries go.
+#[derive(Clone, Copy)]
+pub(super) struct Sink {
+    /// The head's first row of outputs; the next is the head's width further on.
+    pub(super) out: *mut f32,
+    /// The head's first logarithm of a sum of powers, or null where nobody wants these.
+    pub(super) log_sums: *mut f32,
 }
 
 /// How many values each part of a task's memory has, in whole lines.
@@ -107,22 +131,38 @@ struct Memory {
 
 impl Memory {
     fn new(sizes: &Sizes, memory: &mut [f32]) -> Self {
-        assert!(memory.len() >= sizes.total(), "memory for all parts");
-        let mut rest = memory;
-        let mut part = |len: usize| {
-            let (part, after) = std::mem::take(&mut rest).split_at_mut(len);
-            rest = after;
-            part.as_mut_ptr()
-        };
+        let [keys, values, queries, sums, weights] = cut(
+            memory,
+            [
+                sizes.keys,
+                sizes.values,
+                sizes.queries,
+                sizes.sums,
+                sizes.weights,
+            ],
+        );
         Self {
-            keys: part(sizes.keys),
-            values: part(sizes.values),
-            queries: part(sizes.queries),
-            sums: part(sizes.sums),
-            weights: part(sizes.weights),
+            keys,
+            values,
+            queries,
+            sums,
+            weights,
             stride: sizes.stride,
         }
     }
+}
+
+/// Parts of these lengths.
+///
+/// # Panics
+/// The memory is too short.
+pub(super) fn cut<const N: usize>(memory: &mut [f32], lens: [usize; N]) -> [*mut f32; N] {
+    let mut rest = memory;
+    lens.map(|len| {
+        let (part, after) = std::mem::take(&mut rest).split_at_mut(len);
+        rest = after;
+        part.as_mut_ptr()
+    })
 }
 
 dispatch! {
@@ -130,9 +170,8 @@ dispatch! {
     ///
     /// # Safety
     /// The processor has the level; the head has the rows and columns that it states, and the queries are some of its
-    /// rows; `out` points to the head's first row of outputs, the next is `width` further on, and nobody else uses those
-    /// of the queries meanwhile.
-    pub(super) fn attend(head: &Head<'_>, queries: Range<usize>, memory: &mut [f32], out: *mut f32)
+    /// rows; `to` has places for all rows, and nobody else uses those of the queries meanwhile.
+    pub(super) fn attend(head: &Head<'_>, queries: Range<usize>, memory: &mut [f32], to: Sink)
         = attend_kernel
 }
 
@@ -141,20 +180,21 @@ unsafe fn attend_kernel<V: Vector>(
     head: &Head<'_>,
     queries: Range<usize>,
     memory: &mut [f32],
-    out: *mut f32,
+    to: Sink,
 ) {
     let memory = Memory::new(&Sizes::new(head), memory);
     let mut tiles = tiles::<V>(queries);
     // SAFETY: the memory has all that its fields state, a tile has at most MOST_ROWS rows, and all of them are the head's.
     unsafe {
-        pack_keys(head, memory.keys);
-        pack_values::<V>(head, memory.values);
+        pack_columns(head.rows(1), memory.keys);
+        pack_panels::<V>(head.rows(2), 1.0, memory.values);
         while let Some(rows) = tiles.next() {
-            pack_queries::<V>(head, rows.clone(), memory.queries);
+            let queries = head.rows(0).part(rows.clone());
+            copy_rows::<V>(queries, head.scale(), memory.queries);
             let largest = score::<V>(head, rows.clone(), &memory);
             let seen = head.seen(&rows);
-            let factors = soften(seen, &memory, &largest[..rows.len()]);
-            let out = out.add(rows.start * head.width);
+            let factors = soften(head, rows.clone(), (&memory, &largest), to.log_sums);
+            let out = to.out.add(rows.start * head.width);
             weigh::<V>(head, (rows.len(), seen), &memory, &factors, out);
         }
     }
@@ -202,22 +242,41 @@ unsafe fn score<V: Vector>(
     }
 }
 
-/// From scores to weights; gives the factor that makes a row's weights add up to 1.
+/// From scores, of which there are each row's largest, to weights; gives the factor that makes a row's weights add up to 1.
 #[inline(always)]
-unsafe fn soften<V: Vector>(seen: usize, memory: &Memory, scores: &[V]) -> [f32; MOST_ROWS] {
+unsafe fn soften<V: Vector>(
+    head: &Head<'_>,
+    rows: Range<usize>,
+    (memory, scores): (&Memory, &[V; MOST_ROWS]),
+    log_sums: *mut f32,
+) -> [f32; MOST_ROWS] {
+    let seen = head.seen(&rows);
     let mut factors = [0.0; MOST_ROWS];
-    for (r, (factor, lanes)) in factors.iter_mut().zip(scores).enumerate() {
-        // SAFETY: the row has whole vectors of scores.
+    for (r, query) in rows.enumerate() {
+        // SAFETY: the row has whole vectors of scores, and the query a place for its logarithm.
         unsafe {
             let row = memory.weights.add(r * memory.stride);
-            let largest = V::splat(-largest(*lanes));
+            let largest = largest(scores[r]);
+            let shift = V::splat(-largest);
             let mut sum = V::splat(0.0);
             for token in (0..seen).step_by(V::LEN) {
-                let weight = exp(V::load(row.add(token)).add(largest));
+                let weight = exp(V::load(row.add(token)).add(shift));
                 weight.store(row.add(token));
                 sum = sum.add(weight);
             }
-            *factor = 1.0 / sum.sum();
+            let sum = sum.sum();
+            factors[r] = 1.0 / sum;
+            if !log_sums.is_null() {
+                *log_sums.add(query) = largest + sum.ln();
+            }
+            if let Some(dropped) = &head.dropped {
+                for token in (0..seen).step_by(TOGETHER) {
+                    let factors = dropped.factors(query, token / TOGETHER);
+                    for (i, factor) in factors[..TOGETHER.min(seen - token)].iter().enumerate() {
+                        *row.add(token + i) *= factor;
+                    }
+                }
+            }
         }
     }
     factors
