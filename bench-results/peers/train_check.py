@@ -80,13 +80,10 @@ def train(name, model, inputs, labels, steps, lr):
 
 
 def galley(arguments, name, folder, lr):
-    """What galley says, by `galley bench models` or by the example of the catalog."""
+    """What galley says."""
     file = str(folder / "inputs.safetensors")
-    if arguments.example:
-        command = [arguments.example, name, str(folder), file, str(arguments.steps), str(lr)]
-    else:
-        command = [arguments.galley, "bench", "models", name, "--action", "train", "--weights", str(folder)]
-        command += ["--input", file, "--num-steps", str(arguments.steps), "--no-dropout", "--losses", "--lr", str(lr)]
+    command = [arguments.galley, "bench", "models", name, "--action", "train", "--weights", str(folder)]
+    command += ["--input", file, "--num-steps", str(arguments.steps), "--no-dropout", "--losses", "--lr", str(lr)]
     ended = subprocess.run(command, capture_output=True, text=True)
     if ended.returncode != 0:
         raise SystemExit(f"{' '.join(command)}\n{ended.stderr}")
@@ -147,7 +144,6 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("networks", nargs="*", help="torchvision's and SuperBench's names [default: all]")
     parser.add_argument("--galley", default="target/release/galley", help="the program")
-    parser.add_argument("--example", help="in its place, the program of the catalog's example train_trace")
     parser.add_argument("--seed", type=int, action="append", help="may be given several times [default: 1]")
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--size", type=int, help="pixels or tokens [default: 224, and 299 for inception_v3]")

@@ -7,6 +7,7 @@ mod load;
 mod models;
 mod stream;
 mod target;
+mod training;
 
 use std::{num::NonZeroUsize, path::PathBuf};
 
@@ -22,6 +23,7 @@ pub use self::{
     models::{Action, Framework, ModelsArgs, Precision},
     stream::{StreamBenchArgs, StreamSource, StreamTable},
     target::{ProtocolArg, TargetArgs},
+    training::TrainingArgs,
 };
 
 /// Measure a recipe in process and over HTTP, and what serving it costs.
@@ -90,14 +92,14 @@ pub enum BenchCommand {
   galley bench compare efficientnet_b2 --devices cpu,cuda:0 --dtypes f32,bf16,f16 --batch 1,8,16,32,64,128
   galley bench report cpu-folder gpu-folder --out both")]
     Compare(CompareArgs),
-    /// Run SuperBench's model benchmarks: inference of its 42 models on random inputs, with its steps and its metrics
+    /// Run SuperBench's model benchmarks: its 42 models on random inputs, with its steps and its metrics
     ///
     /// Writes results-summary.jsonl, which SuperBench's own result tools read, and beside it a report with what it lacks: spread,
     /// TFLOP/s and the share of the device's peak, memory, energy, copies apart.
     #[command(after_help = "Examples:
   galley bench models --models resnet50,bert-base,gpt2-small --device cuda:0 --num-steps 512
   galley bench models --models all --device cuda:0 --batch-size 1 --framework pytorch
-  galley bench models --models resnet18 --precision float32 --batch-size 1 --num-warmup 2 --num-steps 8
+  galley bench models resnet18 --action train,inference --precision float32 --batch-size 8 --num-warmup 2 --num-steps 8
   galley bench report cnn-folder text-folder --out both")]
     Models(ModelsArgs),
     /// Find the highest rate at which a server keeps an objective, and draw its latency against the load that it is offered

@@ -4,20 +4,18 @@ use std::num::NonZeroUsize;
 
 use candle_core::DType;
 use clap::{Args, ValueEnum};
-use galley_core::{BatchShape, DeviceName};
+use galley_core::{BatchShape, DeviceName, WeightSource};
 
-use super::OutputArgs;
+use super::{OutputArgs, TrainingArgs};
 
 /// `galley bench models`.
 #[derive(Clone, Debug, Args)]
 pub struct ModelsArgs {
     /// Models by SuperBench's names, or all
-    #[arg(
-        long,
-        value_delimiter = ',',
-        required = true,
-        env = "GALLEY_BENCH_MODELS"
-    )]
+    #[arg(value_name = "MODEL", required_unless_present = "models")]
+    pub first: Vec<String>,
+    /// More of them
+    #[arg(long, value_delimiter = ',', env = "GALLEY_BENCH_MODELS")]
     pub models: Vec<String>,
     /// What each step does
     #[arg(
@@ -76,15 +74,26 @@ pub struct ModelsArgs {
         env = "GALLEY_BENCH_FRAMEWORK"
     )]
     pub framework: Framework,
+    /// Where the weights come from: synthetic, synthetic:SEED, or a folder with a model's state dict in model.safetensors
+    #[arg(long, default_value = "synthetic", env = "GALLEY_BENCH_WEIGHTS")]
+    pub weights: WeightSource,
     /// Threads of the CPU pool [default: all cores]
     #[arg(long, env = "GALLEY_BENCH_THREADS")]
     pub threads: Option<NonZeroUsize>,
+    /// How models are trained.
+    #[command(flatten)]
+    pub training: TrainingArgs,
     /// Where the figures go.
     #[command(flatten)]
     pub output: OutputArgs,
 }
 
 impl ModelsArgs {
+    /// The models' names, as they were given.
+    pub(crate) fn names(&self) -> Vec<String> {
+        [&self.first[..], &self.models].concat()
+    }
+
     /// The batch that steps run on.
     pub(crate) fn batch_shape(&self) -> BatchShape {
         BatchShape {
@@ -184,7 +193,7 @@ mod tests {
     #[test]
     fn defaults_are_superbenchs() {
         let args = parse("--models all").unwrap();
-        assert_eq!(args.models, ["all"]);
+        assert_eq!(args.names(), ["all"]);
         assert_eq!(args.action, [Action::Inference]);
         assert_eq!(args.precision, [Precision::Float32, Precision::Float16]);
         assert_eq!((args.batch_size.get(), args.num_warmup), (32, 64));
@@ -198,10 +207,11 @@ mod tests {
     fn lists_are_of_commas_and_actions_go_by_both_names() {
         let line = "--models gpt2-small,resnet50 --model-action inference --precision float16";
         let args = parse(line).unwrap();
-        assert_eq!(args.models, ["gpt2-small", "resnet50"]);
+        assert_eq!(args.names(), ["gpt2-small", "resnet50"]);
         assert_eq!(args.precision, [Precision::Float16]);
-        let args = parse("--models x --action train,inference").unwrap();
+        let args = parse("x y --models z --action train,inference").unwrap();
         assert_eq!(args.action, [Action::Train, Action::Inference]);
+        assert_eq!(args.names(), ["x", "y", "z"]);
         for bad in [
             "",
             "--models x --precision fp16",

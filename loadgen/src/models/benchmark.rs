@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use galley_core::{Entry, ForwardError, LoadError, LoadOptions, ModelBenchmark};
 use galley_nn::bench::resident;
 
-use super::{distinct, stop::Stop};
+use super::{distinct, stop::Stop, training};
 use crate::{
     args::{Action, ModelsArgs, Precision},
     error::{Error, Result},
@@ -16,7 +16,7 @@ use crate::{
     progress::Progress,
     report::{
         peak_rss,
-        record::{Ended, Packed, Record, Steps},
+        record::{Ended, Packed, Record, Steps, Training},
         reset_peak_rss,
     },
     stats::milliseconds,
@@ -33,7 +33,9 @@ const MODEL_CREATION: u32 = 18;
 const RESIDENT: usize = 50;
 const RESIDENT_MS: f64 = 1000.0;
 
+/// Why what steps came to is not to be trusted.
 const NOT_FINITE: &str = "its answers are not finite";
+const NOT_TRAINED: &str = "its loss on the one batch that it is trained on does not fall";
 
 /// What is the same for all models.
 pub(super) struct Benchmarks<'a> {
@@ -99,16 +101,24 @@ impl Benchmarks<'_> {
             ..Ended::default()
         };
         let mut unsupported: Vec<Precision> = Vec::new();
-        let mut finite = true;
+        let mut sound = true;
         for which in self.order(entry, benchmark) {
             let precision = which.precision;
             if ended.return_code == 0 && !unsupported.contains(&precision) {
                 let remark = match self.steps(&which, &ended.benchmark) {
                     Ok((steps, numbers)) => {
+                        let falls = (steps.training.as_ref())
+                            .is_none_or(|training| training.loss_after < training.loss_before);
                         output.add(&Record::Steps(Box::new(steps)))?;
-                        let all_are = numbers.iter().all(|number| number.is_finite());
-                        finite &= all_are;
-                        (!all_are).then(|| NOT_FINITE.to_owned())
+                        let doubt = if !numbers.iter().all(|number| number.is_finite()) {
+                            Some(NOT_FINITE.to_owned())
+                        } else if !falls {
+                            Some(NOT_TRAINED.to_owned())
+                        } else {
+                            None
+                        };
+                        sound &= doubt.is_none();
+                        doubt
                     }
                     Err(Failure::Unsupported(reason)) => {
                         unsupported.push(precision);
@@ -129,7 +139,7 @@ impl Benchmarks<'_> {
         ended.remarks = distinct(ended.remarks);
         ended.return_code = match ended.return_code {
             0 if unsupported.len() == self.precisions.len() => NO_SUPPORTED_PRECISION,
-            0 if !finite => INVALID_RESULT,
+            0 if !sound => INVALID_RESULT,
             code => code,
         };
         output.add(&Record::Ended(ended))
@@ -175,18 +185,19 @@ impl Benchmarks<'_> {
         interrupt::check().map_err(Failure::Over)?;
         self.progress
             .label(format!("{}, {}", entry.name, precision.name()));
-        let make = (action.steps(benchmark)).ok_or_else(|| {
-            Failure::Failed(INVALID_ARGUMENT, format!("no steps of {}", action.name()))
-        })?;
         let options = LoadOptions {
             dtype: precision.dtype(),
             ..self.options.clone()
         };
         let started = Instant::now();
-        let mut steps = make(entry, &options, &self.args.batch_shape())?;
+        let shape = self.args.batch_shape();
+        let mut steps = match action {
+            Action::Inference => (benchmark.inference)(entry, &options, &shape)?,
+            Action::Train => training::steps(entry, &options, &shape, &self.args.training)?,
+        };
         reset_peak_rss();
         let (timed, readings) = (self.meter).during(|| self.run_steps(steps.as_mut(), started));
-        let (times, numbers) = timed?;
+        let (times, numbers, training) = timed?;
         let seconds = started.elapsed().as_secs_f64();
         if times.is_empty() {
             let reason = "no step counts: the time was over while it warmed up";
@@ -212,6 +223,7 @@ impl Benchmarks<'_> {
             seconds,
             step_ms: Packed(times),
             copies_excluded: self.args.exclude_copy_time,
+            training,
             peak_rss_bytes: peak_rss(None),
             device_peak_bytes: readings.device_peak_bytes,
             // Where copies are excluded, a step is a pass with them and one without.
@@ -221,23 +233,38 @@ impl Benchmarks<'_> {
         Ok((record, numbers))
     }
 
-    /// What each step that counts took, in milliseconds, and what the last one gave.
+    /// What each step that counts took, in milliseconds, what the last one gave, and what training came to.
     fn run_steps(
         &self,
         steps: &mut dyn galley_core::Steps,
         started: Instant,
-    ) -> Result<(Vec<f64>, Vec<f32>), Failure> {
+    ) -> Result<(Vec<f64>, Vec<f32>, Option<Training>), Failure> {
         let mut times = Vec::new();
+        let before = steps.loss()?;
+        let mut parts = [Duration::ZERO; 3];
         for step in 1.. {
             interrupt::check().map_err(Failure::Over)?;
             let (time, numbers) = self.timed(steps)?;
             if step > self.stop.warmup {
                 times.push(milliseconds(time));
+                for (sum, part) in parts.iter_mut().zip(steps.parts().into_iter().flatten()) {
+                    *sum += part;
+                }
             }
             let elapsed = started.elapsed();
             self.progress.within(self.stop.share(step, elapsed));
             if self.stop.is_over(step, elapsed) {
-                return Ok((times, numbers));
+                let count = times.len().max(1) as f64;
+                let [forward_ms, backward_ms, update_ms] =
+                    parts.map(|part| milliseconds(part) / count);
+                let training = before.zip(steps.loss()?).map(|(before, after)| Training {
+                    forward_ms,
+                    backward_ms,
+                    update_ms,
+                    loss_before: before,
+                    loss_after: after,
+                });
+                return Ok((times, numbers, training));
             }
         }
         unreachable!("numbers do not end")

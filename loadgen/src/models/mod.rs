@@ -5,9 +5,11 @@
 //! return code, and the next one goes on.
 
 mod benchmark;
+mod losses;
 mod stop;
+mod training;
 
-use galley_core::{Entry, LoadError, LoadOptions, MakeSteps, ModelBenchmark, WeightSource};
+use galley_core::{Entry, LoadError, LoadOptions, ModelBenchmark};
 
 use self::{benchmark::Benchmarks, stop::Stop};
 use crate::{
@@ -31,26 +33,26 @@ const ALL: &str = "all";
 pub(crate) fn run(args: &ModelsArgs, context: &Context) -> Result<()> {
     set_threads(args.threads);
     let stop = Stop::of(args)?;
-    let models = chosen(&args.models)?;
+    let models = chosen(&args.names())?;
     let (precisions, actions) = (
         distinct(args.precision.clone()),
         distinct(args.action.clone()),
     );
-    for (entry, benchmark) in &models {
-        if let Some(action) = (actions.iter()).find(|action| action.steps(benchmark).is_none()) {
-            let (action, name) = (action.name(), entry.name);
-            let reason = format!("expected inference, got {action}, which {name} has not yet");
-            return Err(Error::option("--action", reason));
-        }
-    }
     let device = (args.device.open())
         .map_err(|reason| LoadError::Unsupported(format!("--device {reason}")))?;
     let meter = Meter::of(&device);
     let options = LoadOptions {
         device,
-        weights: WeightSource::Synthetic(None),
+        weights: args.weights.clone(),
         ..LoadOptions::default()
     };
+    if let Some(input) = &args.training.input {
+        if actions != [Action::Train] {
+            let reason = "expected --action train, of which there are losses";
+            return Err(Error::option("--losses", reason));
+        }
+        return losses::run(args, &options, input);
+    }
     let names: Vec<&str> = precisions
         .iter()
         .map(|precision| precision.name())
@@ -111,16 +113,6 @@ fn distinct<T: PartialEq>(all: Vec<T>) -> Vec<T> {
         }
     }
     distinct
-}
-
-impl Action {
-    /// What makes a model's steps; none where there is nothing yet that does.
-    fn steps(self, benchmark: &ModelBenchmark) -> Option<MakeSteps> {
-        match self {
-            Self::Inference => Some(benchmark.inference),
-            Self::Train => None,
-        }
-    }
 }
 
 #[cfg(test)]

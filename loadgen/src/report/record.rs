@@ -10,7 +10,7 @@ pub use super::{
     packed::Packed,
     point::{Found, Judged, Percentile, Point},
     round::{BuildPass, Round},
-    steps::{Ended, Steps},
+    steps::{Ended, Steps, Training},
 };
 use crate::stats::Latency;
 

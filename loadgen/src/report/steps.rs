@@ -11,7 +11,7 @@ pub struct Steps {
     pub benchmark: String,
     /// The model.
     pub model: String,
-    /// What a step does: `inference`.
+    /// What a step does: `inference`, `train`.
     pub action: String,
     /// What the model computes in: `float32`.
     pub precision: String,
@@ -39,6 +39,9 @@ pub struct Steps {
     /// Whether copies to the device and back are left out of that.
     #[serde(default)]
     pub copies_excluded: bool,
+    /// What steps of training were made of, and what they came to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub training: Option<Training>,
     /// What a step takes, in the mean, on a batch that lies in the device's memory already, without the copy back; none on the CPU.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resident_ms: Option<f64>,
@@ -59,6 +62,21 @@ impl Steps {
         (&self.benchmark, &self.action, &self.precision)
             == (&other.benchmark, &other.action, &other.precision)
     }
+}
+
+/// Steps of training.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Training {
+    /// Milliseconds of a step, in the mean of those that count, from the batch to the loss.
+    pub forward_ms: f64,
+    /// From there to all gradients.
+    pub backward_ms: f64,
+    /// Of the parameters.
+    pub update_ms: f64,
+    /// The loss on the batch before the first step, without dropout.
+    pub loss_before: f64,
+    /// And after the last one.
+    pub loss_after: f64,
 }
 
 /// What became of a model's benchmark.

@@ -107,7 +107,14 @@ fn a_duration_ends_steps_and_may_leave_none() {
 fn what_cannot_be_is_refused_before_anything_runs() {
     let out = tempfile::tempdir().unwrap();
     for (args, expected) in [
-        ("--action train", "--action: expected inference, got train"),
+        (
+            "--losses --input none.safetensors",
+            "--losses: expected --action train",
+        ),
+        (
+            "--action train --losses --input none.safetensors",
+            "--input: none.safetensors",
+        ),
         ("--num-steps 0", "--num-steps: expected a number above 0"),
         ("--duration=-1", "--duration: expected seconds"),
         ("--device cuda:77", "cuda:77"),
@@ -130,4 +137,57 @@ fn images_too_small_fail_alone() {
     assert_eq!(steps[0].model, "squeezenet1_1");
     let codes: Vec<u32> = ended.iter().map(|ended| ended.return_code).collect();
     assert_eq!(codes, [18, 0]);
+}
+
+#[test]
+fn training_has_its_parts_and_a_loss_that_falls() {
+    let out = tempfile::tempdir().unwrap();
+    models(
+        "--action train,inference --precision float32 --num-steps 4 --lr 0.001 --no-dropout",
+        out.path(),
+    )
+    .unwrap();
+    let (steps, ended) = of(out.path());
+    assert_eq!((ended[0].return_code, &ended[0].remarks), (0, &Vec::new()));
+    let [train, inference] = &steps[..] else {
+        panic!("{steps:?}")
+    };
+    assert_eq!(
+        (train.action.as_str(), inference.action.as_str()),
+        ("train", "inference")
+    );
+    assert_eq!(train.multiply_adds, 3 * inference.multiply_adds);
+    assert_eq!(train.parameters, inference.parameters);
+    assert_eq!(train.shape, inference.shape);
+    let training = train.training.as_ref().unwrap();
+    assert!(training.loss_after < training.loss_before, "{training:?}");
+    assert!(
+        (training.loss_before - 1000f64.ln()).abs() < 2.0,
+        "{training:?}"
+    );
+    let parts = [
+        training.forward_ms,
+        training.backward_ms,
+        training.update_ms,
+    ];
+    assert!(parts.iter().all(|&ms| ms > 0.0), "{parts:?}");
+    let mean = train.step_ms.0.iter().sum::<f64>() / 4.0;
+    assert!(parts.iter().sum::<f64>() <= mean, "{parts:?} of {mean}");
+    assert!(inference.training.is_none());
+    let summary = summary(out.path());
+    assert!(summary.contains_key(&format!("{SQUEEZENET}/fp32_train_step_time")));
+    assert!(summary.contains_key(&format!("{SQUEEZENET}/fp32_train_throughput_99.9")));
+}
+
+#[test]
+fn training_that_makes_nothing_better_has_failed() {
+    let out = tempfile::tempdir().unwrap();
+    models(
+        "--action train --precision float32 --num-steps 2 --lr 0 --no-dropout",
+        out.path(),
+    )
+    .unwrap();
+    let (_, ended) = of(out.path());
+    assert_eq!(ended[0].return_code, 3);
+    assert!(ended[0].remarks[0].contains("does not fall"), "{ended:?}");
 }

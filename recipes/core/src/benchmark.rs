@@ -1,5 +1,7 @@
 //! How a benchmark of models runs a recipe's model: the same step again and again, on made-up inputs.
 
+use std::time::Duration;
+
 use crate::{Entry, ForwardError, LoadError, LoadOptions};
 
 /// How SuperBench's model benchmarks run a model.
@@ -40,9 +42,22 @@ pub trait Steps {
     /// Multiplications, each with an addition, that the model's definition asks for in a step.
     fn multiply_adds(&self) -> u64;
 
-    /// Runs a step, from the batch on the host to numbers there: of inference, the logits.
+    /// Runs a step, from the batch on the host to numbers there: of inference, the logits; of training, the loss.
     ///
     /// # Errors
     /// Out of memory or a failing device.
     fn step(&mut self) -> Result<Vec<f32>, ForwardError>;
+
+    /// What the last step of training took: forward, backward, update.
+    fn parts(&self) -> Option<[Duration; 3]> {
+        None
+    }
+
+    /// Of training, the loss as the parameters are now, without dropout.
+    ///
+    /// # Errors
+    /// As [`Self::step`].
+    fn loss(&mut self) -> Result<Option<f64>, ForwardError> {
+        Ok(None)
+    }
 }

@@ -27,7 +27,7 @@ use galley_nn::{
 
 use crate::{
     recipe::SequenceModel,
-    zoo::{Family, MODELS, find},
+    zoo::{Family, MODELS, find, listed},
 };
 
 /// The catalog's entries.
@@ -81,7 +81,7 @@ pub fn optimizer(name: &str) -> Option<Optimizer> {
 
 fn load(entry: &Entry, options: &LoadOptions) -> Result<AnyRecipe, LoadError> {
     let (source, weights) = weights(entry, options)?;
-    let recipe = SequenceModel::new(entry, options, source, find(entry)?, weights)?;
+    let recipe = SequenceModel::new(entry, options, source, listed(entry)?, weights)?;
     Ok(Arc::new(recipe))
 }
 

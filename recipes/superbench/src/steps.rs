@@ -8,7 +8,7 @@ use galley_nn::Backend;
 use crate::{
     network::{Batch, Network, Sequence},
     weights,
-    zoo::{Family, Model, find},
+    zoo::{Family, Model, listed},
 };
 
 /// Ids are below this, as SuperBench's are.
@@ -33,7 +33,7 @@ pub(crate) fn inference(
 ) -> Result<Box<dyn Steps>, LoadError> {
     let BatchShape { batch, seq_len, .. } = *shape;
     let backend = Backend::of(&options.device, options.dtype).map_err(LoadError::Unsupported)?;
-    let model = find(entry)?;
+    let model = listed(entry)?;
     let positions = model.transformer().max_positions;
     if model.family != Family::Lstm && seq_len > positions {
         let reason = format!("expected at most {positions}, got {seq_len}");

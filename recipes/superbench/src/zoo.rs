@@ -93,14 +93,17 @@ const fn model(
     }
 }
 
+/// The model of this name.
+pub(crate) fn find(name: &str) -> Option<&'static Model> {
+    MODELS.iter().find(|model| model.name == name)
+}
+
 /// An entry's model.
 ///
 /// # Errors
 /// It is none of these.
-pub(crate) fn find(entry: &Entry) -> Result<&'static Model, LoadError> {
-    let mut models = MODELS.iter();
-    let found = models.find(|model| model.name == entry.name);
-    found.ok_or_else(|| unknown(entry.name))
+pub(crate) fn listed(entry: &Entry) -> Result<&'static Model, LoadError> {
+    find(entry.name).ok_or_else(|| unknown(entry.name))
 }
 
 impl Family {

@@ -49,6 +49,10 @@ impl Report<'_> {
             "samples/s",
             "TFLOP/s",
             "of the peak",
+            "forward ms",
+            "backward ms",
+            "update ms",
+            "loss",
             "device ms",
             "beside it ms",
             "memory",
@@ -61,6 +65,10 @@ impl Report<'_> {
             let figures = Figures::of(steps);
             let shape: Vec<String> = steps.shape.iter().map(usize::to_string).collect();
             let or_none = |value: Option<f64>| value.map_or("-".into(), number);
+            let training = steps.training.as_ref();
+            let losses = training.map_or("-".into(), |training| {
+                format!("{:.5} to {:.5}", training.loss_before, training.loss_after)
+            });
             table.row([
                 steps.model.clone(),
                 steps.precision.clone(),
@@ -77,6 +85,10 @@ impl Report<'_> {
                 number(figures.throughput),
                 number(figures.tflops),
                 figures.of_peak.map_or("-".into(), percent),
+                or_none(training.map(|training| training.forward_ms)),
+                or_none(training.map(|training| training.backward_ms)),
+                or_none(training.map(|training| training.update_ms)),
+                losses,
                 or_none(steps.resident_ms),
                 or_none(figures.beside),
                 mebibytes(steps.peak_rss_bytes),
@@ -137,6 +149,14 @@ impl Report<'_> {
                 .into(),
         ];
         let any = |test: fn(&Steps) -> bool| self.steps().any(|(_, steps)| test(steps));
+        if any(|steps| steps.training.is_some()) {
+            method.push(
+                "A step of training begins with a batch on the host and ends with the parameters updated; its TFLOP/s count three times the \
+                 forward pass. Losses are those on the one batch, before the first step and after the last, without dropout: where it does not \
+                 fall the model has failed."
+                    .into(),
+            );
+        }
         if any(|steps| steps.device_name.is_some()) {
             method.push(
                 "The peak is what the card's data sheet says of dense products in that precision, f32 without TF32.".into(),

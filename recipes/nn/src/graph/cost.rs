@@ -3,8 +3,9 @@
 use super::{Graph, Node, Op};
 
 impl Graph {
-    /// Multiplications, each with an addition, that convolutions and matrices take for one image. Norms, activations, pools and
-    /// sums are left out, as is usual; what a plan folds or a kernel saves is not.
+    /// Multiplications, each with an addition, that convolutions, matrices, attention and LSTMs take for one example. Norms,
+    /// activations, pools and sums are left out, as is usual; what a plan folds or a kernel saves is not. Of causal attention only
+    /// what is not masked counts.
     pub fn multiply_adds(&self) -> u64 {
         self.nodes.iter().map(|node| self.of_node(node)).sum()
     }
@@ -18,6 +19,19 @@ impl Graph {
                 (node.shape.values() * field) as u64
             }
             (Op::Linear, Some(input)) => (node.shape.values() * input.values()) as u64,
+            (Op::Attention(attention), Some(input)) => {
+                let tokens = input.pixels();
+                let pairs = if attention.causal {
+                    tokens * (tokens + 1) / 2
+                } else {
+                    tokens * tokens
+                };
+                (2 * node.shape.channels * pairs) as u64
+            }
+            (Op::Lstm(_), Some(input)) => {
+                let hidden = node.shape.channels;
+                (node.shape.pixels() * 4 * hidden * (input.channels + hidden)) as u64
+            }
             _ => 0,
         }
     }

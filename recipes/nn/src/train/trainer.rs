@@ -134,6 +134,50 @@ impl Trainer {
     /// # Errors
     /// Lengths are others, a label is not below the classes, or an id is no whole number below the vocabulary.
     pub fn step(&mut self, input: &[f32], labels: &[u32]) -> Result<Outcome> {
+        self.check(input, labels)?;
+        let Self {
+            device,
+            numbers,
+            update,
+            ..
+        } = self;
+        pool::run(|| {
+            let start = Instant::now();
+            let loss = device.forward(numbers, (input, labels), true);
+            let forward = start.elapsed();
+            device.backward(numbers);
+            let backward = start.elapsed() - forward;
+            update.run(
+                numbers.parameters.as_mut_slice(),
+                numbers.gradients.as_slice(),
+            );
+            Ok(Outcome {
+                loss,
+                forward,
+                backward,
+                update: start.elapsed() - forward - backward,
+            })
+        })
+    }
+
+    /// The loss of a batch as the parameters are now, by the batch's statistics but without dropout. Nothing is trained by it.
+    ///
+    /// # Errors
+    /// As [`Self::step`].
+    pub fn loss(&mut self, input: &[f32], labels: &[u32]) -> Result<f64> {
+        self.check(input, labels)?;
+        let Self {
+            device, numbers, ..
+        } = self;
+        // A pass moves running statistics.
+        let buffers = numbers.buffers.clone();
+        let loss = pool::run(|| device.forward(numbers, (input, labels), false));
+        numbers.buffers = buffers;
+        Ok(loss)
+    }
+
+    /// Whether a batch can be trained on.
+    fn check(&self, input: &[f32], labels: &[u32]) -> Result<()> {
         let plan = self.device.plan();
         let expected = [plan.slots[plan.input].len, plan.batch];
         if [input.len(), labels.len()] != expected {
@@ -158,29 +202,7 @@ impl Trainer {
         {
             bail!("expected token ids below {vocabulary}, got {id}")
         }
-        let Self {
-            device,
-            numbers,
-            update,
-            ..
-        } = self;
-        pool::run(|| {
-            let start = Instant::now();
-            let loss = device.forward(numbers, input, labels);
-            let forward = start.elapsed();
-            device.backward(numbers);
-            let backward = start.elapsed() - forward;
-            update.run(
-                numbers.parameters.as_mut_slice(),
-                numbers.gradients.as_slice(),
-            );
-            Ok(Outcome {
-                loss,
-                forward,
-                backward,
-                update: start.elapsed() - forward - backward,
-            })
-        })
+        Ok(())
     }
 
     /// What is trained, in the order of the network's layers.

@@ -106,7 +106,8 @@ impl Pass<'_> {
                 unsafe { pixels::run(level, batch, [x, y], Change::Gate(gates)) };
             }
             Operation::Dropout { share, .. } => {
-                let dropout = Dropout::new(*share, self.stream);
+                let share = if self.drops { *share } else { 0.0 };
+                let dropout = Dropout::new(share, self.stream);
                 // SAFETY: as above.
                 unsafe { dropout.run(level, [x.values, y.values], Onto::Write, len) };
             }

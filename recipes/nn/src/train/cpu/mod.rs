@@ -78,8 +78,13 @@ impl Cpu {
         &self.plan
     }
 
-    /// The losses, each by its weight and together, once all layers have run.
-    pub(super) fn forward(&mut self, numbers: &mut Numbers, input: &[f32], labels: &[u32]) -> f64 {
+    /// The losses, each by its weight and together, once all layers have run; where nothing `drops`, as if there were no dropout.
+    pub(super) fn forward(
+        &mut self,
+        numbers: &mut Numbers,
+        (input, labels): (&[f32], &[u32]),
+        drops: bool,
+    ) -> f64 {
         let memory = Memory::new(&self.plan, &mut self.memory);
         // SAFETY: nothing else uses the memory yet.
         unsafe { memory.write(self.plan.input) }.copy_from_slice(input);
@@ -90,6 +95,7 @@ impl Cpu {
                 memory,
                 layer,
                 stream: stream(self.seed, self.step, &layer.operation),
+                drops,
             };
             pass.forward(state, numbers);
         }
@@ -116,6 +122,7 @@ impl Cpu {
                 memory,
                 layer,
                 stream: stream(self.seed, self.step, &layer.operation),
+                drops: true,
             };
             pass.backward(&mut self.states[backward.layer], numbers, backward);
         }
@@ -195,6 +202,8 @@ struct Pass<'a> {
     memory: Memory<'a>,
     layer: &'a Layer,
     stream: Stream,
+    /// Whether dropout does anything.
+    drops: bool,
 }
 
 impl Pass<'_> {

@@ -138,7 +138,8 @@ impl Pass<'_> {
 
     /// What of its weights an attention drops.
     fn dropout(&self, attention: &Attention) -> Option<Dropout> {
-        (attention.dropout > 0.0).then(|| Dropout::new(attention.dropout, self.stream))
+        (self.drops && attention.dropout > 0.0)
+            .then(|| Dropout::new(attention.dropout, self.stream))
     }
 
     /// All of the layer's tensors.

@@ -235,3 +235,25 @@ fn a_loss_that_is_not_finite_is_reported() {
     let outcome = trainer.step(&case.input, &case.labels).unwrap();
     assert!(!outcome.loss.is_finite());
 }
+
+#[test]
+fn a_loss_by_itself_drops_nothing_and_changes_nothing() {
+    for seed in 5000..5040 {
+        let case = Case::new(network(seed), 4, seed as u32);
+        let mut trainer = case.trainer(&descent(0.1, Some(seed)));
+        let buffers = |trainer: &Trainer| -> Vec<f32> {
+            let buffers = trainer.buffers();
+            buffers.flat_map(|(_, values)| values.to_vec()).collect()
+        };
+        let before = buffers(&trainer);
+        let loss = trainer.loss(&case.input, &case.labels).unwrap();
+        assert_eq!(buffers(&trainer), before);
+        let expected = case.reference(&case.numbers(), &kept).loss;
+        let off = (loss - expected).abs() / (1.0 + expected.abs());
+        assert!(off < 1e-4, "{loss}, expected {expected}");
+        // The step after it is what it would have been.
+        let step = trainer.step(&case.input, &case.labels).unwrap().loss;
+        let mut other = case.trainer(&descent(0.1, Some(seed)));
+        assert_eq!(step, other.step(&case.input, &case.labels).unwrap().loss);
+    }
+}
