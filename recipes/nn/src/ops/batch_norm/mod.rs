@@ -188,7 +188,9 @@ fn statistics(x: &[f32], sums: &[f32], channels: usize, eps: f64) -> Statistics 
         };
         let mean = blocks().map(|(pixels, mean, _)| pixels * mean).sum::<f64>() / count;
         let squares = blocks().map(|(pixels, of, squares)| squares + pixels * (of - mean).powi(2));
-        let variance = squares.sum::<f64>().max(0.0) / count;
+        let squares: f64 = squares.sum();
+        // Rounding may leave less than nothing; not `max`, which hides what is no number.
+        let variance = if squares < 0.0 { 0.0 } else { squares / count };
         statistics.mean.push(mean as f32);
         statistics.variance.push(variance as f32);
         statistics

@@ -312,7 +312,7 @@ unsafe fn less<V: Vector>(a: V, b: V, factor: f32) -> V {
 
 /// Six pixels to six places.
 #[inline(always)]
-unsafe fn to_places<V: Vector>(d: [V; IN]) -> [V; IN] {
+pub(super) unsafe fn to_places<V: Vector>(d: [V; IN]) -> [V; IN] {
     // SAFETY: as for `less`.
     unsafe {
         let four = V::splat(4.0);

@@ -222,15 +222,6 @@ struct Pixels {
     apart: usize,
 }
 
-impl Pixels {
-    /// Where each of them is.
-    #[inline(always)]
-    fn places(&self) -> impl Iterator<Item = usize> {
-        (self.lines.iter())
-            .flat_map(move |line| (0..self.columns).map(move |column| line + column * self.apart))
-    }
-}
-
 dispatch! {
     /// Lays the gradient of pixels in strips.
     fn lay_gradient(sums: &Sums<'_>, pixels: &Pixels, strips: Range<usize>, to: &mut [f32]) = lay_gradient_kernel
@@ -243,20 +234,24 @@ unsafe fn lay_gradient_kernel<V: Vector>(
     indices: Range<usize>,
     to: &mut [f32],
 ) {
-    let strips = &sums.strips;
-    let apart = pixels.lines.len() * pixels.columns * strips.strip;
-    for (pixel, place) in pixels.places().enumerate() {
-        for (nth, index) in indices.clone().enumerate() {
-            let channels = strips.channels(index);
-            for lane in (0..strips.strip).step_by(V::LEN) {
-                let count = V::LEN.min(channels.len().saturating_sub(lane));
-                // SAFETY: as the caller's: the gradient has the pixel, and there is room for it in each strip.
-                unsafe {
-                    let from = sums.dy.as_ptr().wrapping_add(place + channels.start + lane);
-                    let vector: V = load_up_to(from, count);
-                    let to = to.as_mut_ptr().add(nth * apart + pixel * strips.strip);
-                    vector.store(to.add(lane));
+    let strip = sums.strips.strip;
+    let apart = pixels.lines.len() * pixels.columns * strip;
+    let strips: Vec<Range<usize>> = indices.map(|index| sums.strips.channels(index)).collect();
+    let mut to = to.as_mut_ptr();
+    for line in &pixels.lines {
+        for column in 0..pixels.columns {
+            // SAFETY: as the caller's: the gradient has the pixel, and there is room for it in each strip.
+            unsafe {
+                let from = sums.dy.as_ptr().add(line + column * pixels.apart);
+                for (nth, channels) in strips.iter().enumerate() {
+                    for lane in (0..strip).step_by(V::LEN) {
+                        let count = V::LEN.min(channels.len().saturating_sub(lane));
+                        let from = from.wrapping_add(channels.start + lane);
+                        let vector: V = load_up_to(from, count);
+                        vector.store(to.add(nth * apart + lane));
+                    }
                 }
+                to = to.add(strip);
             }
         }
     }
@@ -275,14 +270,20 @@ unsafe fn lay_input_kernel<V: Vector>(
     pitch: usize,
     to: &mut [f32],
 ) {
-    for (pixel, place) in pixels.places().enumerate() {
-        for channel in (0..channels.len()).step_by(V::LEN) {
-            let count = V::LEN.min(channels.len() - channel);
+    let mut to = to.as_mut_ptr();
+    for line in &pixels.lines {
+        for column in 0..pixels.columns {
             // SAFETY: as the caller's: the input has the pixel, and there is room for it.
             unsafe {
-                let from = x.as_ptr().add(place + channels.start + channel);
-                let vector: V = load_up_to(from, count);
-                vector.store(to.as_mut_ptr().add(pixel * pitch + channel));
+                let from = x
+                    .as_ptr()
+                    .add(line + column * pixels.apart + channels.start);
+                for channel in (0..channels.len()).step_by(V::LEN) {
+                    let count = V::LEN.min(channels.len() - channel);
+                    let vector: V = load_up_to(from.add(channel), count);
+                    vector.store(to.add(channel));
+                }
+                to = to.wrapping_add(pitch);
             }
         }
     }

@@ -10,6 +10,8 @@ mod gradient;
 mod pack;
 #[cfg(test)]
 mod speed;
+mod squares;
+mod sums;
 mod sweep;
 #[cfg(test)]
 mod tests;
@@ -23,6 +25,7 @@ use self::{
     depthwise::Filters,
     gradient::Sums,
     pack::Strips,
+    squares::Squares,
     sweep::{Phase, Sweep},
     whole::Layer,
 };
@@ -44,6 +47,8 @@ pub(crate) struct Trained {
     backward: Vec<Phase>,
     /// Of outputs and of inputs, if channels are summed over.
     strips: Option<[Strips; 2]>,
+    /// In place of what is above, where that is faster.
+    squares: Option<Squares>,
     /// Taps of the filter.
     taps: usize,
     groups: usize,
@@ -60,9 +65,11 @@ impl Trained {
             layer.groups > 1 && layer.groups == from.channels && layer.groups == to.channels;
         let strips =
             |outputs| Strips::new(taps, layer.groups, [from.channels, to.channels], outputs);
+        let backward = Sweep::backward(window, from, to, images);
         Self {
             forward: Sweep::forward(window, from, to, images),
-            backward: Sweep::backward(window, from, to, images),
+            squares: Squares::of(layer, [from, to], images, &backward),
+            backward,
             strips: (!depthwise).then(|| [strips(true), strips(false)]),
             taps,
             groups: layer.groups,
@@ -89,6 +96,10 @@ impl Trained {
         let (sweep, y) = (&self.forward, Shared::new(y));
         if let Some(layer) = Layer::of(sweep, self.groups) {
             return layer.forward(level, [weight, x], bias, y, &mut self.memory);
+        }
+        if let (Some(squares), Some([strips, _])) = (&mut self.squares, &self.strips) {
+            let numbers = (weight, bias);
+            return squares.forward(level, strips, numbers, (x, y), &mut self.memory);
         }
         let phase = Phase {
             sweep: sweep.clone(),
@@ -124,6 +135,10 @@ impl Trained {
             let dx = (Shared::new(dx), onto);
             return layer.backward_input(level, [weight, dy], dx, &mut self.memory);
         }
+        if let (Some(squares), Some([_, strips])) = (&mut self.squares, &self.strips) {
+            let (values, dx) = ([weight, dy], (Shared::new(dx), onto));
+            return squares.backward_input(level, strips, values, dx, &mut self.memory);
+        }
         if onto == Onto::Write && self.backward.iter().any(|phase| phase.taps.is_empty()) {
             dx.par_chunks_mut(ZEROS).for_each(|dx| dx.fill(0.0));
         }
@@ -158,6 +173,10 @@ impl Trained {
         let Some([strips, _]) = self.strips else {
             return filters::gradient(level, sweep, [x, dy], dweight);
         };
+        if let Some(squares) = &self.squares {
+            let memory = &mut self.memory;
+            return squares.backward_weight(level, &strips, [x, dy], dweight, memory);
+        }
         let len = Sums::parts(sweep, &strips) * strips.len();
         let sums = self.memory.at_least(len);
         let gradient = Sums {

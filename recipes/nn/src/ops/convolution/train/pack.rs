@@ -125,25 +125,45 @@ impl Strips {
         pair * self.filter
     }
 
-    /// Lays weights in strips; `taps` are those of the filter that are wanted, in the strips' order.
-    pub(super) fn pack(&self, level: Level, weight: &[f32], taps: &[usize], to: &mut [f32]) {
+    /// Where in strips each tap of the filter is; `taps` are those that are wanted, in the strips' order.
+    ///
+    /// # Panics
+    /// The weight has another length than the layer says.
+    pub(super) fn places(&self, weight: &[f32], taps: &[usize]) -> Vec<Option<usize>> {
         assert_eq!(weight.len(), self.numbers(), "weight's length");
         assert_eq!(taps.len(), self.taps, "taps");
         let mut places = vec![None; self.filter];
         for (place, tap) in taps.iter().enumerate() {
             places[*tap] = Some(place);
         }
+        places
+    }
+
+    /// Lays weights in strips on rayon's pool.
+    pub(super) fn pack(&self, level: Level, weight: &[f32], taps: &[usize], to: &mut [f32]) {
+        let places = self.places(weight, taps);
         to.par_chunks_exact_mut(self.strip_len().max(1))
             .take(self.count())
             .enumerate()
-            .for_each(|(index, to)| {
-                if self.together > 1 {
-                    self.pack_groups(weight, &places, index, to);
-                } else {
-                    // SAFETY: the level is the processor's; the lengths were checked.
-                    unsafe { pack_strip(level, self, weight, &places, index, to) };
-                }
-            });
+            .for_each(|(index, to)| self.pack_one(level, weight, &places, index, to));
+    }
+
+    /// Lays a strip; `places` are [`Self::places`].
+    pub(super) fn pack_one(
+        &self,
+        level: Level,
+        weight: &[f32],
+        places: &[Option<usize>],
+        index: usize,
+        to: &mut [f32],
+    ) {
+        assert_eq!(to.len(), self.strip_len(), "strip's length");
+        if self.together > 1 {
+            self.pack_groups(weight, places, index, to);
+        } else {
+            // SAFETY: the level is the processor's; the lengths were checked.
+            unsafe { pack_strip(level, self, weight, places, index, to) };
+        }
     }
 
     /// A strip of several groups.
@@ -170,25 +190,49 @@ impl Strips {
         }
     }
 
-    /// From sums in strips, of which there are some parts one after the other, to a state dict's layout.
+    /// From sums in strips, of which there are some parts one after the other, to a state dict's layout, on rayon's pool.
+    ///
+    /// # Panics
+    /// There is no whole number of parts, or the weight has another length than the layer says.
     pub(super) fn unpack(&self, level: Level, parts: &[f32], weight: &mut [f32]) {
-        assert!(self.outputs, "gradients lie in strips of outputs");
         assert_eq!(parts.len() % self.len(), 0, "whole parts");
         assert_eq!(weight.len(), self.numbers(), "weight's length");
         let to = Shared::new(weight);
         (0..self.count()).into_par_iter().for_each(|index| {
-            if self.together > 1 {
-                self.each(index, |place, tap, within| {
-                    let at =
-                        index * self.strip_len() + tap * self.block_sums() * self.strip + within;
-                    let sum: f32 = parts.chunks_exact(self.len()).map(|part| part[at]).sum();
-                    // SAFETY: the place is this strip's alone.
-                    unsafe { *to.at(place + tap) = sum };
-                });
-            } else {
-                // SAFETY: the level is the processor's; the lengths were checked, and the strip's channels are its alone.
-                unsafe { unpack_strip(level, self, parts, index, to) };
-            }
+            let parts: Vec<&[f32]> = (parts.chunks_exact(self.len()))
+                .map(|part| &part[index * self.strip_len()..][..self.strip_len()])
+                .collect();
+            // SAFETY: the level is the processor's, and the strip's channels are this task's alone.
+            unsafe { self.unpack_one(level, &parts, index, to) };
+        });
+    }
+
+    /// The sum of a strip's parts.
+    ///
+    /// # Safety
+    /// The processor has the level; the state dict's weight has the layer's length, and nobody else uses the strip's channels of it
+    /// meanwhile.
+    pub(super) unsafe fn unpack_one(
+        &self,
+        level: Level,
+        parts: &[&[f32]],
+        index: usize,
+        to: Shared,
+    ) {
+        assert!(self.outputs, "gradients lie in strips of outputs");
+        assert!(
+            parts.iter().all(|part| part.len() == self.strip_len()),
+            "strip's length"
+        );
+        if self.together == 1 {
+            // SAFETY: as the caller's; the lengths were checked.
+            return unsafe { unpack_strip(level, self, parts, index, to) };
+        }
+        self.each(index, |place, tap, within| {
+            let at = tap * self.block_sums() * self.strip + within;
+            let sum: f32 = parts.iter().map(|part| part[at]).sum();
+            // SAFETY: as the caller's.
+            unsafe { *to.at(place + tap) = sum };
         });
     }
 
@@ -307,10 +351,15 @@ unsafe fn load_square<V: Vector>(
     }
 }
 
-dispatch!(fn unpack_strip(strips: &Strips, parts: &[f32], index: usize, to: Shared) = unpack_strip_kernel);
+dispatch!(fn unpack_strip(strips: &Strips, parts: &[&[f32]], index: usize, to: Shared) = unpack_strip_kernel);
 
 #[inline(always)]
-unsafe fn unpack_strip_kernel<V: Vector>(strips: &Strips, parts: &[f32], index: usize, to: Shared) {
+unsafe fn unpack_strip_kernel<V: Vector>(
+    strips: &Strips,
+    parts: &[&[f32]],
+    index: usize,
+    to: Shared,
+) {
     let [group, first, lanes] = strips.of_group(index);
     let Strips {
         filter,
@@ -319,10 +368,11 @@ unsafe fn unpack_strip_kernel<V: Vector>(strips: &Strips, parts: &[f32], index: 
         ..
     } = *strips;
     let len = sums * filter;
-    let count = parts.len() / strips.len();
+    let Some((part, others)) = parts.split_first() else {
+        return;
+    };
     // SAFETY: as the caller's: each part has the strip's rows, and the lanes' weights are this strip's.
     unsafe {
-        let from = parts.as_ptr().add(index * strips.strip_len());
         for lane in (0..lanes).step_by(V::LEN) {
             let rows = V::LEN.min(lanes - lane);
             let to = to.at(strips.place(group, 0, first + lane));
@@ -333,9 +383,9 @@ unsafe fn unpack_strip_kernel<V: Vector>(strips: &Strips, parts: &[f32], index: 
                 for row in square.iter_mut().take(width) {
                     let (tap, sum) = next.step(filter);
                     let at = (tap * sums + sum) * strip + lane;
-                    *row = V::load(from.add(at));
-                    for part in 1..count {
-                        *row = row.add(V::load(from.add(part * strips.len() + at)));
+                    *row = V::load(part.as_ptr().add(at));
+                    for part in others {
+                        *row = row.add(V::load(part.as_ptr().add(at)));
                     }
                 }
                 V::transpose(&mut square);

@@ -5,8 +5,10 @@ use std::time::Instant;
 
 use super::*;
 use crate::{
+    activation::Activation,
     host::tests::{flat, random},
     matmul,
+    ops::batch_norm,
     simd::Precision,
 };
 
@@ -144,6 +146,62 @@ fn of_layers() {
                 width: 512,
             };
             time_layer("bert", &Convolution::new(outputs, 1), from, IMAGES);
+        }
+    }
+}
+
+/// BatchNorm with a sum and ReLU: what it takes, and the bytes that it reads and writes at least, in GB/s.
+#[test]
+#[ignore = "prints times, for whoever reads them"]
+fn of_norms() {
+    let level = Level::detect();
+    for (channels, side) in [
+        (64, 112),
+        (256, 56),
+        (512, 28),
+        (2048, 7),
+        (96, 112),
+        (24, 56),
+    ] {
+        let len = IMAGES * side * side * channels;
+        let [x, residual, dy] = [1, 2, 3].map(|seed| values(len, seed));
+        let [scale, shift] = [4, 5].map(|seed| values(channels, seed));
+        let (mut y, mut dx, mut dr) = (vec![0.0; len], vec![0.0; len], vec![0.0; len]);
+        let [mut dscale, mut dshift] = [scale.clone(), shift.clone()];
+        for with in [false, true] {
+            let mut statistics = batch_norm::Statistics::default();
+            let relu = Activation::Relu;
+            let added = with.then_some(&residual[..]);
+            let forward = time(|| {
+                statistics = batch_norm::forward(
+                    level, &x, channels, &scale, &shift, 1e-5, added, relu, &mut y,
+                );
+            });
+            let backward = time(|| {
+                let dr = with.then_some((&mut dr[..], Onto::Write));
+                let dx = (&mut dx[..], Onto::Write);
+                batch_norm::backward(
+                    level,
+                    &x,
+                    &statistics,
+                    &scale,
+                    &y,
+                    relu,
+                    &dy,
+                    dx,
+                    dr,
+                    &mut dscale,
+                    &mut dshift,
+                );
+            });
+            let moved = [3, 7].map(|passes| (passes + usize::from(with)) * 4 * len);
+            let rate =
+                |(ms, bytes): (f64, usize)| format!("{ms:8.3} ms {:6.1}", bytes as f64 / ms / 1e6);
+            let rates = [(forward, moved[0]), (backward, moved[1])].map(rate);
+            println!(
+                "{channels} of {side}x{side}, sum {with:5}  {}",
+                rates.join("  ")
+            );
         }
     }
 }
