@@ -1,6 +1,6 @@
 //! Layers of sequences.
 
-use super::{Builder, Op, Shape, Value};
+use super::{Builder, Op, Shape, Stored, Value};
 
 /// A table of which each token takes a row.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -9,6 +9,8 @@ pub struct Embedding {
     pub rows: usize,
     /// Which row a token takes.
     pub by: Row,
+    /// The row whose gradient is zero: torch's `padding_idx`.
+    pub padding: Option<usize>,
 }
 
 /// Which row of a table is a token's.
@@ -101,7 +103,34 @@ impl Builder {
     }
 }
 
+impl Op {
+    /// What it is, if it is a layer of sequences and not of images.
+    pub(crate) fn of_sequences(&self) -> Option<&'static str> {
+        match self {
+            Self::Ids => Some("token ids"),
+            Self::Embedding(_) => Some("an embedding"),
+            Self::LayerNorm { .. } => Some("a LayerNorm"),
+            Self::Attention(_) => Some("attention"),
+            Self::Lstm(_) => Some("an LSTM"),
+            Self::Pick(_) => Some("one token of a sequence"),
+            Self::Convolution(layer) if layer.stored != Stored::Kernel => {
+                Some("a linear layer for each token")
+            }
+            _ => None,
+        }
+    }
+}
+
 impl Embedding {
+    /// A table of which all rows are trained.
+    pub fn new(rows: usize, by: Row) -> Self {
+        Self {
+            rows,
+            by,
+            padding: None,
+        }
+    }
+
     /// Its shape, or what it would take.
     pub(super) fn shape(&self, ids: Shape, stated: Option<Shape>) -> Result<Shape, String> {
         let rows = self.rows;

@@ -142,7 +142,7 @@ fn sequence_mistake(mut net: Builder, describe: &dyn Fn(&mut Builder, Value) -> 
 #[test]
 fn a_mistake_of_sequences_names_the_layer_too() {
     let rows = || Builder::new(12, [1, 7]);
-    let words = |rows, by| Embedding { rows, by };
+    let words = Embedding::new;
     let attention = |heads, dropout| Attention {
         heads,
         causal: true,
@@ -206,10 +206,7 @@ fn a_mistake_of_sequences_names_the_layer_too() {
 fn sequences_have_a_state_dicts_names_and_shapes() {
     let mut net = Builder::of_ids(5);
     let ids = net.input();
-    let words = Embedding {
-        rows: 11,
-        by: Row::Id,
-    };
+    let words = Embedding::new(11, Row::Id);
     let x = net.embedding("words", ids, words, 8);
     let x = net.layer_norm("norm", x, 1e-5);
     let qkv = net.convolution("qkv", x, Convolution::dense(24, Stored::Conv1d));

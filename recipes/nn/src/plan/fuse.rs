@@ -3,9 +3,7 @@
 use std::sync::Arc;
 
 use super::{Layer, Norm, Operation, Scaling};
-use crate::graph::{
-    Activation, Convolution, Graph, Mistake, Node, Op, Shape, Stored, Value, Window,
-};
+use crate::graph::{Activation, Convolution, Graph, Mistake, Node, Op, Shape, Value, Window};
 
 /// Steps between tensors, of which nobody has said yet where they are.
 #[derive(Debug)]
@@ -114,14 +112,16 @@ struct Chain {
 
 impl Fuser<'_> {
     fn node(&mut self, index: usize, node: &Node) -> Result<(), Mistake> {
-        if let Some(got) = foreign(&node.op) {
-            return Err(Mistake {
-                layer: node.name.clone(),
-                wanted: "a layer of images".into(),
-                got: got.into(),
-            });
+        match node.op.of_sequences() {
+            None => self.image_node(index, node),
+            Some(what) => {
+                return Err(Mistake {
+                    layer: node.name.clone(),
+                    wanted: "a layer of images".into(),
+                    got: what.into(),
+                });
+            }
         }
-        self.image_node(index, node);
         Ok(())
     }
 
@@ -376,22 +376,6 @@ impl Fuser<'_> {
             output,
         });
         self.known[end] = Some(Known::Channels(channels));
-    }
-}
-
-/// What a layer is, if it is not one of images.
-fn foreign(op: &Op) -> Option<&'static str> {
-    match op {
-        Op::Ids => Some("token ids"),
-        Op::Embedding(_) => Some("an embedding"),
-        Op::LayerNorm { .. } => Some("a LayerNorm"),
-        Op::Attention(_) => Some("attention"),
-        Op::Lstm(_) => Some("an LSTM"),
-        Op::Pick(_) => Some("one token of a sequence"),
-        Op::Convolution(convolution) if convolution.stored != Stored::Kernel => {
-            Some("a linear layer for each token")
-        }
-        _ => None,
     }
 }
 

@@ -246,8 +246,7 @@ fn sequences_are_refused() {
     for (told, expected) in [
         (
             refusal(Builder::of_ids(5), &|net, x| {
-                let by = Row::Id;
-                net.embedding("words", x, Embedding { rows: 9, by }, 6)
+                net.embedding("words", x, Embedding::new(9, Row::Id), 6)
             }),
             "input: expected a layer of images, got token ids",
         ),

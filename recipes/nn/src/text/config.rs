@@ -85,6 +85,8 @@ pub struct TensorNames {
     output_norm: &'static str,
     /// Whether weights are `[inputs, outputs]`, as those of transformers' `Conv1D`.
     pub(super) inputs_first: bool,
+    /// The id of padding, whose vector transformers does not train.
+    pub(super) padding: Option<usize>,
 }
 
 impl TensorNames {
@@ -106,6 +108,7 @@ impl TensorNames {
         output: "output.dense",
         output_norm: "output.LayerNorm",
         inputs_first: false,
+        padding: Some(0),
     };
 
     /// As transformers' `DistilBertModel` calls them.
@@ -134,6 +137,7 @@ impl TensorNames {
         output: "mlp.c_proj",
         output_norm: "ln_2",
         inputs_first: true,
+        padding: None,
     };
 
     /// One of the LayerNorms in the order in which a pass meets them: the first after the embeddings, then two a layer, each

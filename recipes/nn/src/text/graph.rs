@@ -53,11 +53,17 @@ impl Layers<'_> {
             token_types,
             ..
         } = *self.config;
-        let x = self.table(self.names.words, vocabulary, Row::Id);
-        let places = self.table(self.names.positions, max_positions, Row::Place);
+        let words = Embedding {
+            padding: self.names.padding,
+            ..Embedding::new(vocabulary, Row::Id)
+        };
+        let x = self.table(self.names.words, words);
+        let places = Embedding::new(max_positions, Row::Place);
+        let places = self.table(self.names.positions, places);
         let mut x = self.net.sum(x, places);
         if token_types > 0 {
-            let types = self.table(self.names.types, token_types, Row::First);
+            let types = Embedding::new(token_types, Row::First);
+            let types = self.table(self.names.types, types);
             x = self.net.sum(x, types);
         }
         if self.config.norm == Norm::Post {
@@ -66,9 +72,8 @@ impl Layers<'_> {
         self.net.dropout(x, self.dropout)
     }
 
-    fn table(&mut self, name: &str, rows: usize, by: Row) -> Value {
+    fn table(&mut self, name: &str, embedding: Embedding) -> Value {
         let (name, ids) = (self.named(name), self.net.input());
-        let embedding = Embedding { rows, by };
         self.net
             .embedding(&name, ids, embedding, self.config.hidden)
     }

@@ -132,6 +132,7 @@ impl Pass<'_> {
             ids,
             tokens: self.layer.inputs[0].shape.width,
             by: embedding.by,
+            padding: embedding.padding,
             features: self.layer.output.shape.channels,
         }
     }

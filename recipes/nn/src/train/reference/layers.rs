@@ -51,7 +51,7 @@ impl Step<'_> {
                 };
                 dy.map_or_else(|| vec![lstm.forward(x)], |dy| lstm.backward(x, dy))
             }
-            Op::Embedding(Embedding { by, .. }) => {
+            Op::Embedding(Embedding { by, padding, .. }) => {
                 let (table, features) = (tensors[0], to.channels);
                 let rows = x.iter().enumerate().map(|(token, id)| match by {
                     Row::Id => *id as usize,
@@ -63,7 +63,8 @@ impl Step<'_> {
                     return vec![rows.copied().collect()];
                 };
                 let mut dtable = vec![0.0; table.len()];
-                for (row, dy) in rows.zip(dy.chunks_exact(features)) {
+                let rows = rows.zip(dy.chunks_exact(features));
+                for (row, dy) in rows.filter(|(row, _)| Some(*row) != *padding) {
                     for (to, dy) in dtable[row * features..].iter_mut().zip(dy) {
                         *to += dy;
                     }

@@ -71,14 +71,17 @@ fn check(kind: &str, graph: &Graph, input: Vec<f32>, optimizer: Optimizer) {
         let [gradient, value] = goldens[&name].to_vec1::<f64>().unwrap()[..] else {
             panic!("two norms of {name}")
         };
+        // Softmax takes no notice of a bias of keys: its gradient is nothing but rounding, which AdamW makes whole steps of.
+        if name.ends_with("key.bias") {
+            continue;
+        }
         for (what, got, expected) in [
             ("gradient", norms.gradient, gradient),
             ("values", norms.value, value),
         ] {
-            // The gradient of a key's bias is nothing but rounding: softmax takes no notice of it.
             let off = (got - expected).abs();
             assert!(
-                off < 1e-3 * expected + 1e-6,
+                off < 1e-3 * expected,
                 "{name}: the norm of its {what} is {got}, expected {expected}"
             );
         }
