@@ -204,6 +204,7 @@ unsafe fn task_kernel<V: Vector>(task: &Task<'_>) {
     let stride = sweep.stride[1] * sweep.from.channels;
     let step = sweep.step[1] * sweep.to.channels;
     let steps = strips.taps * strips.block_sums() / task.runs.len().max(1);
+    let flat = sweep.is_pointwise() && strips.blocks() == 1;
     for index in task.strips.clone() {
         let channels = strips.channels(index);
         let first = index / strips.block_strips() * strips.block_sums();
@@ -223,6 +224,11 @@ unsafe fn task_kernel<V: Vector>(task: &Task<'_>) {
                             row: stride,
                             weight,
                             pitch: strips.strip,
+                            // The first strip meets pixels that nobody has read yet.
+                            ahead: (flat && index == task.strips.start).then(|| {
+                                let next = line.x + pixels.end * stride;
+                                [(task.x.wrapping_add(next), pixels.len()), (task.x, 0)]
+                            }),
                         };
                         let sink = Sink {
                             to: y.at(line.y + pixels.start * step + channel),

@@ -10,6 +10,7 @@ use rayon::prelude::*;
 
 use super::{
     dense::TASKS_PER_THREAD,
+    lay::{self, Pixels},
     pack::Strips,
     sweep::Sweep,
     tile::{Sink, Tile},
@@ -17,12 +18,12 @@ use super::{
 use crate::{
     host::{self, Shared},
     matmul::tiles,
-    simd::{Level, Vector, dispatch, load_up_to, store_up_to},
+    simd::{Level, Vector, dispatch},
     workspace::with_thread_memory,
 };
 
-/// Pixels that are summed over at a time, about: a strip of them fills most of the nearest cache.
-const PIXELS: usize = 256;
+/// Pixels that are summed over at a time, about: a strip of them fills half of the nearest cache.
+const PIXELS: usize = 192;
 /// Pixels of a part, at least.
 const PART_PIXELS: usize = 1024;
 /// Values of the sums of all parts together, at most, if there is more than one.
@@ -35,6 +36,8 @@ const STRIPS: usize = 8;
 const CHANNELS: usize = 384;
 /// Values of a cache line.
 const LINE: usize = 16;
+/// Channels of a task come in multiples of this: of whole cache lines, and of tiles.
+const UNIT: usize = 48;
 
 /// The sums over windows and the gradient of what came of them.
 pub(super) struct Sums<'a> {
@@ -77,6 +80,34 @@ struct Task<'a> {
     dy: *const f32,
     /// Whether sums are added to what is there.
     add: bool,
+    /// What the next pixels are laid out from.
+    ahead: Option<[Ahead; 2]>,
+}
+
+/// Values that a later block begins with: while it is their turn it would be memory that is waited for.
+#[derive(Clone, Copy)]
+struct Ahead {
+    first: *const f32,
+    pixels: usize,
+    /// Values of a pixel that are wanted.
+    values: usize,
+    /// Values from one pixel to the next.
+    apart: usize,
+}
+
+impl Ahead {
+    /// What one of so many tiles fetches: where it begins, and how much further each step goes.
+    #[inline(always)]
+    fn of(&self, tile: usize, tiles: usize, steps: usize) -> (*const f32, usize) {
+        let (start, len) = if self.values == self.apart {
+            let all = self.pixels * self.values;
+            (all * tile / tiles, all.div_ceil(tiles))
+        } else {
+            (self.pixels * tile / tiles * self.apart, self.values)
+        };
+        let step = len.div_ceil(steps.max(1)).min(LINE);
+        (self.first.wrapping_add(start), step)
+    }
 }
 
 impl Sums<'_> {
@@ -105,15 +136,23 @@ impl Sums<'_> {
             sweep.lines()
         };
         let inputs = sweep.from.channels;
-        let channels = if sweep.is_direct() && self.strips.blocks() == 1 {
-            host::split(inputs, LINE, inputs.div_ceil(CHANNELS))
-        } else {
-            vec![0..inputs]
-        };
         let wanted = TASKS_PER_THREAD * rayon::current_num_threads();
-        let strips = self.strips.count();
-        let groups = wanted.div_ceil(count * channels.len());
-        let strips = host::split(strips, 1, groups.max(strips.div_ceil(STRIPS)));
+        let mut groups = self.strips.count().div_ceil(STRIPS);
+        let channels = if sweep.is_direct() && self.strips.blocks() == 1 {
+            let least = inputs.div_ceil(CHANNELS);
+            // Each task lays out its part of both: what there is more of is shared out further.
+            let further = inputs > sweep.to.channels;
+            let more = if further {
+                wanted.div_ceil(count * groups)
+            } else {
+                1
+            };
+            host::split(inputs, UNIT, least.max(more))
+        } else {
+            host::split(inputs, 1, 1)
+        };
+        groups = groups.max(wanted.div_ceil(count * channels.len()));
+        let strips = host::split(self.strips.count(), 1, groups);
         let mut shares = Vec::new();
         for (part, lines) in host::split(lines, 1, count).into_iter().enumerate() {
             for channels in &channels {
@@ -130,19 +169,21 @@ impl Sums<'_> {
             let at_once = (PIXELS / columns).max(1);
             let lines = share.lines.clone();
             let blocks = host::split(lines.len(), 1, lines.len().div_ceil(at_once));
-            for block in blocks {
+            for (index, block) in blocks.iter().enumerate() {
+                let next = blocks.get(index + 1).filter(|_| flat);
+                let next = next.map(|next| lines.start + next.start..lines.start + next.end);
                 let share = Share {
                     lines: lines.start + block.start..lines.start + block.end,
                     ..share.clone()
                 };
                 // SAFETY: as the caller's, and no two tasks share a part, channels and strips.
-                unsafe { self.block(level, &share, block.start > 0) };
+                unsafe { self.block(level, &share, next, block.start > 0) };
             }
         });
     }
 
-    /// Lays out some lines of a share, and sums over them.
-    unsafe fn block(&self, level: Level, share: &Share, add: bool) {
+    /// Lays out some lines of a share, and sums over them, while the next ones are fetched if there are such.
+    unsafe fn block(&self, level: Level, share: &Share, next: Option<Range<usize>>, add: bool) {
         let (sweep, lines) = (self.sweep, share.lines.clone());
         let (from, to) = (sweep.from.channels, sweep.to.channels);
         let (direct, flat) = (sweep.is_direct(), sweep.is_pointwise());
@@ -179,11 +220,13 @@ impl Sums<'_> {
                 columns: given.columns,
                 apart: sweep.stride[1] * from,
             };
+            let strips = share.strips.clone();
+            let lanes: Vec<Range<usize>> = strips.map(|i| self.strips.channels(i)).collect();
             // SAFETY: as the caller's: both have these pixels, and there is room for them.
             unsafe {
-                lay_gradient(level, self, &given, share.strips.clone(), dy);
+                lay::in_strips(level, self.dy, &given, &lanes, self.strips.strip, dy);
                 if direct {
-                    lay_input(level, self.x, &read, share.channels.clone(), pitch, x);
+                    lay::in_rows(level, self.x, &read, share.channels.clone(), pitch, x);
                 }
             }
             let rows = if direct {
@@ -205,6 +248,7 @@ impl Sums<'_> {
                 },
                 dy: dy.as_ptr(),
                 add,
+                ahead: next.map(|pixels| self.ahead(share, pixels)),
             };
             // SAFETY: as the caller's; what was laid out reaches as far as windows do.
             unsafe { run_task(level, &task) };
@@ -212,80 +256,24 @@ impl Sums<'_> {
     }
 }
 
-/// Pixels of some lines.
-struct Pixels {
-    /// Where their first pixels are.
-    lines: Vec<usize>,
-    /// Pixels of a line.
-    columns: usize,
-    /// Values from one to the next.
-    apart: usize,
-}
-
-dispatch! {
-    /// Lays the gradient of pixels in strips.
-    fn lay_gradient(sums: &Sums<'_>, pixels: &Pixels, strips: Range<usize>, to: &mut [f32]) = lay_gradient_kernel
-}
-
-#[inline(always)]
-unsafe fn lay_gradient_kernel<V: Vector>(
-    sums: &Sums<'_>,
-    pixels: &Pixels,
-    indices: Range<usize>,
-    to: &mut [f32],
-) {
-    let strip = sums.strips.strip;
-    let apart = pixels.lines.len() * pixels.columns * strip;
-    let strips: Vec<Range<usize>> = indices.map(|index| sums.strips.channels(index)).collect();
-    let mut to = to.as_mut_ptr();
-    for line in &pixels.lines {
-        for column in 0..pixels.columns {
-            // SAFETY: as the caller's: the gradient has the pixel, and there is room for it in each strip.
-            unsafe {
-                let from = sums.dy.as_ptr().add(line + column * pixels.apart);
-                for (nth, channels) in strips.iter().enumerate() {
-                    for lane in (0..strip).step_by(V::LEN) {
-                        let count = V::LEN.min(channels.len().saturating_sub(lane));
-                        let from = from.wrapping_add(channels.start + lane);
-                        let vector: V = load_up_to(from, count);
-                        vector.store(to.add(nth * apart + lane));
-                    }
-                }
-                to = to.add(strip);
-            }
-        }
-    }
-}
-
-dispatch! {
-    /// Copies some channels of pixels, as far apart as `pitch`.
-    fn lay_input(x: &[f32], pixels: &Pixels, channels: Range<usize>, pitch: usize, to: &mut [f32]) = lay_input_kernel
-}
-
-#[inline(always)]
-unsafe fn lay_input_kernel<V: Vector>(
-    x: &[f32],
-    pixels: &Pixels,
-    channels: Range<usize>,
-    pitch: usize,
-    to: &mut [f32],
-) {
-    let mut to = to.as_mut_ptr();
-    for line in &pixels.lines {
-        for column in 0..pixels.columns {
-            // SAFETY: as the caller's: the input has the pixel, and there is room for it.
-            unsafe {
-                let from = x
-                    .as_ptr()
-                    .add(line + column * pixels.apart + channels.start);
-                for channel in (0..channels.len()).step_by(V::LEN) {
-                    let count = V::LEN.min(channels.len() - channel);
-                    let vector: V = load_up_to(from.add(channel), count);
-                    vector.store(to.add(channel));
-                }
-                to = to.wrapping_add(pitch);
-            }
-        }
+impl Sums<'_> {
+    /// A share's values of pixels that follow each other.
+    fn ahead(&self, share: &Share, pixels: Range<usize>) -> [Ahead; 2] {
+        let ahead = |values: &[f32], apart: usize, channels: Range<usize>| Ahead {
+            first: values
+                .as_ptr()
+                .wrapping_add(pixels.start * apart + channels.start),
+            pixels: pixels.len(),
+            values: channels.len(),
+            apart,
+        };
+        let (from, to) = (self.sweep.from.channels, self.sweep.to.channels);
+        let outputs = self.strips.channels(share.strips.start).start
+            ..self.strips.channels(share.strips.end - 1).end;
+        [
+            ahead(self.x, from, share.channels.clone()),
+            ahead(self.dy, to, outputs),
+        ]
     }
 }
 
@@ -295,6 +283,8 @@ dispatch!(fn run_task(task: &Task<'_>) = task_kernel);
 unsafe fn task_kernel<V: Vector>(task: &Task<'_>) {
     let (strips, share) = (task.strips, task.share);
     let pixels = task.lines.len() * task.columns;
+    let all = share.strips.len() * task.rows.len() * task.row.div_ceil(V::ROWS);
+    let mut done = 0;
     for (nth, index) in share.strips.clone().enumerate() {
         let first = index / strips.block_strips() * strips.block_sums();
         let lanes = strips.channels(index).len();
@@ -302,6 +292,10 @@ unsafe fn task_kernel<V: Vector>(task: &Task<'_>) {
             let mut tiles = tiles::<V>(0..task.row);
             while let Some(tile) = tiles.next() {
                 let row = share.channels.start + run * task.row + tile.start;
+                let ahead = task
+                    .ahead
+                    .map(|both| both.map(|ahead| ahead.of(done, all, pixels)));
+                done += 1;
                 for lane in (0..lanes).step_by(2 * V::LEN) {
                     // SAFETY: as the caller's: the rows are those under the windows, and the sums the task's.
                     unsafe {
@@ -321,48 +315,12 @@ unsafe fn task_kernel<V: Vector>(task: &Task<'_>) {
                             row: 1,
                             weight: task.dy.add(nth * pixels * strips.strip + lane),
                             pitch: strips.strip,
+                            ahead,
                         };
                         product.sum::<V>(tile.len(), sink);
                     }
                 }
             }
-        }
-    }
-}
-
-/// Pixels of a part of the bias' sums.
-const BIAS_PIXELS: usize = 256;
-
-/// The gradient of a bias: the sums over all pixels.
-pub(super) fn bias(level: Level, dy: &[f32], dbias: &mut [f32]) {
-    let channels = dbias.len();
-    let parts = dy.par_chunks((BIAS_PIXELS * channels).max(1)).map(|dy| {
-        let mut sums = vec![0.0; channels];
-        // SAFETY: the level is the processor's.
-        unsafe { add_pixels(level, dy, &mut sums) };
-        sums
-    });
-    let parts: Vec<Vec<f32>> = parts.collect();
-    for (channel, dbias) in dbias.iter_mut().enumerate() {
-        let sum: f64 = parts.iter().map(|part| f64::from(part[channel])).sum();
-        *dbias = sum as f32;
-    }
-}
-
-dispatch!(fn add_pixels(x: &[f32], sums: &mut [f32]) = add_pixels_kernel);
-
-#[inline(always)]
-unsafe fn add_pixels_kernel<V: Vector>(x: &[f32], sums: &mut [f32]) {
-    let channels = sums.len();
-    for channel in (0..channels).step_by(V::LEN) {
-        let count = V::LEN.min(channels - channel);
-        // SAFETY: each pixel has `count` channels from there on.
-        unsafe {
-            let mut sum = V::splat(0.0);
-            for pixel in x.chunks_exact(channels) {
-                sum = sum.add(load_up_to(pixel.as_ptr().add(channel), count));
-            }
-            store_up_to(sum, sums.as_mut_ptr().add(channel), count);
         }
     }
 }

@@ -3,10 +3,12 @@
 //! Values are `[images, height, width, channels]`, contiguous; weights are as state dicts have them, and are laid out for the
 //! kernels in each step, in memory that is kept for the next.
 
+mod bias;
 mod dense;
 mod depthwise;
 mod filters;
 mod gradient;
+mod lay;
 mod pack;
 #[cfg(test)]
 mod speed;
@@ -164,7 +166,7 @@ impl Trained {
         let sweep = &self.forward;
         if let Some(dbias) = dbias {
             assert_eq!(dbias.len(), sweep.to.channels, "bias");
-            gradient::bias(level, dy, dbias);
+            bias::gradient(level, dy, dbias);
         }
         assert_eq!(dweight.len(), self.weights(), "weights");
         if let Some(layer) = Layer::of(sweep, self.groups) {

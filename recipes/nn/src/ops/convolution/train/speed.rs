@@ -1,7 +1,10 @@
 //! What each product of a training step takes, for whoever changes a kernel:
 //! `cargo test --release -p galley-nn --lib -- --ignored --nocapture train::speed`.
 
-use std::time::Instant;
+use std::{
+    ops::{Deref, DerefMut},
+    time::Instant,
+};
 
 use super::*;
 use crate::{
@@ -73,8 +76,28 @@ fn line(what: &str, multiplications: usize, times: [f64; 3]) {
     println!("{what:42} {}", times.map(rate).join("  "));
 }
 
-fn values(len: usize, seed: u32) -> Vec<f32> {
-    flat(&random(&[len], seed))
+/// Values that begin on a cache line, as those of a trainer do.
+#[derive(Clone)]
+struct Values(Aligned, usize);
+
+impl Deref for Values {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        &self.0.as_slice()[..self.1]
+    }
+}
+
+impl DerefMut for Values {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        &mut self.0.as_mut_slice()[..self.1]
+    }
+}
+
+fn values(len: usize, seed: u32) -> Values {
+    let mut values = Values(Aligned::zeros(len), len);
+    values.copy_from_slice(&flat(&random(&[len], seed)));
+    values
 }
 
 fn time_layer(name: &str, layer: &Convolution, from: Shape, images: usize) {
@@ -118,7 +141,7 @@ fn of_layers() {
     );
     let side = 2048;
     let matrix = matmul::Matrix::pack((side, side), Precision::F32, &values(side * side, 1), Some);
-    let (x, mut y) = (values(side * side, 2), vec![0.0; side * side]);
+    let (x, mut y) = (values(side * side, 2), values(side * side, 3));
     let product = matmul::Product::new(&x, side, &matrix);
     let peak = time(|| product.compute_into(Level::detect(), &mut y));
     line("matrix product", side * side * side, [peak; 3]);
@@ -166,7 +189,7 @@ fn of_norms() {
         let len = IMAGES * side * side * channels;
         let [x, residual, dy] = [1, 2, 3].map(|seed| values(len, seed));
         let [scale, shift] = [4, 5].map(|seed| values(channels, seed));
-        let (mut y, mut dx, mut dr) = (vec![0.0; len], vec![0.0; len], vec![0.0; len]);
+        let [mut y, mut dx, mut dr] = [6, 7, 8].map(|seed| values(len, seed));
         let [mut dscale, mut dshift] = [scale.clone(), shift.clone()];
         for with in [false, true] {
             let mut statistics = batch_norm::Statistics::default();

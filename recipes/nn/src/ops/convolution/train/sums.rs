@@ -158,6 +158,7 @@ unsafe fn task_kernel<V: Vector>(task: &Task<'_>, x: &mut [f32], dy: &mut [f32])
                                 row: 1,
                                 weight: dy.add(place * SQUARES * strip + lane),
                                 pitch: strip,
+                                ahead: None,
                             };
                             let at = index * PLACES * strips.sums + row;
                             let sink = Sink {

@@ -22,6 +22,8 @@ pub(super) struct Tile<'a> {
     pub(super) weight: *const f32,
     /// Values from one step's to the next's.
     pub(super) pitch: usize,
+    /// What to bring near meanwhile, if there is something: where it begins, and how much further each step goes.
+    pub(super) ahead: Option<[(*const f32, usize); 2]>,
 }
 
 /// Where sums go.
@@ -113,6 +115,8 @@ unsafe fn sum<V: Vector, const R: usize, const N: usize, const WHOLE: bool>(
             }
         }
         let mut weight = tile.weight;
+        // What is read anyway, if there is nothing.
+        let [mut first, mut second] = tile.ahead.unwrap_or([(tile.x, 0); 2]);
         for run in tile.runs {
             let mut x = tile.x.add(*run);
             for _ in 0..tile.steps {
@@ -134,6 +138,10 @@ unsafe fn sum<V: Vector, const R: usize, const N: usize, const WHOLE: bool>(
                     }
                 }
                 x = x.wrapping_add(tile.step);
+                V::prefetch(first.0);
+                V::prefetch(second.0);
+                first.0 = first.0.wrapping_add(first.1);
+                second.0 = second.0.wrapping_add(second.1);
             }
         }
         for (r, sums) in sums.into_iter().enumerate() {

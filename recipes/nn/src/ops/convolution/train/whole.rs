@@ -270,6 +270,7 @@ unsafe fn backward_kernel<V: Vector>(task: &Backward<'_>) {
                         row: outputs,
                         weight: task.weight.as_ptr().add(output * inputs + column),
                         pitch: inputs,
+                        ahead: None,
                     };
                     let sink = Sink {
                         to: task.to.at(images.start * inputs + column),
@@ -311,6 +312,7 @@ unsafe fn gradient_kernel<V: Vector>(task: &Gradient<'_>) {
                     row: 1,
                     weight: task.x.as_ptr().add(column),
                     pitch: inputs,
+                    ahead: None,
                 };
                 let sink = Sink {
                     to: task.to.at(rows.start * inputs + column),
