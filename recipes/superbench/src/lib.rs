@@ -21,7 +21,7 @@ use galley_core::{
 
 use crate::{
     recipe::SequenceModel,
-    zoo::{MODELS, find},
+    zoo::{MODELS, Model, find},
 };
 
 /// The catalog's entries.
@@ -55,7 +55,7 @@ const fn entries() -> [Entry; MODELS.len()] {
 
 fn load(entry: &Entry, options: &LoadOptions) -> Result<AnyRecipe, LoadError> {
     let (source, weights) = weights(entry, options)?;
-    let recipe = SequenceModel::new(entry, options, source, find(entry)?, weights)?;
+    let recipe = SequenceModel::new(entry, options, source, model(entry)?, weights)?;
     Ok(Arc::new(recipe))
 }
 
@@ -68,11 +68,15 @@ fn weights(
     let weights = match &source {
         Source::Dir { path, .. } => safetensors_dir(path)?,
         Source::Synthetic(seed) => synthetic::var_builder(*seed),
-        Source::Bundled(_) => return Err(unknown(entry.name)),
+        Source::Bundled(_) => return Err(unknown(entry)),
     };
     Ok((source.to_string(), weights))
 }
 
-fn unknown(name: &str) -> LoadError {
-    LoadError::invalid("recipe", format!("no model is called {name}"))
+fn model(entry: &Entry) -> Result<&'static Model, LoadError> {
+    find(entry.name).ok_or_else(|| unknown(entry))
+}
+
+fn unknown(entry: &Entry) -> LoadError {
+    LoadError::invalid("recipe", format!("no model is called {}", entry.name))
 }

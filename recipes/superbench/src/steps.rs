@@ -6,9 +6,10 @@ use galley_core::{
 use galley_nn::Backend;
 
 use crate::{
+    model,
     network::{Batch, Network, Sequence},
     weights,
-    zoo::{Family, Model, find},
+    zoo::{Family, Model},
 };
 
 /// Ids are below this, as SuperBench's are.
@@ -33,7 +34,7 @@ pub(crate) fn inference(
 ) -> Result<Box<dyn Steps>, LoadError> {
     let BatchShape { batch, seq_len, .. } = *shape;
     let backend = Backend::of(&options.device, options.dtype).map_err(LoadError::Unsupported)?;
-    let model = find(entry)?;
+    let model = model(entry)?;
     let positions = model.transformer().max_positions;
     if model.family != Family::Lstm && seq_len > positions {
         let reason = format!("expected at most {positions}, got {seq_len}");

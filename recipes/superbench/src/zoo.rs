@@ -1,12 +1,11 @@
 //! The models, by SuperBench's names.
 
-use galley_core::{Entry, LoadError};
 use galley_nn::{
     lstm::LstmConfig,
     text::{Activation, Norm, TransformerConfig},
 };
 
-use crate::{network::CLASSES, unknown};
+use crate::network::CLASSES;
 
 /// A model.
 #[derive(Clone, Copy, Debug)]
@@ -93,14 +92,9 @@ const fn model(
     }
 }
 
-/// An entry's model.
-///
-/// # Errors
-/// It is none of these.
-pub(crate) fn find(entry: &Entry) -> Result<&'static Model, LoadError> {
-    let mut models = MODELS.iter();
-    let found = models.find(|model| model.name == entry.name);
-    found.ok_or_else(|| unknown(entry.name))
+/// The model of this name.
+pub(crate) fn find(name: &str) -> Option<&'static Model> {
+    MODELS.iter().find(|model| model.name == name)
 }
 
 impl Family {
