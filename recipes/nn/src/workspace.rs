@@ -14,6 +14,12 @@ use crate::aligned::Aligned;
 /// The workspaces of a network: one for each pass that runs at the same time.
 pub(crate) struct Workspaces<T>(Mutex<Vec<T>>);
 
+impl<T> Workspaces<T> {
+    pub(crate) const fn new() -> Self {
+        Self(Mutex::new(Vec::new()))
+    }
+}
+
 impl<T: Default> Workspaces<T> {
     /// Calls `f` with a workspace that nobody else uses meanwhile, one used before if there is one.
     pub(crate) fn with<R>(&self, f: impl FnOnce(&mut T) -> R) -> R {
@@ -32,7 +38,7 @@ impl<T: Default> Workspaces<T> {
 
 impl<T> Default for Workspaces<T> {
     fn default() -> Self {
-        Self(Mutex::default())
+        Self::new()
     }
 }
 

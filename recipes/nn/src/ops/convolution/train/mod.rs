@@ -1,7 +1,7 @@
 //! A convolution whose weights change with each step, and its gradients.
 //!
 //! Values are `[images, height, width, channels]`, contiguous; weights are as state dicts have them, and are laid out for the
-//! kernels in each step, in memory that is kept for the next.
+//! kernels in each step, in memory that all layers share.
 
 mod bias;
 mod dense;
@@ -37,6 +37,7 @@ use crate::{
     host::Shared,
     ops::Onto,
     simd::Level,
+    workspace::Workspaces,
 };
 
 /// Values that a task of filling with zeros takes.
@@ -54,9 +55,10 @@ pub(crate) struct Trained {
     /// Taps of the filter.
     taps: usize,
     groups: usize,
-    /// Weights as the kernels read them, or the sums of their gradient.
-    memory: Aligned,
 }
+
+/// Weights as the kernels read them, or the sums of their gradient: what one layer leaves is of no use to the next, but is near.
+static MEMORY: Workspaces<Aligned> = Workspaces::new();
 
 impl Trained {
     /// Of images `from`, which become `to`.
@@ -75,7 +77,6 @@ impl Trained {
             strips: (!depthwise).then(|| [strips(true), strips(false)]),
             taps,
             groups: layer.groups,
-            memory: Aligned::default(),
         }
     }
 
@@ -96,27 +97,22 @@ impl Trained {
         let channels = self.forward.to.channels;
         assert!(bias.is_none_or(|bias| bias.len() == channels), "bias");
         let (sweep, y) = (&self.forward, Shared::new(y));
-        if let Some(layer) = Layer::of(sweep, self.groups) {
-            return layer.forward(level, [weight, x], bias, y, &mut self.memory);
-        }
-        if let (Some(squares), Some([strips, _])) = (&mut self.squares, &self.strips) {
-            let numbers = (weight, bias);
-            return squares.forward(level, strips, numbers, (x, y), &mut self.memory);
-        }
-        let phase = Phase {
-            sweep: sweep.clone(),
-            taps: (0..self.taps).collect(),
-        };
-        let strips = self.strips.map(|[strips, _]| strips);
-        let images = (x, y, Onto::Write);
-        convolve(
-            level,
-            strips,
-            &[phase],
-            (weight, bias),
-            images,
-            &mut self.memory,
-        );
+        MEMORY.with(|memory| {
+            if let Some(layer) = Layer::of(sweep, self.groups) {
+                return layer.forward(level, [weight, x], bias, y, memory);
+            }
+            if let (Some(squares), Some([strips, _])) = (&mut self.squares, &self.strips) {
+                let numbers = (weight, bias);
+                return squares.forward(level, strips, numbers, (x, y), memory);
+            }
+            let phase = Phase {
+                sweep: sweep.clone(),
+                taps: (0..self.taps).collect(),
+            };
+            let strips = self.strips.map(|[strips, _]| strips);
+            let images = (x, y, Onto::Write);
+            convolve(level, strips, &[phase], (weight, bias), images, memory);
+        });
     }
 
     /// What a loss changes with `x`.
@@ -133,21 +129,29 @@ impl Trained {
     ) {
         self.check(dx, dy);
         assert_eq!(weight.len(), self.weights(), "weights");
-        if let Some(layer) = Layer::of(&self.forward, self.groups) {
-            let dx = (Shared::new(dx), onto);
-            return layer.backward_input(level, [weight, dy], dx, &mut self.memory);
-        }
-        if let (Some(squares), Some([_, strips])) = (&mut self.squares, &self.strips) {
-            let (values, dx) = ([weight, dy], (Shared::new(dx), onto));
-            return squares.backward_input(level, strips, values, dx, &mut self.memory);
-        }
-        if onto == Onto::Write && self.backward.iter().any(|phase| phase.taps.is_empty()) {
-            dx.par_chunks_mut(ZEROS).for_each(|dx| dx.fill(0.0));
-        }
-        let strips = self.strips.map(|[_, strips]| strips);
-        let images = (dy, Shared::new(dx), onto);
-        let (phases, memory) = (&self.backward, &mut self.memory);
-        convolve(level, strips, phases, (weight, None), images, memory);
+        MEMORY.with(|memory| {
+            if let Some(layer) = Layer::of(&self.forward, self.groups) {
+                let dx = (Shared::new(dx), onto);
+                return layer.backward_input(level, [weight, dy], dx, memory);
+            }
+            if let (Some(squares), Some([_, strips])) = (&mut self.squares, &self.strips) {
+                let (values, dx) = ([weight, dy], (Shared::new(dx), onto));
+                return squares.backward_input(level, strips, values, dx, memory);
+            }
+            if onto == Onto::Write && self.backward.iter().any(|phase| phase.taps.is_empty()) {
+                dx.par_chunks_mut(ZEROS).for_each(|dx| dx.fill(0.0));
+            }
+            let strips = self.strips.map(|[_, strips]| strips);
+            let images = (dy, Shared::new(dx), onto);
+            convolve(
+                level,
+                strips,
+                &self.backward,
+                (weight, None),
+                images,
+                memory,
+            );
+        });
     }
 
     /// What a loss changes with weights and bias.
@@ -169,27 +173,28 @@ impl Trained {
             bias::gradient(level, dy, dbias);
         }
         assert_eq!(dweight.len(), self.weights(), "weights");
-        if let Some(layer) = Layer::of(sweep, self.groups) {
-            return layer.backward_weight(level, [x, dy], dweight, &mut self.memory);
-        }
-        let Some([strips, _]) = self.strips else {
-            return filters::gradient(level, sweep, [x, dy], dweight);
-        };
-        if let Some(squares) = &self.squares {
-            let memory = &mut self.memory;
-            return squares.backward_weight(level, &strips, [x, dy], dweight, memory);
-        }
-        let len = Sums::parts(sweep, &strips) * strips.len();
-        let sums = self.memory.at_least(len);
-        let gradient = Sums {
-            sweep,
-            strips,
-            x,
-            dy,
-        };
-        // SAFETY: the level is the processor's, and the lengths were checked.
-        unsafe { gradient.run(level, sums) };
-        strips.unpack(level, sums, dweight);
+        MEMORY.with(|memory| {
+            if let Some(layer) = Layer::of(sweep, self.groups) {
+                return layer.backward_weight(level, [x, dy], dweight, memory);
+            }
+            let Some([strips, _]) = self.strips else {
+                return filters::gradient(level, sweep, [x, dy], dweight);
+            };
+            if let Some(squares) = &self.squares {
+                return squares.backward_weight(level, &strips, [x, dy], dweight, memory);
+            }
+            let len = Sums::parts(sweep, &strips) * strips.len();
+            let sums = memory.at_least(len);
+            let gradient = Sums {
+                sweep,
+                strips,
+                x,
+                dy,
+            };
+            // SAFETY: the level is the processor's, and the lengths were checked.
+            unsafe { gradient.run(level, sums) };
+            strips.unpack(level, sums, dweight);
+        });
     }
 
     /// Numbers of the weight.
