@@ -31,10 +31,10 @@ macro_rules! photos {
 
 /// The photographs, in the order that examples use them.
 const PHOTOS: &[(&str, &[u8])] = photos![
-    "astronaut.png",
+    "astronaut.webp",
     "brick.png",
     "camera.png",
-    "chelsea.png",
+    "chelsea.webp",
     "china.jpg",
     "clock_motion.png",
     "coffee.png",
