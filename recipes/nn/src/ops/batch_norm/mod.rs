@@ -23,6 +23,8 @@ use crate::{activation::Activation, host::Shared, simd::Level};
 const NEAR: usize = 16 << 10;
 /// Pixels of a block: as few as make adding blocks up cheap, as many as f32 sums well.
 const PIXELS: [usize; 2] = [16, 256];
+/// Channels over which a task adds blocks up.
+const CHANNELS: usize = 64;
 
 /// What a batch is like, by channels.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -125,13 +127,9 @@ pub(crate) fn backward(
     let mut factors = vec![0.0; 3 * channels];
     let (factor, rest) = factors.split_at_mut(channels);
     let (of_distance, term) = rest.split_at_mut(channels);
-    for channel in 0..channels {
-        let total = |row: usize| -> f64 {
-            let of = |block: &[f32]| f64::from(block[row * channels + channel]);
-            sums.chunks_exact(2 * channels).map(of).sum()
-        };
+    for (channel, total) in totals(&sums, channels).into_iter().enumerate() {
         let reciprocal = f64::from(statistics.reciprocal[channel]);
-        let (shift, scaled) = (total(0), total(1) * reciprocal);
+        let (shift, scaled) = (total[0], total[1] * reciprocal);
         dshift[channel] = shift as f32;
         dscale[channel] = scaled as f32;
         let by = f64::from(scale[channel]) * reciprocal;
@@ -171,31 +169,58 @@ fn by_blocks(
 
 /// Of all blocks, each of which has its sums of distances from its first pixel and of their squares.
 fn statistics(x: &[f32], sums: &[f32], channels: usize, eps: f64) -> Statistics {
-    let mut statistics = Statistics::default();
     let count = (x.len() / channels) as f64;
-    for channel in 0..channels {
-        // Pixels, mean and squared distances from it.
+    // Of each channel: the mean, and the squared distances from it.
+    let mut totals = vec![[0.0; 2]; channels];
+    (totals.par_chunks_mut(CHANNELS).enumerate()).for_each(|(index, totals)| {
+        let first = index * CHANNELS;
+        // Of each block: its pixels, and of each channel its mean and the squared distances from that.
         let blocks = || {
-            let blocks = x
-                .chunks(block(channels))
-                .zip(sums.chunks_exact(2 * channels));
-            blocks.map(|(x, sums)| {
-                let pixels = (x.len() / channels) as f64;
-                let [sum, squares] = [0, channels].map(|row| f64::from(sums[row + channel]));
-                let mean = f64::from(x[channel]) + sum / pixels;
-                (pixels, mean, squares - sum * sum / pixels)
-            })
+            x.chunks(block(channels))
+                .zip(sums.chunks_exact(2 * channels))
         };
-        let mean = blocks().map(|(pixels, mean, _)| pixels * mean).sum::<f64>() / count;
-        let squares = blocks().map(|(pixels, of, squares)| squares + pixels * (of - mean).powi(2));
-        let squares: f64 = squares.sum();
+        let moments = |(x, sums): (&[f32], &[f32]), channel: usize| {
+            let pixels = (x.len() / channels) as f64;
+            let [sum, squares] = [0, channels].map(|row| f64::from(sums[row + channel]));
+            let mean = f64::from(x[channel]) + sum / pixels;
+            [pixels, mean, squares - sum * sum / pixels]
+        };
+        for block in blocks() {
+            for (channel, [mean, _]) in (first..).zip(&mut *totals) {
+                let [pixels, of, _] = moments(block, channel);
+                *mean += pixels * of / count;
+            }
+        }
+        for block in blocks() {
+            for (channel, [mean, total]) in (first..).zip(&mut *totals) {
+                let [pixels, of, squares] = moments(block, channel);
+                *total += squares + pixels * (of - *mean).powi(2);
+            }
+        }
+    });
+    let mut statistics = Statistics::default();
+    for [mean, squares] in totals {
         // Rounding may leave less than nothing; not `max`, which hides what is no number.
         let variance = if squares < 0.0 { 0.0 } else { squares / count };
         statistics.mean.push(mean as f32);
         statistics.variance.push(variance as f32);
-        statistics
-            .reciprocal
-            .push((1.0 / (variance + eps).sqrt()) as f32);
+        let reciprocal = 1.0 / (variance + eps).sqrt();
+        statistics.reciprocal.push(reciprocal as f32);
     }
     statistics
+}
+
+/// Both sums of all blocks.
+fn totals(sums: &[f32], channels: usize) -> Vec<[f64; 2]> {
+    let mut totals = vec![[0.0; 2]; channels];
+    (totals.par_chunks_mut(CHANNELS).enumerate()).for_each(|(index, totals)| {
+        let first = index * CHANNELS;
+        for block in sums.chunks_exact(2 * channels) {
+            for (channel, total) in (first..).zip(&mut *totals) {
+                total[0] += f64::from(block[channel]);
+                total[1] += f64::from(block[channels + channel]);
+            }
+        }
+    });
+    totals
 }
