@@ -117,3 +117,73 @@ pub(crate) unsafe fn slope<V: Vector>(activation: Activation, known: V, dy: V) -
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::tests::{flat, random};
+
+    /// There, and back onto what another gave.
+    fn run(level: Level, activation: Activation) -> [Vec<f32>; 2] {
+        let len = 2 * super::super::CHUNK + 37;
+        let mut x = flat(&random(&[len], 5));
+        x.iter_mut().for_each(|x| *x *= 4.0);
+        let mut dy = flat(&random(&[len], 6));
+        let [mut y, mut dx] = [x.clone(), flat(&random(&[len], 7))];
+        // SAFETY: the memory is there, and nobody else uses it.
+        unsafe {
+            let in_place = [Shared::new(&mut y); 2];
+            forward(level, activation, in_place, len);
+            let known = if activation == Activation::Silu {
+                &mut x
+            } else {
+                &mut y
+            };
+            let values = [known, &mut dy, &mut dx].map(|values| Shared::new(values));
+            backward(level, activation, values, Onto::Add, len);
+        }
+        [y, dx]
+    }
+
+    #[test]
+    fn levels_agree() {
+        for activation in [
+            Activation::Relu,
+            Activation::Relu6,
+            Activation::Sigmoid,
+            Activation::Tanh,
+            Activation::Silu,
+        ] {
+            let expected = run(Level::Portable, activation);
+            for level in Level::all() {
+                let pairs = run(level, activation).into_iter().zip(&expected);
+                for (got, expected) in
+                    pairs.flat_map(|(got, expected)| got.into_iter().zip(expected))
+                {
+                    let off = (got - expected).abs();
+                    assert!(
+                        off < 1e-5,
+                        "{level:?}, {activation:?}: {got}, expected {expected}"
+                    );
+                }
+            }
+        }
+    }
+
+    /// A network that has run away is to be seen to have done so.
+    #[test]
+    fn what_is_no_number_stays_so() {
+        for activation in [Activation::Relu, Activation::Relu6] {
+            for level in Level::all() {
+                let mut x = [f32::NAN; 20];
+                let values = [Shared::new(&mut x); 2];
+                // SAFETY: the memory is there, and nobody else uses it.
+                unsafe { forward(level, activation, values, 20) };
+                assert!(
+                    x.iter().all(|x| x.is_nan()),
+                    "{level:?}, {activation:?}: {x:?}"
+                );
+            }
+        }
+    }
+}

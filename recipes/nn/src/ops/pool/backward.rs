@@ -158,3 +158,60 @@ impl Task<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::tests::{flat, random};
+
+    #[test]
+    fn levels_agree_to_the_bit() {
+        let from = Shape {
+            channels: 75,
+            height: 7,
+            width: 6,
+        };
+        for pool in [
+            Pool::max(3).stride(2).padding(1),
+            Pool::max(2).ceil(),
+            Pool::mean(3).padding(1),
+        ] {
+            let size = pool.window.over([from.height, from.width], pool.ceil);
+            let [height, width] = size.unwrap();
+            let to = Shape {
+                height,
+                width,
+                ..from
+            };
+            // Many values are equal, and what a maximum gave is one of them.
+            let x: Vec<f32> = flat(&random(&[2, from.values()], 3))
+                .iter()
+                .map(|x| x.round())
+                .collect();
+            let y = vec![1.0; 2 * to.values()];
+            let dy = flat(&random(&[2, to.values()], 5));
+            let run = |level, onto| {
+                let mut dx = vec![0.5; x.len()];
+                let backward = Backward {
+                    fields: &Fields::Pool(&pool),
+                    from,
+                    to,
+                    x: &x,
+                    y: &y,
+                    dy: &dy,
+                };
+                backward.run(level, &mut dx, onto);
+                dx
+            };
+            let expected = run(Level::Portable, Onto::Write);
+            assert!(expected.iter().any(|dx| *dx != 0.0));
+            for level in Level::all() {
+                assert_eq!(run(level, Onto::Write), expected, "{level:?}, {pool:?}");
+                let added = run(level, Onto::Add);
+                for (added, written) in added.iter().zip(&expected) {
+                    assert!((added - written - 0.5).abs() < 1e-5, "{level:?}, {pool:?}");
+                }
+            }
+        }
+    }
+}
