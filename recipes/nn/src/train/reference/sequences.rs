@@ -35,10 +35,13 @@ impl LayerNorm<'_> {
             let mean =
                 |f: &dyn Fn(usize) -> f64| (0..features).map(f).sum::<f64>() / features as f64;
             let [plain, turned] = [mean(&|i| inner[i]), mean(&|i| inner[i] * normal[i])];
-            for i in 0..features {
-                dx.push((inner[i] - plain - normal[i] * turned) / deviation);
-                dweight[i] += dy[i] * normal[i];
-                dbias[i] += dy[i];
+            let parts = inner.iter().zip(&normal);
+            dx.extend(parts.map(|(inner, normal)| (inner - plain - normal * turned) / deviation));
+            for ((dweight, dy), normal) in dweight.iter_mut().zip(dy).zip(&normal) {
+                *dweight += dy * normal;
+            }
+            for (dbias, dy) in dbias.iter_mut().zip(dy) {
+                *dbias += dy;
             }
         }
         gradients.into()
@@ -187,12 +190,12 @@ impl Lstm<'_> {
                 dc.fill(0.0);
             }
             let mut next = vec![0.0; hidden];
-            for unit in 0..hidden {
+            for (unit, (dh, dc)) in dh.iter().zip(&mut dc).enumerate() {
                 let [i, f, g, o] = was.gates.each_ref().map(|gate| gate[unit]);
                 let tanh = was.cells[1][unit].tanh();
-                let dh = dy[row * hidden + unit] + dh[unit];
-                let dcell = dc[unit] + dh * o * (1.0 - tanh * tanh);
-                dc[unit] = dcell * f;
+                let dh = dy[row * hidden + unit] + dh;
+                let dcell = *dc + dh * o * (1.0 - tanh * tanh);
+                *dc = dcell * f;
                 let dgates = [
                     dcell * g * i * (1.0 - i),
                     dcell * was.cells[0][unit] * f * (1.0 - f),
@@ -205,9 +208,9 @@ impl Lstm<'_> {
                         gradients[0][gate * inputs + i] += dgate * x[row * inputs + i];
                         dx[row * inputs + i] += dgate * input[gate * inputs + i];
                     }
-                    for i in 0..hidden {
+                    for (i, next) in next.iter_mut().enumerate() {
                         gradients[1][gate * hidden + i] += dgate * was.states[0][i];
-                        next[i] += dgate * recurrent[gate * hidden + i];
+                        *next += dgate * recurrent[gate * hidden + i];
                     }
                     gradients[2][gate] += dgate;
                     gradients[3][gate] += dgate;
