@@ -75,6 +75,15 @@ impl From<ForwardError> for Failure {
     }
 }
 
+/// What steps took and came to.
+struct Timed {
+    /// Milliseconds of each that counts.
+    times: Vec<f64>,
+    /// What the last one gave.
+    numbers: Vec<f32>,
+    training: Option<Training>,
+}
+
 /// Which steps.
 struct Which<'a> {
     entry: &'a Entry,
@@ -197,7 +206,11 @@ impl Benchmarks<'_> {
         };
         reset_peak_rss();
         let (timed, readings) = (self.meter).during(|| self.run_steps(steps.as_mut(), started));
-        let (times, numbers, training) = timed?;
+        let Timed {
+            times,
+            numbers,
+            training,
+        } = timed?;
         let seconds = started.elapsed().as_secs_f64();
         if times.is_empty() {
             let reason = "no step counts: the time was over while it warmed up";
@@ -233,12 +246,12 @@ impl Benchmarks<'_> {
         Ok((record, numbers))
     }
 
-    /// What each step that counts took, in milliseconds, what the last one gave, and what training came to.
+    /// All steps.
     fn run_steps(
         &self,
         steps: &mut dyn galley_core::Steps,
         started: Instant,
-    ) -> Result<(Vec<f64>, Vec<f32>, Option<Training>), Failure> {
+    ) -> Result<Timed, Failure> {
         let mut times = Vec::new();
         let before = steps.loss()?;
         let mut parts = [Duration::ZERO; 3];
@@ -264,7 +277,11 @@ impl Benchmarks<'_> {
                     loss_before: before,
                     loss_after: after,
                 });
-                return Ok((times, numbers, training));
+                return Ok(Timed {
+                    times,
+                    numbers,
+                    training,
+                });
             }
         }
         unreachable!("numbers do not end")

@@ -63,7 +63,6 @@ impl Model {
 mod tests {
     use std::collections::HashMap;
 
-    use super::*;
     use crate::zoo::{MODELS, find};
 
     #[test]
