@@ -78,7 +78,10 @@ mod tests {
     use super::*;
 
     /// A few steps from the same gradients, as PyTorch's sources say them.
-    fn check(optimizer: Optimizer, step: &dyn Fn(usize, f64, f64, &mut [f64; 2]) -> f64) {
+    fn check<F>(optimizer: Optimizer, step: F)
+    where
+        F: Fn(usize, f64, f64, &mut [f64; 2]) -> f64,
+    {
         let len = 40_001;
         let mut parameters: Vec<f32> = (0..len).map(|i| (i % 97) as f32 / 50.0 - 1.0).collect();
         let mut expected: Vec<(f64, [f64; 2])> = (parameters.iter())
@@ -111,7 +114,7 @@ mod tests {
                     weight_decay,
                     nesterov,
                 };
-                check(optimizer, &|count, x, gradient, [kept, _]| {
+                check(optimizer, |count, x, gradient, [kept, _]| {
                     let gradient = gradient + weight_decay * x;
                     *kept = if count == 1 {
                         gradient
@@ -138,7 +141,7 @@ mod tests {
             eps,
             weight_decay,
         };
-        check(optimizer, &|count, x, gradient, [mean, square]| {
+        check(optimizer, |count, x, gradient, [mean, square]| {
             let x = x * (1.0 - lr * weight_decay);
             *mean = 0.8 * *mean + 0.2 * gradient;
             *square = 0.95 * *square + 0.05 * gradient * gradient;

@@ -232,9 +232,9 @@ impl Step<'_> {
         let batch = self.labels.len();
         let factors = match node.op {
             Op::Dropout { share } => (self.factors)(index, batch * to.values(), share),
-            _ => Vec::new(),
+            _ => vec![1.0; batch * to.values()],
         };
-        for output in 0..batch * to.values() {
+        for (output, kept) in factors.into_iter().enumerate() {
             let (place, channel) = (output / to.channels, output % to.channels);
             let (image, pixel) = (place / to.pixels(), place % to.pixels());
             let at = [pixel / to.width, pixel % to.width];
@@ -292,7 +292,7 @@ impl Step<'_> {
                     ..same(0, channel)
                 }),
                 Op::Dropout { .. } => each(Term {
-                    factor: Factor::Number(factors[output]),
+                    factor: Factor::Number(kept),
                     ..same(0, channel)
                 }),
                 Op::Linear => {
