@@ -238,7 +238,7 @@ fn sequences_are_learnt() {
     for graph in [transformer(false, 0.1), transformer(true, 0.1), lstm()] {
         let case = Case::new(graph, 6, 3);
         for dropout in [None, Some(1)] {
-            let optimizer = Optimizer::ADAM_W.with_rate(0.01);
+            let optimizer = Optimizer::ADAM_W.with_rate(0.002);
             let mut trainer = case.trainer(&Settings { optimizer, dropout });
             let mut step = || trainer.step(&case.input, &case.labels).unwrap().loss;
             let first = step();
@@ -246,7 +246,7 @@ fn sequences_are_learnt() {
             let last = losses[380..].iter().sum::<f64>() / 20.0;
             let input = &case.graph.nodes()[0];
             assert!(
-                last < first / 2.0,
+                last < 0.7 * first,
                 "{input:?}, {dropout:?}: from {first} to {last}"
             );
         }
