@@ -115,7 +115,12 @@ async fn bodies_that_stand_still_give_way() {
     for stream in &mut stuck {
         let seen = tokio::time::timeout(Duration::from_secs(2), stream.readable()).await;
         if seen.is_ok() {
-            assert!(read_all(stream).await.starts_with("HTTP/1.1 408"));
+            // A reset, because not all had been read, may come before the answer.
+            let answer = read_all(stream).await;
+            assert!(
+                answer.is_empty() || answer.starts_with("HTTP/1.1 408"),
+                "{answer}"
+            );
             gave_way += 1;
         }
     }
