@@ -10,8 +10,6 @@ mod filters;
 mod gradient;
 mod lay;
 mod pack;
-#[cfg(test)]
-mod speed;
 mod squares;
 mod sums;
 mod sweep;
