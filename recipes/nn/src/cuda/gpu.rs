@@ -49,6 +49,11 @@ impl Source {
             Self::Conv => fatbin!("conv"),
             Self::ConvSm90 => fatbin!("conv_sm90"),
             Self::Pixels => fatbin!("pixels"),
+            Self::TrainValues => fatbin!("train_values"),
+            Self::TrainNorm => fatbin!("train_norm"),
+            Self::TrainAttention => fatbin!("train_attention"),
+            Self::TrainLstm => fatbin!("train_lstm"),
+            Self::TrainConv => fatbin!("train_conv"),
         }
     }
 }

@@ -13,6 +13,7 @@
 
 #[cfg(test)]
 pub(crate) mod check;
+mod draft;
 mod place;
 mod program;
 mod weights;
@@ -28,10 +29,13 @@ mod memory;
 
 use half::f16;
 
+pub(crate) use draft::Draft;
 pub(crate) use place::{Layout, Place, Span};
 #[cfg(test)]
 pub(crate) use program::Launch;
-pub(crate) use program::{Argument, Boxes, Grid, Map, Patches, Program, Source, Swizzle};
+pub(crate) use program::{
+    Argument, Boxes, Grid, Map, Matrix, Patches, Product, Program, Source, Swizzle, Work,
+};
 pub(crate) use weights::Weights;
 
 #[cfg(feature = "cuda")]

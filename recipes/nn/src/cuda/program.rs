@@ -3,7 +3,7 @@
 use candle_core::{Result, bail};
 
 use super::{Element, Span};
-use crate::graph::Window;
+use crate::{graph::Window, ops::Onto};
 
 /// Threads of a block, at most.
 const MOST_THREADS: u32 = 1024;
@@ -24,6 +24,11 @@ pub(crate) enum Source {
     Conv,
     ConvSm90,
     Pixels,
+    TrainValues,
+    TrainNorm,
+    TrainAttention,
+    TrainLstm,
+    TrainConv,
 }
 
 /// What a kernel is launched with.
@@ -164,10 +169,42 @@ pub(crate) struct Launch {
     pub(crate) arguments: Vec<Argument>,
 }
 
-/// Launches in their order.
+/// A product of row-major matrices that the vendor's library computes: `c = a b + bias`, sums in f32.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Product {
+    /// Rows of `c`, its columns, and what is summed over.
+    pub(crate) sizes: [usize; 3],
+    pub(crate) a: Matrix,
+    pub(crate) b: Matrix,
+    pub(crate) c: Matrix,
+    /// Of each column, in the element of `c`.
+    pub(crate) bias: Option<Span>,
+    /// Whether `c` is written or added to.
+    pub(crate) onto: Onto,
+}
+
+/// A matrix in device memory.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Matrix {
+    pub(crate) span: Span,
+    pub(crate) element: Element,
+    /// Values from one row to the next, as it lies in memory.
+    pub(crate) pitch: usize,
+    /// Whether its rows lie there as columns. `c` is never turned.
+    pub(crate) turned: bool,
+}
+
+/// One thing that a program does.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Work {
+    Launch(Launch),
+    Product(Product),
+}
+
+/// Launches and products in their order.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Program {
-    launches: Vec<Launch>,
+    work: Vec<Work>,
 }
 
 impl Program {
@@ -194,18 +231,33 @@ impl Program {
             bail!("expected a block that a card has room for, got {grid:?} for {kernel}")
         }
         if x * y * z > 0 {
-            self.launches.push(Launch {
+            self.work.push(Work::Launch(Launch {
                 source,
                 kernel,
                 grid,
                 arguments: arguments.into_iter().collect(),
-            });
+            }));
         }
         Ok(())
     }
 
-    pub(crate) fn launches(&self) -> &[Launch] {
-        &self.launches
+    /// Adds a product.
+    pub(crate) fn multiply(&mut self, product: Product) {
+        self.work.push(Work::Product(product));
+    }
+
+    pub(crate) fn work(&self) -> &[Work] {
+        &self.work
+    }
+
+    /// Of all that it does, the launches of our own kernels.
+    #[cfg(test)]
+    pub(crate) fn launches(&self) -> impl ExactSizeIterator<Item = &Launch> {
+        let launches = self.work.iter().filter_map(|work| match work {
+            Work::Launch(launch) => Some(launch),
+            Work::Product(_) => None,
+        });
+        launches.collect::<Vec<_>>().into_iter()
     }
 }
 
