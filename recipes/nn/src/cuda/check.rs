@@ -1,6 +1,6 @@
 //! What holds of every program that can be run: it stays within memory, and nothing is overwritten before it was read.
 
-use super::{Argument, Launch, Layout, Place, Product, Program, Span, Work};
+use super::{Argument, Convolution, Launch, Layout, Place, Product, Program, Span, Work};
 use crate::ops::Onto;
 
 /// A program and the memory that it is for.
@@ -33,6 +33,10 @@ impl Check<'_> {
                 Work::Product(product) => {
                     let (read, written) = of_product(product);
                     ("product", read, written)
+                }
+                Work::Convolution(convolution) => {
+                    let (read, written) = of_convolution(convolution);
+                    ("convolution", read, written)
                 }
             };
             for span in read.iter().chain(&written) {
@@ -95,6 +99,13 @@ fn of_product(product: &Product) -> (Vec<Span>, Vec<Span>) {
     let read = [product.a.span, product.b.span].into_iter();
     let read = read.chain(product.bias).chain(added);
     (read.collect(), vec![product.c.span])
+}
+
+fn of_convolution(convolution: &Convolution) -> (Vec<Span>, Vec<Span>) {
+    let [first, second, result] = convolution.spans();
+    let added = (convolution.onto == Onto::Add).then_some(result);
+    let read = [first, second].into_iter().chain(added);
+    (read.collect(), vec![result])
 }
 
 fn is_pass(span: &Span) -> bool {

@@ -2,7 +2,9 @@
 
 use candle_core::Result;
 
-use super::{Argument, Grid, Layout, Place, Product, Program, Source, Span, Target};
+use super::{
+    Argument, Convolution, Grid, Layout, Place, Product, Program, Source, Span, Target,
+};
 
 /// A program, and the memory that its operators work in besides what they read and write.
 #[derive(Debug)]
@@ -53,8 +55,19 @@ impl Draft {
     }
 
     /// Adds a product.
+    ///
+    /// # Panics
+    /// As [`Program::multiply`].
     pub(crate) fn multiply(&mut self, product: Product) {
         self.program.multiply(product);
+    }
+
+    /// Adds a convolution.
+    ///
+    /// # Panics
+    /// As [`Program::convolve`].
+    pub(crate) fn convolve(&mut self, convolution: Convolution) {
+        self.program.convolve(convolution);
     }
 
     /// The program, and all memory that it uses.

@@ -2,8 +2,8 @@
 
 use candle_core::{Result, bail};
 
-use super::{Element, Span};
-use crate::{graph::Window, ops::Onto};
+use super::{Convolution, Element, Product, Span};
+use crate::graph::Window;
 
 /// Threads of a block, at most.
 const MOST_THREADS: u32 = 1024;
@@ -169,39 +169,15 @@ pub(crate) struct Launch {
     pub(crate) arguments: Vec<Argument>,
 }
 
-/// A product of row-major matrices that the vendor's library computes: `c = a b + bias`, sums in f32.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Product {
-    /// Rows of `c`, its columns, and what is summed over.
-    pub(crate) sizes: [usize; 3],
-    pub(crate) a: Matrix,
-    pub(crate) b: Matrix,
-    pub(crate) c: Matrix,
-    /// Of each column, in the element of `c`.
-    pub(crate) bias: Option<Span>,
-    /// Whether `c` is written or added to.
-    pub(crate) onto: Onto,
-}
-
-/// A matrix in device memory.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Matrix {
-    pub(crate) span: Span,
-    pub(crate) element: Element,
-    /// Values from one row to the next, as it lies in memory.
-    pub(crate) pitch: usize,
-    /// Whether its rows lie there as columns. `c` is never turned.
-    pub(crate) turned: bool,
-}
-
 /// One thing that a program does.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Work {
     Launch(Launch),
     Product(Product),
+    Convolution(Convolution),
 }
 
-/// Launches and products in their order.
+/// Launches, products and convolutions in their order.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Program {
     work: Vec<Work>,
@@ -241,9 +217,25 @@ impl Program {
         Ok(())
     }
 
-    /// Adds a product.
+    /// Adds a product. One that gives no value has nothing to do, and is left out.
+    ///
+    /// # Panics
+    /// As [`Product::check`].
     pub(crate) fn multiply(&mut self, product: Product) {
-        self.work.push(Work::Product(product));
+        product.check();
+        let [rows, columns, _] = product.sizes;
+        if rows * columns > 0 {
+            self.work.push(Work::Product(product));
+        }
+    }
+
+    /// Adds a convolution.
+    ///
+    /// # Panics
+    /// As [`Convolution::check`].
+    pub(crate) fn convolve(&mut self, convolution: Convolution) {
+        convolution.check();
+        self.work.push(Work::Convolution(convolution));
     }
 
     pub(crate) fn work(&self) -> &[Work] {
@@ -255,7 +247,7 @@ impl Program {
     pub(crate) fn launches(&self) -> impl ExactSizeIterator<Item = &Launch> {
         let launches = self.work.iter().filter_map(|work| match work {
             Work::Launch(launch) => Some(launch),
-            Work::Product(_) => None,
+            Work::Product(_) | Work::Convolution(_) => None,
         });
         launches.collect::<Vec<_>>().into_iter()
     }
