@@ -2,9 +2,7 @@
 
 use candle_core::Result;
 
-use super::{
-    Argument, Convolution, Grid, Layout, Place, Product, Program, Source, Span, Target,
-};
+use super::{Argument, Convolution, Grid, Layout, Place, Product, Program, Source, Span, Target};
 
 /// A program, and the memory that its operators work in besides what they read and write.
 #[derive(Debug)]

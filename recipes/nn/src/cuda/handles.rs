@@ -1,10 +1,12 @@
 //! The vendor's libraries, as a device has them: their handles, and which of their algorithms was chosen for what.
 
+mod convolution;
 mod cudnn;
+mod words;
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
 use candle_core::cuda_backend::cudarc::cublaslt::{
@@ -15,8 +17,9 @@ use candle_core::cuda_backend::cudarc::cublaslt::{
 use super::{Element, Geometry, Way};
 use crate::ops::Onto;
 
+pub(super) use convolution::Plan;
 use cudnn::Cudnn;
-pub(super) use cudnn::{Addresses, Algorithm, Description};
+pub(super) use cudnn::Descriptor;
 
 /// Handles, made when they are first asked for. They are kept for as long as the process lives.
 #[derive(Default)]
@@ -52,7 +55,7 @@ pub(super) struct ProductKey {
 /// What computes convolutions.
 pub(super) struct Convolutions {
     pub(super) cudnn: Cudnn,
-    pub(super) chosen: HashMap<(Geometry, Way, Onto), Algorithm>,
+    pub(super) chosen: HashMap<(Geometry, Way, Onto), Arc<Plan>>,
 }
 
 impl Handles {

@@ -46,9 +46,7 @@ pub(crate) use place::{Layout, Place, Span};
 pub(crate) use product::{Matrix, Product};
 #[cfg(test)]
 pub(crate) use program::Launch;
-pub(crate) use program::{
-    Argument, Boxes, Grid, Map, Patches, Program, Source, Swizzle, Work,
-};
+pub(crate) use program::{Argument, Boxes, Grid, Map, Patches, Program, Source, Swizzle, Work};
 pub(crate) use weights::Weights;
 
 #[cfg(feature = "cuda")]

@@ -129,7 +129,8 @@ impl Session {
         let to = self.address(span)?;
         self.gpu.bind()?;
         // SAFETY: the memory is there, and nothing else runs in it.
-        let cleared = unsafe { result::memset_d8_async(to, 0, span.bytes, self.stream.cu_stream()) };
+        let cleared =
+            unsafe { result::memset_d8_async(to, 0, span.bytes, self.stream.cu_stream()) };
         cleared.and(self.stream.synchronize()).w()
     }
 
@@ -184,7 +185,11 @@ impl Session {
         let mut copies = Vec::with_capacity(inputs.len());
         for (span, bytes) in inputs {
             if bytes.len() != span.bytes {
-                bail!("expected an input of {} bytes, got {}", span.bytes, bytes.len())
+                bail!(
+                    "expected an input of {} bytes, got {}",
+                    span.bytes,
+                    bytes.len()
+                )
             }
             copies.push((self.address(*span)?, *bytes));
         }

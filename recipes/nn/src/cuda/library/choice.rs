@@ -11,7 +11,7 @@ use crate::cuda::Gpu;
 const ROUNDS: usize = 3;
 /// A way that comes later in the library's own order must take less than this share of the time of those before it: what is
 /// about as fast is not chosen by chance, for another algorithm has other last bits.
-const CLEARLY: f32 = 0.9;
+const CLEARLY: f32 = 0.95;
 
 /// The place of the one that is fastest, if any works: of those that are about as fast, the first.
 ///

@@ -1,6 +1,6 @@
 //! Convolutions by cuDNN.
 
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard};
 
 use candle_core::{Error, Result, cuda_backend::cudarc::driver::CudaStream};
 
@@ -8,7 +8,7 @@ use super::{WORKSPACE, choice::fastest};
 use crate::{
     cuda::{
         Buffer, Convolution, Geometry, Gpu, Way,
-        handles::{Addresses, Algorithm, Convolutions, Description, Handles},
+        handles::{Convolutions, Descriptor, Handles, Plan},
         memory::Memory,
     },
     ops::Onto,
@@ -18,16 +18,15 @@ use crate::{
 pub(in crate::cuda) struct Convolving {
     kind: Kind,
     handles: Arc<Handles>,
-    description: Description,
-    algorithm: Algorithm,
-    addresses: Addresses,
+    plan: Arc<Plan>,
+    places: Descriptor,
 }
 
-/// What the choice of an algorithm hangs on.
+/// What the choice of a plan hangs on.
 type Kind = (Geometry, Way, Onto);
 
 impl Convolving {
-    /// Describes a convolution to the library and has its algorithm chosen; the device is the calling thread's.
+    /// Describes a convolution to the library and has its plan chosen; the device is the calling thread's.
     ///
     /// # Errors
     /// There is no cuDNN, it cannot compute this, or a span is outside the memory.
@@ -51,13 +50,14 @@ impl Convolving {
             memory.address(y)?,
         ];
         let kind = (geometry, way, onto);
-        let (description, algorithm) = choose(gpu, kind, bytes)?;
+        let mut library = library(gpu.handles(), &kind)?;
+        let plan = choose(gpu, &mut library, &kind, bytes)?;
+        let places = library.cudnn.places(values, workspace);
         Ok(Self {
             kind,
             handles: Arc::clone(gpu.handles()),
-            description,
-            algorithm,
-            addresses: Addresses { values, workspace },
+            plan,
+            places: places.map_err(|error| refused(&kind, &error))?,
         })
     }
 
@@ -69,20 +69,11 @@ impl Convolving {
     /// # Safety
     /// The memory that it was made for is there until the stream has been waited for, and nobody else uses what it writes.
     pub(in crate::cuda) unsafe fn start(&self, stream: &CudaStream) -> Result<()> {
-        let Some(library) = self.handles.convolutions() else {
-            return Err(refused(&self.kind, "it is not there"));
-        };
-        // SAFETY: the algorithm was chosen for this, the spans hold the values, as the convolution was checked when it was
-        // added, and the rest is the caller's to vouch for.
-        unsafe {
-            start(
-                &library,
-                &self.kind,
-                (&self.description, self.algorithm),
-                self.addresses,
-                stream,
-            )
-        }
+        let library = library(&self.handles, &self.kind)?;
+        // SAFETY: the plan was chosen for this, the spans hold the values, as the convolution was checked when it was added,
+        // and the rest is the caller's to vouch for.
+        let started = unsafe { library.cudnn.start(&self.plan, &self.places, stream) };
+        started.map_err(|error| refused(&self.kind, &error))
     }
 }
 
@@ -95,73 +86,55 @@ impl Gpu {
             (Way::Input, Onto::Add),
             (Way::Weight, Onto::Write),
         ];
-        let supported = |(way, onto)| choose(self, (*geometry, way, onto), WORKSPACE).is_ok();
+        let supported = |(way, onto)| {
+            let kind = (*geometry, way, onto);
+            library(self.handles(), &kind)
+                .and_then(|mut library| choose(self, &mut library, &kind, WORKSPACE))
+                .is_ok()
+        };
         self.bind().is_ok() && kinds.into_iter().all(supported)
     }
 }
 
-/// # Safety
-/// As `Cudnn::start`.
-unsafe fn start(
-    library: &Convolutions,
-    kind: &Kind,
-    (description, algorithm): (&Description, Algorithm),
-    addresses: Addresses,
-    stream: &CudaStream,
-) -> Result<()> {
-    let (_, way, onto) = *kind;
-    let add = onto == Onto::Add;
-    // SAFETY: as the caller's.
-    let started = unsafe {
-        let what = (way, description);
-        (library.cudnn).start(what, algorithm, addresses, add, stream)
-    };
-    started.map_err(|error| refused(kind, &error))
+fn library<'a>(handles: &'a Handles, kind: &Kind) -> Result<MutexGuard<'a, Convolutions>> {
+    let library = handles.convolutions();
+    library.ok_or_else(|| refused(kind, "it is not there"))
 }
 
-/// A convolution in the library's words, and the algorithm that computes it in so many bytes of memory.
-fn choose(gpu: &Gpu, kind: Kind, workspace: usize) -> Result<(Description, Algorithm)> {
-    let Some(mut library) = gpu.handles().convolutions() else {
-        return Err(refused(&kind, "it is not there"));
-    };
-    let (geometry, way, _) = kind;
-    let told = |error: String| refused(&kind, &error);
-    let description = library.cudnn.describe(&geometry).map_err(told)?;
-    let known = library.chosen.get(&kind).copied();
-    if let Some(known) = known.filter(|known| known.workspace <= workspace) {
-        return Ok((description, known));
-    }
-    let algorithms = library.cudnn.algorithms(way, &description, workspace);
-    let algorithms = algorithms.map_err(told)?;
-    let place = measure(gpu, &library, &kind, &description, &algorithms)?;
-    let Some(chosen) = place.map(|place| algorithms[place]) else {
-        return Err(refused(&kind, "no algorithm gives the same bits each time"));
-    };
-    library.chosen.insert(kind, chosen);
-    Ok((description, chosen))
-}
-
-/// Which of some algorithms is the fastest, if any works.
-fn measure(
+/// The plan that computes a convolution in so many bytes of memory.
+fn choose(
     gpu: &Gpu,
-    library: &Convolutions,
+    library: &mut Convolutions,
     kind: &Kind,
-    description: &Description,
-    algorithms: &[Algorithm],
-) -> Result<Option<usize>> {
-    let most = algorithms.iter().map(|algorithm| algorithm.workspace).max();
-    let workspace = Buffer::new(gpu, most.unwrap_or(0))?;
-    let [x, weight, y] = (kind.0.bytes()).map(|bytes| Buffer::filled(gpu, bytes));
+    workspace: usize,
+) -> Result<Arc<Plan>> {
+    let known = library.chosen.get(kind);
+    if let Some(known) = known.filter(|known| known.workspace <= workspace) {
+        return Ok(Arc::clone(known));
+    }
+    let (geometry, way, onto) = kind;
+    let add = *onto == Onto::Add;
+    let told = |error: String| refused(kind, &error);
+    let plans = library.cudnn.plans(geometry, *way, add, workspace);
+    let mut plans = plans.map_err(told)?;
+    let most = plans.iter().map(|plan| plan.workspace).max();
+    let memory = Buffer::new(gpu, most.unwrap_or(0))?;
+    let [x, weight, y] = (geometry.bytes()).map(|bytes| Buffer::filled(gpu, bytes));
     let (x, weight, y) = (x?, weight?, y?);
-    let addresses = Addresses {
-        values: [x.address(), weight.address(), y.address()],
-        workspace: workspace.address(),
+    let values = [x.address(), weight.address(), y.address()];
+    let places = library.cudnn.places(values, memory.address());
+    let places = places.map_err(told)?;
+    let place = fastest(gpu, &plans, |plan, stream| {
+        // SAFETY: the library gave the plan for this. The memory is as large as it asks for, nobody else has it, and it is
+        // given back when nothing runs any more.
+        unsafe { library.cudnn.start(plan, &places, stream) }.map_err(told)
+    })?;
+    let Some(place) = place else {
+        return Err(refused(kind, "no engine gives the same bits each time"));
     };
-    fastest(gpu, algorithms, |algorithm, stream| {
-        // SAFETY: the library gave the algorithm for this. The memory is as large as it asks for, nobody else has it, and it
-        // is given back when nothing runs any more.
-        unsafe { start(library, kind, (description, *algorithm), addresses, stream) }
-    })
+    let chosen = Arc::new(plans.swap_remove(place));
+    library.chosen.insert(*kind, Arc::clone(&chosen));
+    Ok(chosen)
 }
 
 fn refused((geometry, way, onto): &Kind, error: &str) -> Error {

@@ -116,13 +116,17 @@ fn multiply(gpu: &Gpu, case: &Case) {
     let mut expected: Vec<f64> = c_values.iter().map(|&value| value.into()).collect();
     for (row, expected) in expected.chunks_mut(c.pitch).enumerate() {
         for (column, expected) in expected[..columns].iter_mut().enumerate() {
-            let products = (0..depth)
-                .map(|k| at(&a, a_values, row, k) * at(&b, b_values, k, column));
+            let products =
+                (0..depth).map(|k| at(&a, a_values, row, k) * at(&b, b_values, k, column));
             let before = match case.onto {
                 Onto::Write => 0.0,
                 Onto::Add => *expected,
             };
-            let term = if case.biased { terms[column].into() } else { 0.0 };
+            let term = if case.biased {
+                terms[column].into()
+            } else {
+                0.0
+            };
             *expected = before + products.sum::<f64>() + term;
         }
     }

@@ -86,7 +86,10 @@ mod tests {
         let (from, to) = (shape(9, 8, 7), shape(6, 4, 3));
         let library = Library::new(Element::F32, &layer, from, to, 2);
         let [values, filters, results] = library.geometry.bytes();
-        assert_eq!([values, filters, results], [2 * 504 * 4, 6 * 45 * 4, 2 * 72 * 4]);
+        assert_eq!(
+            [values, filters, results],
+            [2 * 504 * 4, 6 * 45 * 4, 2 * 72 * 4]
+        );
         let mut layout = Layout::default();
         let start = layout;
         let [x, weight, dx] = [values, filters, values].map(|bytes| layout.place(bytes));
