@@ -1,6 +1,7 @@
 //! What holds of every program that can be run: it stays within memory, and nothing is overwritten before it was read.
 
-use super::{Argument, Layout, Place, Program, Span};
+use super::{Argument, Convolution, Launch, Layout, Place, Product, Program, Span, Work};
+use crate::ops::Onto;
 
 /// A program and the memory that it is for.
 pub(crate) struct Check<'a> {
@@ -23,22 +24,21 @@ impl Check<'_> {
     pub(crate) fn run(&self) {
         // What memory holds: spans as they were last written, none overlapping another.
         let mut held: Vec<Span> = vec![self.input];
-        for launch in self.program.launches() {
-            let name = &launch.kernel;
-            let mut written = Vec::new();
-            let mut read = Vec::new();
-            for argument in &launch.arguments {
-                match argument {
-                    Argument::Read(span) => read.push(*span),
-                    Argument::ReadMap(map) => read.push(map.span),
-                    Argument::Write(span) => written.push(*span),
-                    Argument::WriteMap(map) => written.push(map.span),
-                    Argument::ReadPatches(patches) => read.push(patches.span),
-                    Argument::ReadBoxes(boxes) => read.push(boxes.span),
-                    Argument::WriteBoxes(boxes) => written.push(boxes.span),
-                    Argument::Null | Argument::Word(_) => {}
+        for work in self.program.work() {
+            let (name, read, written) = match work {
+                Work::Launch(launch) => {
+                    let (read, written) = of_launch(launch);
+                    (&launch.kernel[..], read, written)
                 }
-            }
+                Work::Product(product) => {
+                    let (read, written) = of_product(product);
+                    ("product", read, written)
+                }
+                Work::Convolution(convolution) => {
+                    let (read, written) = of_convolution(convolution);
+                    ("convolution", read, written)
+                }
+            };
             for span in read.iter().chain(&written) {
                 self.place(name, *span);
             }
@@ -74,6 +74,38 @@ impl Check<'_> {
             "{name} is given a misaligned {span:?}"
         );
     }
+}
+
+/// What a launch reads, and what it writes.
+fn of_launch(launch: &Launch) -> (Vec<Span>, Vec<Span>) {
+    let (mut read, mut written) = (Vec::new(), Vec::new());
+    for argument in &launch.arguments {
+        match argument {
+            Argument::Read(span) => read.push(*span),
+            Argument::ReadMap(map) => read.push(map.span),
+            Argument::Write(span) => written.push(*span),
+            Argument::WriteMap(map) => written.push(map.span),
+            Argument::ReadPatches(patches) => read.push(patches.span),
+            Argument::ReadBoxes(boxes) => read.push(boxes.span),
+            Argument::WriteBoxes(boxes) => written.push(boxes.span),
+            Argument::Null | Argument::Word(_) => {}
+        }
+    }
+    (read, written)
+}
+
+fn of_product(product: &Product) -> (Vec<Span>, Vec<Span>) {
+    let added = (product.onto == Onto::Add).then_some(product.c.span);
+    let read = [product.a.span, product.b.span].into_iter();
+    let read = read.chain(product.bias).chain(added);
+    (read.collect(), vec![product.c.span])
+}
+
+fn of_convolution(convolution: &Convolution) -> (Vec<Span>, Vec<Span>) {
+    let [first, second, result] = convolution.spans();
+    let added = (convolution.onto == Onto::Add).then_some(result);
+    let read = [first, second].into_iter().chain(added);
+    (read.collect(), vec![result])
 }
 
 fn is_pass(span: &Span) -> bool {

@@ -15,7 +15,7 @@ use candle_core::{
     },
 };
 
-use super::{Element, Source, Target};
+use super::{Element, Source, Target, handles::Handles};
 
 /// For which cards the kernels were compiled, as the build script says it: `80`, `90`.
 const BUILT_FOR: &str = env!("GALLEY_CUDA_ARCH");
@@ -49,15 +49,21 @@ impl Source {
             Self::Conv => fatbin!("conv"),
             Self::ConvSm90 => fatbin!("conv_sm90"),
             Self::Pixels => fatbin!("pixels"),
+            Self::TrainValues => fatbin!("train_values"),
+            Self::TrainNorm => fatbin!("train_norm"),
+            Self::TrainAttention => fatbin!("train_attention"),
+            Self::TrainLstm => fatbin!("train_lstm"),
+            Self::TrainConv => fatbin!("train_conv"),
         }
     }
 }
 
-/// A device, and what networks on it compute in. Clones share the kernels.
+/// A device, and what networks on it compute in. Clones share the kernels and the libraries.
 #[derive(Clone)]
 pub(crate) struct Gpu {
     context: Arc<CudaContext>,
     kernels: Arc<Kernels>,
+    handles: Arc<Handles>,
     target: Target,
 }
 
@@ -106,10 +112,19 @@ impl Gpu {
                 element,
                 processors: processors.unsigned_abs() as usize,
                 capability,
+                cudnn: false,
             },
             context,
             kernels: Arc::default(),
+            handles: Arc::default(),
         })
+    }
+
+    /// The same, for programs that have convolutions computed by the vendor's library, where that is there: see
+    /// [`Target::cudnn`].
+    pub(crate) fn with_cudnn(mut self) -> Self {
+        self.target.cudnn = self.bind().is_ok() && self.handles.convolutions().is_some();
+        self
     }
 
     /// Whether each kernel waits by itself for those before it (`take_turn`), which the machine code of older cards cannot.
@@ -122,6 +137,10 @@ impl Gpu {
     /// What programs for it depend on.
     pub(crate) fn target(&self) -> Target {
         self.target
+    }
+
+    pub(super) fn handles(&self) -> &Arc<Handles> {
+        &self.handles
     }
 
     pub(super) fn context(&self) -> &Arc<CudaContext> {

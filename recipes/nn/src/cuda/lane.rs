@@ -17,8 +17,8 @@ use candle_core::{
 
 use super::{
     Buffer, Gpu, Layout, Place, Program, Span,
-    launch::{Graph, Launches, Memory},
-    memory::{Arena, Pinned},
+    launch::{Graph, Launches},
+    memory::{Arena, Memory, Pinned},
 };
 use crate::bench::{repeated, repetitions};
 
@@ -103,6 +103,7 @@ impl<K: Copy + Eq + Hash> Lane<K> {
             let memory = Memory {
                 weights,
                 pass: (base, size),
+                workspace: None,
             };
             Launches::new(gpu, &program()?, memory)
         };
@@ -146,7 +147,7 @@ impl<K: Copy + Eq + Hash> Lane<K> {
 
 /// Waits until everything on the stream is over: awake for as long as a small pass takes, as waking up takes a good part of
 /// that, and then asleep, for the core is one that inputs could be prepared on.
-fn wait(done: &CudaEvent, stream: &CudaStream) -> Result<()> {
+pub(super) fn wait(done: &CudaEvent, stream: &CudaStream) -> Result<()> {
     const AWAKE: Duration = Duration::from_micros(200);
     if let Err(error) = done.record(stream) {
         // What has been started may still use memory.

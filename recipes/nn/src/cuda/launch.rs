@@ -16,37 +16,22 @@ use candle_core::{
 };
 
 use super::{
-    Argument, Boxes, Buffer, Element, Gpu, Grid, Map, Patches, Place, Program, Span, Swizzle,
-    gpu::Function, program::Launch,
+    Argument, Boxes, Element, Gpu, Grid, Map, Patches, Program, Swizzle, Work,
+    gpu::Function,
+    library::{Convolving, Multiplication},
+    memory::Memory,
+    program::Launch,
 };
 
-/// Where the places of a program are.
-#[derive(Clone, Copy)]
-pub(super) struct Memory<'a> {
-    pub(super) weights: &'a Buffer,
-    /// Of the memory that the pass computes in, with its size in bytes.
-    pub(super) pass: (sys::CUdeviceptr, usize),
-}
-
-impl Memory<'_> {
-    /// The address of a span.
-    ///
-    /// # Errors
-    /// The memory ends before it does.
-    fn address(self, span: Span) -> Result<sys::CUdeviceptr> {
-        let (base, size, offset) = match span.place {
-            Place::Weights(offset) => (self.weights.address(), self.weights.bytes(), offset),
-            Place::Pass(offset) => (self.pass.0, self.pass.1, offset),
-        };
-        if offset + span.bytes > size {
-            bail!("expected a span within {size} bytes, got {span:?}")
-        }
-        Ok(base + offset as u64)
-    }
+/// Something that can be started.
+enum Ready {
+    Kernel(Kernel),
+    Multiplication(Multiplication),
+    Convolving(Convolving),
 }
 
 /// A launch that the driver can be given.
-struct Ready {
+struct Kernel {
     function: Function,
     grid: Grid,
     arguments: Vec<Value>,
@@ -66,43 +51,23 @@ pub(super) struct Launches {
 }
 
 impl Launches {
-    /// Loads the kernels and works out the addresses; the device is the calling thread's.
+    /// Loads the kernels, works out the addresses and has the libraries choose their algorithms; the device is the calling
+    /// thread's.
     ///
     /// # Errors
-    /// There is no such kernel for this card, or a span is outside the memory.
+    /// There is no such kernel for this card, a library cannot do what it is to, or a span is outside the memory.
     pub(super) fn new(gpu: &Gpu, program: &Program, memory: Memory<'_>) -> Result<Self> {
-        let ready = |launch: &Launch| {
-            let shared = launch.grid.shared;
-            let value = |argument: &Argument| match *argument {
-                Argument::Null => Ok(Value::Word(0)),
-                Argument::Word(word) => Ok(Value::Word(word.into())),
-                Argument::Read(span) | Argument::Write(span) => {
-                    memory.address(span).map(Value::Word)
-                }
-                Argument::ReadMap(map) | Argument::WriteMap(map) => {
-                    encode(map, memory.address(map.span)?).map(|map| Value::Map(Box::new(map)))
-                }
-                Argument::ReadBoxes(boxes) | Argument::WriteBoxes(boxes) => {
-                    let address = memory.address(boxes.span)?;
-                    encode_boxes(&boxes, address).map(|map| Value::Map(Box::new(map)))
-                }
-                Argument::ReadPatches(patches) => {
-                    let address = memory.address(patches.span)?;
-                    encode_patches(&patches, address).map(|map| Value::Map(Box::new(map)))
-                }
-            };
-            Ok(Ready {
-                function: gpu.function(launch.source, &launch.kernel, shared)?,
-                grid: launch.grid,
-                arguments: launch.arguments.iter().map(value).collect::<Result<_>>()?,
-            })
+        let ready = |work: &Work| match work {
+            Work::Launch(launch) => Kernel::new(gpu, launch, memory).map(Ready::Kernel),
+            Work::Product(product) => {
+                Multiplication::new(gpu, product, memory).map(Ready::Multiplication)
+            }
+            Work::Convolution(convolution) => {
+                Convolving::new(gpu, convolution, memory).map(Ready::Convolving)
+            }
         };
         Ok(Self {
-            ready: program
-                .launches()
-                .iter()
-                .map(ready)
-                .collect::<Result<_>>()?,
+            ready: program.work().iter().map(ready).collect::<Result<_>>()?,
             overlap: gpu.kernels_take_turns(),
         })
     }
@@ -110,52 +75,26 @@ impl Launches {
     /// Starts all of them, in order; the device is the calling thread's.
     ///
     /// # Errors
-    /// The driver refuses one.
+    /// The driver or a library refuses one.
     ///
     /// # Safety
     /// The memory that they were made for is there until the stream has been waited for, and nobody else uses that of
     /// the pass.
     pub(super) unsafe fn start(&self, stream: &CudaStream) -> Result<()> {
-        let mut addresses: Vec<*mut c_void> = Vec::new();
-        let mut early = sys::CUlaunchAttribute {
-            id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
-            pad: [0; 4],
-            value: sys::CUlaunchAttributeValue {
-                programmaticStreamSerializationAllowed: 1,
-            },
-        };
-        for (number, launch) in self.ready.iter().enumerate() {
-            addresses.clear();
-            addresses.extend(launch.arguments.iter().map(|argument| match argument {
-                Value::Word(word) => from_ref(word).cast_mut().cast(),
-                Value::Map(map) => from_ref(&**map).cast_mut().cast(),
-            }));
-            let [x, y, z] = launch.grid.blocks.map(|blocks| blocks as u32);
-            let config = sys::CUlaunchConfig {
-                gridDimX: x,
-                gridDimY: y,
-                gridDimZ: z,
-                blockDimX: launch.grid.threads,
-                blockDimY: 1,
-                blockDimZ: 1,
-                sharedMemBytes: launch.grid.shared,
-                hStream: stream.cu_stream(),
-                attrs: &raw mut early,
-                // What stands before the first is not ours.
-                numAttrs: (self.overlap && number > 0).into(),
-            };
-            // SAFETY: whoever pushed the launch promised its arguments; the driver reads them before the call returns.
-            // The memory is the caller's to vouch for. Where launches overlap, each kernel waits for those before it.
+        // What stands before the first is not ours.
+        let mut overlap = false;
+        for ready in &self.ready {
+            // SAFETY: the memory is the caller's to vouch for. Where kernels overlap, each waits for those before it; what a
+            // library starts keeps to the order of the stream.
             unsafe {
-                sys::cuLaunchKernelEx(
-                    &raw const config,
-                    launch.function.handle,
-                    addresses.as_mut_ptr(),
-                    null_mut(),
-                )
+                match ready {
+                    Ready::Kernel(kernel) => kernel.start(stream, overlap)?,
+                    Ready::Multiplication(multiplication) => multiplication.start(stream)?,
+                    Ready::Convolving(convolving) => convolving.start(stream)?,
+                }
             }
-            .result()
-            .w()?;
+            // Where a library's work ends is the library's to know.
+            overlap = self.overlap && matches!(ready, Ready::Kernel(_));
         }
         Ok(())
     }
@@ -179,6 +118,77 @@ impl Launches {
             Some(graph) => Ok(Graph(graph)),
             None => bail!("expected launches to record, got none"),
         }
+    }
+}
+
+impl Kernel {
+    fn new(gpu: &Gpu, launch: &Launch, memory: Memory<'_>) -> Result<Self> {
+        let value = |argument: &Argument| match *argument {
+            Argument::Null => Ok(Value::Word(0)),
+            Argument::Word(word) => Ok(Value::Word(word.into())),
+            Argument::Read(span) | Argument::Write(span) => memory.address(span).map(Value::Word),
+            Argument::ReadMap(map) | Argument::WriteMap(map) => {
+                encode(map, memory.address(map.span)?).map(|map| Value::Map(Box::new(map)))
+            }
+            Argument::ReadBoxes(boxes) | Argument::WriteBoxes(boxes) => {
+                let address = memory.address(boxes.span)?;
+                encode_boxes(&boxes, address).map(|map| Value::Map(Box::new(map)))
+            }
+            Argument::ReadPatches(patches) => {
+                let address = memory.address(patches.span)?;
+                encode_patches(&patches, address).map(|map| Value::Map(Box::new(map)))
+            }
+        };
+        Ok(Self {
+            function: gpu.function(launch.source, &launch.kernel, launch.grid.shared)?,
+            grid: launch.grid,
+            arguments: launch.arguments.iter().map(value).collect::<Result<_>>()?,
+        })
+    }
+
+    /// Starts it, where it may overlap before the kernel before it has ended.
+    ///
+    /// # Safety
+    /// As [`Launches::start`], and it waits by itself where it overlaps.
+    unsafe fn start(&self, stream: &CudaStream, overlap: bool) -> Result<()> {
+        let mut early = sys::CUlaunchAttribute {
+            id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+            pad: [0; 4],
+            value: sys::CUlaunchAttributeValue {
+                programmaticStreamSerializationAllowed: 1,
+            },
+        };
+        let mut addresses: Vec<*mut c_void> = (self.arguments.iter())
+            .map(|argument| match argument {
+                Value::Word(word) => from_ref(word).cast_mut().cast(),
+                Value::Map(map) => from_ref(&**map).cast_mut().cast(),
+            })
+            .collect();
+        let [x, y, z] = self.grid.blocks.map(|blocks| blocks as u32);
+        let config = sys::CUlaunchConfig {
+            gridDimX: x,
+            gridDimY: y,
+            gridDimZ: z,
+            blockDimX: self.grid.threads,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: self.grid.shared,
+            hStream: stream.cu_stream(),
+            attrs: &raw mut early,
+            numAttrs: overlap.into(),
+        };
+        // SAFETY: whoever pushed the launch promised its arguments; the driver reads them before the call returns. The
+        // rest is the caller's to vouch for.
+        unsafe {
+            sys::cuLaunchKernelEx(
+                &raw const config,
+                self.function.handle,
+                addresses.as_mut_ptr(),
+                null_mut(),
+            )
+        }
+        .result()
+        .w()
     }
 }
 

@@ -3,14 +3,52 @@
 use std::sync::Arc;
 
 use candle_core::{
-    Result,
+    Result, bail,
     cuda_backend::{
         WrapErr,
         cudarc::driver::{CudaContext, CudaStream, result, sys},
     },
 };
 
-use super::{Gpu, Weights};
+use super::{Gpu, Place, Span, Weights};
+
+/// Where the places of a program are.
+#[derive(Clone, Copy)]
+pub(super) struct Memory<'a> {
+    pub(super) weights: &'a Buffer,
+    /// Of the memory that the pass computes in, with its size in bytes.
+    pub(super) pass: (sys::CUdeviceptr, usize),
+    /// What the vendor's libraries work in, where they may be called. Nobody else's on any other stream.
+    pub(super) workspace: Option<&'a Buffer>,
+}
+
+impl Memory<'_> {
+    /// The address of a span.
+    ///
+    /// # Errors
+    /// The memory ends before it does.
+    pub(super) fn address(self, span: Span) -> Result<sys::CUdeviceptr> {
+        let (base, size, offset) = match span.place {
+            Place::Weights(offset) => (self.weights.address(), self.weights.bytes(), offset),
+            Place::Pass(offset) => (self.pass.0, self.pass.1, offset),
+        };
+        if offset + span.bytes > size {
+            bail!("expected a span within {size} bytes, got {span:?}")
+        }
+        Ok(base + offset as u64)
+    }
+
+    /// The address and the size in bytes of what the libraries work in.
+    ///
+    /// # Errors
+    /// There is none.
+    pub(super) fn workspace(self) -> Result<(sys::CUdeviceptr, usize)> {
+        match self.workspace {
+            Some(buffer) => Ok((buffer.address(), buffer.bytes())),
+            None => bail!("expected a pass of launches alone, got work for a vendor's library"),
+        }
+    }
+}
 
 /// A piece of device memory.
 #[derive(Debug)]
@@ -34,6 +72,19 @@ impl Buffer {
             bytes,
             context: Arc::clone(gpu.context()),
         })
+    }
+
+    /// So many bytes that are numbers about one, in f16 as in f32.
+    ///
+    /// # Errors
+    /// The device has too little memory, or the driver refuses.
+    pub(super) fn filled(gpu: &Gpu, bytes: usize) -> Result<Self> {
+        let buffer = Self::new(gpu, bytes)?;
+        // SAFETY: the memory is there.
+        unsafe { result::memset_d8_sync(buffer.address, 0x3c, bytes) }.w()?;
+        // No stream of passes would wait for that.
+        buffer.context.synchronize().w()?;
+        Ok(buffer)
     }
 
     /// A network's weights.

@@ -8,30 +8,45 @@
 //! A lane's pass is over when its results have been copied to the host, and nothing else waits for the device: while one
 //! lane's pass computes, another's input can be on its way.
 //!
+//! What is trained stays in a `Session`'s memory from step to step. Its weights change with each, so that there is nothing to
+//! lay out for kernels of our own: products, and convolutions where there is a library of these, are the vendor's.
+//!
 //! Layouts and programs are plain data: they are made, and tested, without a device. What talks to one is compiled
 //! where the feature `cuda` is.
 
 #[cfg(test)]
 pub(crate) mod check;
+mod convolution;
+mod draft;
 mod place;
+mod product;
 mod program;
 mod weights;
 
 #[cfg(feature = "cuda")]
 mod gpu;
 #[cfg(feature = "cuda")]
+mod handles;
+#[cfg(feature = "cuda")]
 mod lane;
 #[cfg(feature = "cuda")]
 mod launch;
 #[cfg(feature = "cuda")]
+mod library;
+#[cfg(feature = "cuda")]
 mod memory;
+#[cfg(feature = "cuda")]
+mod session;
 
 use half::f16;
 
+pub(crate) use convolution::{Convolution, Geometry, Way};
+pub(crate) use draft::Draft;
 pub(crate) use place::{Layout, Place, Span};
+pub(crate) use product::{Matrix, Product};
 #[cfg(test)]
 pub(crate) use program::Launch;
-pub(crate) use program::{Argument, Boxes, Grid, Map, Patches, Program, Source, Swizzle};
+pub(crate) use program::{Argument, Boxes, Grid, Map, Patches, Program, Source, Swizzle, Work};
 pub(crate) use weights::Weights;
 
 #[cfg(feature = "cuda")]
@@ -39,6 +54,7 @@ pub(crate) use {
     gpu::Gpu,
     lane::{Lane, Pass},
     memory::Buffer,
+    session::{Recorded, Session},
 };
 
 /// What is kept in device memory between kernels; they compute in f32.
@@ -100,6 +116,8 @@ pub(crate) struct Target {
     pub(crate) processors: usize,
     /// Its compute capability, major and minor.
     pub(crate) capability: (i32, i32),
+    /// Whether the vendor's library of convolutions is there and to be used.
+    pub(crate) cudnn: bool,
 }
 
 #[cfg(test)]
@@ -110,6 +128,7 @@ impl Target {
             element,
             processors: 132,
             capability: (9, 0),
+            cudnn: false,
         }
     }
 
@@ -119,6 +138,7 @@ impl Target {
             element,
             processors: 108,
             capability: (8, 0),
+            cudnn: false,
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use candle_core::{Result, bail};
 
-use super::{Element, Span};
+use super::{Convolution, Element, Product, Span};
 use crate::graph::Window;
 
 /// Threads of a block, at most.
@@ -24,6 +24,11 @@ pub(crate) enum Source {
     Conv,
     ConvSm90,
     Pixels,
+    TrainValues,
+    TrainNorm,
+    TrainAttention,
+    TrainLstm,
+    TrainConv,
 }
 
 /// What a kernel is launched with.
@@ -164,10 +169,18 @@ pub(crate) struct Launch {
     pub(crate) arguments: Vec<Argument>,
 }
 
-/// Launches in their order.
+/// One thing that a program does.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Work {
+    Launch(Launch),
+    Product(Product),
+    Convolution(Convolution),
+}
+
+/// Launches, products and convolutions in their order.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Program {
-    launches: Vec<Launch>,
+    work: Vec<Work>,
 }
 
 impl Program {
@@ -194,18 +207,49 @@ impl Program {
             bail!("expected a block that a card has room for, got {grid:?} for {kernel}")
         }
         if x * y * z > 0 {
-            self.launches.push(Launch {
+            self.work.push(Work::Launch(Launch {
                 source,
                 kernel,
                 grid,
                 arguments: arguments.into_iter().collect(),
-            });
+            }));
         }
         Ok(())
     }
 
-    pub(crate) fn launches(&self) -> &[Launch] {
-        &self.launches
+    /// Adds a product. One that gives no value has nothing to do, and is left out.
+    ///
+    /// # Panics
+    /// As [`Product::check`].
+    pub(crate) fn multiply(&mut self, product: Product) {
+        product.check();
+        let [rows, columns, _] = product.sizes;
+        if rows * columns > 0 {
+            self.work.push(Work::Product(product));
+        }
+    }
+
+    /// Adds a convolution.
+    ///
+    /// # Panics
+    /// As [`Convolution::check`].
+    pub(crate) fn convolve(&mut self, convolution: Convolution) {
+        convolution.check();
+        self.work.push(Work::Convolution(convolution));
+    }
+
+    pub(crate) fn work(&self) -> &[Work] {
+        &self.work
+    }
+
+    /// Of all that it does, the launches of our own kernels.
+    #[cfg(test)]
+    pub(crate) fn launches(&self) -> impl ExactSizeIterator<Item = &Launch> {
+        let launches = self.work.iter().filter_map(|work| match work {
+            Work::Launch(launch) => Some(launch),
+            Work::Product(_) | Work::Convolution(_) => None,
+        });
+        launches.collect::<Vec<_>>().into_iter()
     }
 }
 

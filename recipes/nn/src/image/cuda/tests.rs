@@ -310,7 +310,7 @@ fn a_large_network_is_planned_in_little_more_than_its_largest_layer() {
 
 /// What decides the order of a sum.
 fn orders(plan: &Plan) -> Vec<(String, Vec<Argument>)> {
-    let launches = plan.program.launches().iter();
+    let launches = plan.program.launches();
     let orders = launches.filter_map(|launch| {
         let words: Vec<Argument> = (launch.arguments.iter())
             .filter(|argument| matches!(argument, Argument::Word(_)))

@@ -310,7 +310,6 @@ fn launches_name_the_same_places_for_any_number_of_characters() {
         let starts: Vec<_> = program
             .unwrap()
             .launches()
-            .iter()
             .flat_map(|launch| launch.arguments.clone())
             .map(|argument| match argument {
                 crate::cuda::Argument::Read(span) | crate::cuda::Argument::Write(span) => {

@@ -4,7 +4,7 @@ use candle_core::{Device, Tensor};
 
 use super::*;
 use crate::{
-    cuda::{Layout, Place, Target},
+    cuda::{Layout, Place, Target, Work},
     host::tests::random,
 };
 
@@ -56,7 +56,7 @@ impl Case {
         };
         let mut program = Program::default();
         product.push(target, &mut program).unwrap();
-        let [launch] = program.launches() else {
+        let [Work::Launch(launch)] = program.work() else {
             panic!("expected one launch, got {program:?}");
         };
         (launch.kernel.clone(), launch.grid, launch.arguments.clone())

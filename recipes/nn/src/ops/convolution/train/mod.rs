@@ -9,6 +9,7 @@ mod depthwise;
 mod filters;
 mod gradient;
 mod lay;
+pub(crate) mod library;
 mod pack;
 mod squares;
 mod sums;
