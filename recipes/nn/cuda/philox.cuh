@@ -36,7 +36,7 @@ struct Dropout {
 
     // The step is the state's; so not before it is the kernel's turn.
     __device__ __forceinline__ Philox numbers(const State* state) const {
-        return {seed_low, seed_high, __ldg(&state->passes), layer};
+        return {seed_low, seed_high, state->passes, layer};
     }
     __device__ __forceinline__ float of(unsigned number) const { return number < threshold ? 0.0f : factor; }
     // Of one value, where not all four numbers of a block are of use.
