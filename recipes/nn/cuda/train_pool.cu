@@ -9,15 +9,14 @@
 //
 // `pool_T(x, y, channels, FIELDS, kind, length)`
 //     kind 0: the largest value; 1: the mean, of which padding is part, but not what is beyond it; 2: without padding. A
-//     thread has a vector of a pixel of y: grid (lines of all images of y, ceil(vectors of a line / 256)).
+//     thread has a vector of a pixel of y: grid (lines of y, ceil(vectors of a line / 256), images).
 //
 // `largest_T(x, which, channels, FIELDS, length)`
 //     Of each output the first of the largest values, by its number in the window: u8, as y. Grid as for y.
 //
 // `pool_back_T(which, dy, dx, channels, FIELDS, kind, adds, length)`
 //     Sums over the outputs that a pixel has part in, so that no two threads write the same. A maximum's gradient goes to `which`,
-//     which is null for means. A thread has a vector of two pixels beside each other: grid (lines of all images of dx,
-//     ceil(ceil(width / 2) * vectors of a pixel / 256)).
+//     which is null for means. Grid as for `pool_T`, but by lines of dx.
 //
 // `total_T(x, other, partial, out, pixels, channels, wide, part, factor, adds, length)`
 //     out [images, channels] = factor times the sum over an image's pixels of x, or of x * other where that is not null. A block
@@ -41,6 +40,11 @@ __device__ __forceinline__ Field even(int size, int fields, int index) {
     return {index * size / fields, ((index + 1) * size + fields - 1) / fields};
 }
 
+// A quotient of numbers that are not negative. Division takes long, and most divisors are powers of two.
+__device__ __forceinline__ int quotient(int number, int divisor) {
+    return (divisor & (divisor - 1)) == 0 ? number >> (31 - __clz(divisor)) : number / divisor;
+}
+
 // An image's lines or columns, and those of what is made of it.
 struct Axis {
     int size, outputs, kernel, stride, padding;
@@ -61,7 +65,7 @@ struct Axis {
     __device__ __forceinline__ Field outputs_of(int pixel) const {
         if (is_even()) return even(outputs, size, pixel);
         const int from = pixel + padding - kernel;
-        return {from < 0 ? 0 : from / stride + 1, min((pixel + padding) / stride + 1, outputs)};
+        return {from < 0 ? 0 : quotient(from, stride) + 1, min(quotient(pixel + padding, stride) + 1, outputs)};
     }
     // Where in an output's window a pixel is.
     __device__ __forceinline__ int place(int output, int pixel) const { return pixel - output * stride + padding; }
@@ -70,36 +74,39 @@ struct Axis {
 struct Fields {
     Axis down, across;
 
-    __device__ __forceinline__ int pixels() const { return down.size * across.size; }
     __device__ __forceinline__ float share(int row, int column, int kind) const {
-        return 1.0f / max(down.counted(row, kind) * across.counted(column, kind), 1);
+        return __fdividef(1.0f, max(down.counted(row, kind) * across.counted(column, kind), 1));
     }
 };
 
-// A thread's vector of a line, or its vectors of pixels beside each other: the first pixel and the first channel. A line is one of
-// all images' of so many lines.
-template <int N, int PIXELS = 1> struct InLine {
-    int image, row, column, channel;
+// A thread's vector of a line: its pixel and its first channel. Blocks are numbered by lines, vectors and images.
+template <int N> struct InLine {
+    int column, channel;
     bool there;
 
-    __device__ __forceinline__ InLine(int lines, int width, int channels) {
-        const unsigned vectors = channels / N, number = blockIdx.y * BLOCK + threadIdx.x;
-        image = blockIdx.x / lines, row = blockIdx.x - image * lines;
-        column = number / vectors, channel = (number - column * vectors) * N, column *= PIXELS;
+    __device__ __forceinline__ InLine(int width, int channels) {
+        const int vectors = channels / N, number = blockIdx.y * BLOCK + threadIdx.x;
+        column = quotient(number, vectors), channel = (number - column * vectors) * N;
         there = column < width;
     }
 };
 
+// Where the first of a line's pixels begins; a line of the block's image, of `height` lines.
+__device__ __forceinline__ size_t line_of(int height, int line, int width) {
+    return (static_cast<size_t>(blockIdx.z) * height + line) * width;
+}
+
 template <typename T, int N> __device__ __forceinline__ void pool(const T* x, T* y, int channels, Fields fields, int kind) {
-    const InLine<N> in(fields.down.outputs, fields.across.outputs, channels);
+    const InLine<N> in(fields.across.outputs, channels);
     if (!in.there) return;
-    const Field down = fields.down.pixels(in.row), across = fields.across.pixels(in.column);
+    const int output = blockIdx.x;
+    const Field down = fields.down.pixels(output), across = fields.across.pixels(in.column);
     Vector<T, N> result;
 #pragma unroll
     for (int i = 0; i < N; i++) result.values[i] = kind == MAX ? -INFINITY : 0.0f;
-    const size_t image = static_cast<size_t>(in.image) * fields.pixels();
     for (int row = down.from; row < down.to; row++) {
-        const T* from = x + (image + row * fields.across.size + across.from) * channels + in.channel;
+        const size_t line = line_of(fields.down.size, row, fields.across.size);
+        const T* from = x + (line + across.from) * channels + in.channel;
         for (int column = across.from; column < across.to; column++, from += channels) {
             const auto value = Vector<T, N>::load(from);
             if (kind != MAX) {
@@ -113,11 +120,11 @@ template <typename T, int N> __device__ __forceinline__ void pool(const T* x, T*
         }
     }
     if (kind != MAX) {
-        const float share = fields.share(in.row, in.column, kind);
+        const float share = fields.share(output, in.column, kind);
 #pragma unroll
         for (int i = 0; i < N; i++) result.values[i] *= share;
     }
-    const size_t line = static_cast<size_t>(blockIdx.x) * fields.across.outputs;
+    const size_t line = line_of(fields.down.outputs, output, fields.across.outputs);
     result.store(y + (line + in.column) * channels + in.channel);
 }
 
@@ -153,19 +160,20 @@ template <int N> struct Bytes {
 
 template <typename T, int N>
 __device__ __forceinline__ void largest(const T* x, uint8_t* which, int channels, Fields fields) {
-    const InLine<N> in(fields.down.outputs, fields.across.outputs, channels);
+    const InLine<N> in(fields.across.outputs, channels);
     if (!in.there) return;
-    const Field down = fields.down.pixels(in.row), across = fields.across.pixels(in.column);
+    const int output = blockIdx.x;
+    const Field down = fields.down.pixels(output), across = fields.across.pixels(in.column);
     const auto number = [&](int row, int column) {
-        return fields.down.place(in.row, row) * fields.across.kernel + fields.across.place(in.column, column);
+        return fields.down.place(output, row) * fields.across.kernel + fields.across.place(in.column, column);
     };
     float most[N];
     unsigned place[N];
 #pragma unroll
     for (int i = 0; i < N; i++) most[i] = -INFINITY, place[i] = number(down.from, across.from);
-    const size_t image = static_cast<size_t>(in.image) * fields.pixels();
     for (int row = down.from; row < down.to; row++) {
-        const T* from = x + (image + row * fields.across.size + across.from) * channels + in.channel;
+        const size_t line = line_of(fields.down.size, row, fields.across.size);
+        const T* from = x + (line + across.from) * channels + in.channel;
         for (int column = across.from; column < across.to; column++, from += channels) {
             const auto value = Vector<T, N>::load(from);
 #pragma unroll
@@ -176,55 +184,38 @@ __device__ __forceinline__ void largest(const T* x, uint8_t* which, int channels
     Bytes<N> numbers;
 #pragma unroll
     for (int i = 0; i < N; i++) numbers.set(i, place[i]);
-    const size_t line = static_cast<size_t>(blockIdx.x) * fields.across.outputs;
+    const size_t line = line_of(fields.down.outputs, output, fields.across.outputs);
     numbers.store(which + (line + in.column) * channels + in.channel);
 }
-
-constexpr int BESIDE = 2;
 
 template <typename T, int N, bool IS_MAX>
 __device__ __forceinline__ void pool_back(const uint8_t* which, const T* dy, T* dx, int channels, Fields fields,
                                           int kind, bool adds) {
-    const InLine<N, BESIDE> in(fields.down.size, fields.across.size, channels);
+    const InLine<N> in(fields.across.size, channels);
     if (!in.there) return;
-    const int last = min(in.column + BESIDE, fields.across.size) - 1;
-    const Field down = fields.down.outputs_of(in.row);
-    const Field across = {fields.across.outputs_of(in.column).from, fields.across.outputs_of(last).to};
-    Vector<T, N> results[BESIDE] = {};
-    const size_t image = static_cast<size_t>(in.image) * fields.down.outputs * fields.across.outputs;
+    const int line = blockIdx.x;
+    const Field down = fields.down.outputs_of(line), across = fields.across.outputs_of(in.column);
+    Vector<T, N> result = {};
     for (int row = down.from; row < down.to; row++) {
-        const int line = fields.down.place(row, in.row) * fields.across.kernel;
-        for (int column = across.from; column < across.to; column++) {
-            const size_t at = (image + row * fields.across.outputs + column) * channels + in.channel;
+        size_t at = (line_of(fields.down.outputs, row, fields.across.outputs) + across.from) * channels + in.channel;
+        const int first = fields.down.place(row, line) * fields.across.kernel;
+        for (int column = across.from; column < across.to; column++, at += channels) {
             const auto value = Vector<T, N>::load(dy + at);
-            const Field under = fields.across.pixels(column);
-            Bytes<N> numbers;
-            float share = 1.0f;
-            if (IS_MAX) {
-                numbers = Bytes<N>::load(which + at);
+            if constexpr (IS_MAX) {
+                const auto numbers = Bytes<N>::load(which + at);
+                const unsigned own = first + fields.across.place(column, in.column);
+#pragma unroll
+                for (int i = 0; i < N; i++)
+                    if (numbers.at(i) == own) result.values[i] += value.values[i];
             } else {
-                share = fields.share(row, column, kind);
-            }
-            const unsigned own = line + fields.across.place(column, in.column);
+                const float share = fields.share(row, column, kind);
 #pragma unroll
-            for (int pixel = 0; pixel < BESIDE; pixel++) {
-                if (in.column + pixel < under.from || in.column + pixel >= under.to) continue;
-#pragma unroll
-                for (int i = 0; i < N; i++) {
-                    float& result = results[pixel].values[i];
-                    if (!IS_MAX) {
-                        result = fmaf(value.values[i], share, result);
-                    } else if (numbers.at(i) == own + pixel) {
-                        result += value.values[i];
-                    }
-                }
+                for (int i = 0; i < N; i++) result.values[i] = fmaf(value.values[i], share, result.values[i]);
             }
         }
     }
-    T* to = dx + (static_cast<size_t>(blockIdx.x) * fields.across.size + in.column) * channels + in.channel;
-#pragma unroll
-    for (int pixel = 0; pixel < BESIDE; pixel++)
-        if (in.column + pixel <= last) results[pixel].put(to + static_cast<size_t>(pixel) * channels, adds);
+    const size_t to = (line_of(fields.down.size, line, fields.across.size) + in.column) * channels + in.channel;
+    result.put(dx + to, adds);
 }
 
 template <typename T> __device__ __forceinline__ void finish(float sum, T* out, float factor, bool adds) {

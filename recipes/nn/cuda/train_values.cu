@@ -109,9 +109,6 @@ __device__ void drop(const T* from, T* to, int vectors, int rest, bool adds, Dro
     const size_t number = static_cast<size_t>(blockIdx.x) * BLOCK + threadIdx.x;
     const int own = threadIdx.x % THREADS;
     const int word = own * LENGTH<T> / 16, first = own * LENGTH<T> % 16;
-    // Under way while numbers are made.
-    Vector<T, LENGTH<T>> whole = {};
-    if (number < vectors) whole = Vector<T, LENGTH<T>>::load(from + number * LENGTH<T>);
     const Philox numbers = dropout.numbers(state);
     unsigned kept = 0;
 #pragma unroll
@@ -127,12 +124,7 @@ __device__ void drop(const T* from, T* to, int vectors, int rest, bool adds, Dro
     kept >>= threadIdx.x % WARP / THREADS * THREADS + first % THREADS;
     in_a_row<LENGTH<T>>(vectors, rest, [=](size_t at, auto length) {
         constexpr int N = decltype(length)::VALUE;
-        Vector<T, N> values;
-        if constexpr (N == 1) {
-            values = Vector<T, N>::load(from + at);
-        } else {
-            values = whole;
-        }
+        auto values = Vector<T, N>::load(from + at);
 #pragma unroll
         for (int i = 0; i < N; i++)
             values.values[i] *= kept >> (N == 1 ? at % LENGTH<T> : i) & 1 ? dropout.factor : 0.0f;

@@ -16,8 +16,6 @@ use crate::{
 const MOST_PLACES: usize = 256;
 /// Vectors of a block that sums up pixels, at most.
 const MOST_WIDE: usize = 32;
-/// Pixels beside each other of a thread that goes back.
-const BESIDE: usize = 2;
 /// Pixels of a thread that sums them up, at least.
 const LEAST_PIXELS: usize = 8;
 
@@ -52,7 +50,7 @@ impl Pooling<'_> {
         let arguments = ([x.read(), y.write()].into_iter())
             .chain(self.numbers())
             .chain([self.kind().into(), length.into()]);
-        let grid = self.grid(self.to, length, 1);
+        let grid = self.grid(self.to, length);
         // SAFETY: the kernel takes these, and the spans are of these shapes.
         unsafe { draft.launch((Source::TrainPool, "pool"), grid, arguments) }
     }
@@ -88,7 +86,7 @@ impl Pooling<'_> {
         let arguments = ([which.into(), dy.read(), dx.write()].into_iter())
             .chain(self.numbers())
             .chain([self.kind().into(), adds(onto), length.into()]);
-        let grid = self.grid(self.from, length, BESIDE);
+        let grid = self.grid(self.from, length);
         // SAFETY: as for `forward`.
         unsafe { draft.launch((Source::TrainPool, "pool_back"), grid, arguments) }
     }
@@ -103,7 +101,7 @@ impl Pooling<'_> {
         let arguments = ([x.read(), which.write()].into_iter())
             .chain(self.numbers())
             .chain([length.into()]);
-        let grid = self.grid(self.to, length, 1);
+        let grid = self.grid(self.to, length);
         // SAFETY: as for `forward`.
         unsafe { draft.launch((Source::TrainPool, "largest"), grid, arguments)? };
         Ok(which)
@@ -154,11 +152,11 @@ impl Pooling<'_> {
         }
     }
 
-    /// A thread for each vector of the lines of such images, or of so many pixels beside each other.
-    fn grid(&self, shape: Shape, length: usize, beside: usize) -> Grid {
-        let vectors = shape.width.div_ceil(beside) * shape.channels / length;
+    /// A thread for each vector of the lines of such images.
+    fn grid(&self, shape: Shape, length: usize) -> Grid {
+        let vectors = shape.width * shape.channels / length;
         Grid {
-            blocks: [self.images * shape.height, vectors.div_ceil(BLOCK), 1],
+            blocks: [shape.height, vectors.div_ceil(BLOCK), self.images],
             threads: BLOCK as u32,
             shared: 0,
         }
@@ -285,13 +283,13 @@ mod tests {
             [shape(64, 112, 112), shape(64, 56, 56)],
         );
         assert_eq!(names(&there), ["pool_f16"]);
-        assert_eq!(there[0].grid.blocks, [5 * 56, 2, 1]);
+        assert_eq!(there[0].grid.blocks, [56, 2, 5]);
         assert_eq!(names(&back), ["largest_f16", "pool_back_f16"]);
-        assert_eq!(back[0].grid.blocks, [5 * 56, 2, 1]);
-        assert_eq!(back[1].grid.blocks, [5 * 112, 2, 1]);
+        assert_eq!(back[0].grid.blocks, [56, 2, 5]);
+        assert_eq!(back[1].grid.blocks, [112, 4, 5]);
         // Fields are no window.
         let [there, back] = both(&Fields::Even, [shape(58, 13, 13), shape(58, 7, 7)]);
-        assert_eq!(there[0].grid.blocks, [5 * 7, 1, 1]);
+        assert_eq!(there[0].grid.blocks, [7, 1, 5]);
         let zeros = [7, 8].map(|i| there[0].arguments[i]);
         assert_eq!(zeros, [Argument::from(0usize); 2]);
         assert_eq!(back[0].arguments[0], Argument::Null);
