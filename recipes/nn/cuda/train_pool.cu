@@ -91,9 +91,9 @@ template <int N> struct InLine {
     }
 };
 
-// Where the first of a line's pixels begins; a line of the block's image, of `height` lines.
-__device__ __forceinline__ size_t line_of(int height, int line, int width) {
-    return (static_cast<size_t>(blockIdx.z) * height + line) * width;
+// The block's image, from its first pixel's channel on. In an image places are numbered by ints.
+template <typename P> __device__ __forceinline__ P* image_of(P* images, int pixels, int channels, int channel) {
+    return images + static_cast<size_t>(blockIdx.z) * pixels * channels + channel;
 }
 
 template <typename T, int N> __device__ __forceinline__ void pool(const T* x, T* y, int channels, Fields fields, int kind) {
@@ -104,9 +104,9 @@ template <typename T, int N> __device__ __forceinline__ void pool(const T* x, T*
     Vector<T, N> result;
 #pragma unroll
     for (int i = 0; i < N; i++) result.values[i] = kind == MAX ? -INFINITY : 0.0f;
+    const T* image = image_of(x, fields.down.size * fields.across.size, channels, in.channel);
     for (int row = down.from; row < down.to; row++) {
-        const size_t line = line_of(fields.down.size, row, fields.across.size);
-        const T* from = x + (line + across.from) * channels + in.channel;
+        const T* from = image + (row * fields.across.size + across.from) * channels;
         for (int column = across.from; column < across.to; column++, from += channels) {
             const auto value = Vector<T, N>::load(from);
             if (kind != MAX) {
@@ -124,8 +124,8 @@ template <typename T, int N> __device__ __forceinline__ void pool(const T* x, T*
 #pragma unroll
         for (int i = 0; i < N; i++) result.values[i] *= share;
     }
-    const size_t line = line_of(fields.down.outputs, output, fields.across.outputs);
-    result.store(y + (line + in.column) * channels + in.channel);
+    T* to = image_of(y, fields.down.outputs * fields.across.outputs, channels, in.channel);
+    result.store(to + (output * fields.across.outputs + in.column) * channels);
 }
 
 // Numbers below 256 side by side.
@@ -171,9 +171,9 @@ __device__ __forceinline__ void largest(const T* x, uint8_t* which, int channels
     unsigned place[N];
 #pragma unroll
     for (int i = 0; i < N; i++) most[i] = -INFINITY, place[i] = number(down.from, across.from);
+    const T* image = image_of(x, fields.down.size * fields.across.size, channels, in.channel);
     for (int row = down.from; row < down.to; row++) {
-        const size_t line = line_of(fields.down.size, row, fields.across.size);
-        const T* from = x + (line + across.from) * channels + in.channel;
+        const T* from = image + (row * fields.across.size + across.from) * channels;
         for (int column = across.from; column < across.to; column++, from += channels) {
             const auto value = Vector<T, N>::load(from);
 #pragma unroll
@@ -184,8 +184,8 @@ __device__ __forceinline__ void largest(const T* x, uint8_t* which, int channels
     Bytes<N> numbers;
 #pragma unroll
     for (int i = 0; i < N; i++) numbers.set(i, place[i]);
-    const size_t line = line_of(fields.down.outputs, output, fields.across.outputs);
-    numbers.store(which + (line + in.column) * channels + in.channel);
+    uint8_t* to = image_of(which, fields.down.outputs * fields.across.outputs, channels, in.channel);
+    numbers.store(to + (output * fields.across.outputs + in.column) * channels);
 }
 
 template <typename T, int N, bool IS_MAX>
@@ -196,13 +196,16 @@ __device__ __forceinline__ void pool_back(const uint8_t* which, const T* dy, T* 
     const int line = blockIdx.x;
     const Field down = fields.down.outputs_of(line), across = fields.across.outputs_of(in.column);
     Vector<T, N> result = {};
+    const int outputs = fields.down.outputs * fields.across.outputs;
+    const T* gradients = image_of(dy, outputs, channels, in.channel);
+    const uint8_t* places = image_of(which, outputs, channels, in.channel);
     for (int row = down.from; row < down.to; row++) {
-        size_t at = (line_of(fields.down.outputs, row, fields.across.outputs) + across.from) * channels + in.channel;
+        int at = (row * fields.across.outputs + across.from) * channels;
         const int first = fields.down.place(row, line) * fields.across.kernel;
         for (int column = across.from; column < across.to; column++, at += channels) {
-            const auto value = Vector<T, N>::load(dy + at);
+            const auto value = Vector<T, N>::load(gradients + at);
             if constexpr (IS_MAX) {
-                const auto numbers = Bytes<N>::load(which + at);
+                const auto numbers = Bytes<N>::load(places + at);
                 const unsigned own = first + fields.across.place(column, in.column);
 #pragma unroll
                 for (int i = 0; i < N; i++)
@@ -214,8 +217,8 @@ __device__ __forceinline__ void pool_back(const uint8_t* which, const T* dy, T* 
             }
         }
     }
-    const size_t to = (line_of(fields.down.size, line, fields.across.size) + in.column) * channels + in.channel;
-    result.put(dx + to, adds);
+    T* to = image_of(dx, fields.down.size * fields.across.size, channels, in.channel);
+    result.put(to + (line * fields.across.size + in.column) * channels, adds);
 }
 
 template <typename T> __device__ __forceinline__ void finish(float sum, T* out, float factor, bool adds) {

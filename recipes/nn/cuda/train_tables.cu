@@ -24,7 +24,7 @@
 //     ceil(ceil(tokens / 64) * vectors / 256). No gradient is for the row `padding`; -1 is none.
 //
 // `table_T(dy, order, starts, parts, dtable, tokens, each, features, by, padding, rows, length)`
-//     Writes dtable: grid ceil(vectors of all rows / 512) if one is of four values, or / 1024.
+//     Writes dtable: grid ceil(rows * vectors / 256).
 //
 // `cross_entropy_T(logits, labels, losses, gradient, classes, share, adds, state)`
 //     losses f32 [batch], and gradient = (softmax - 1 where the label is) * share * state->scale, unless that is null. A block a
@@ -154,31 +154,26 @@ __device__ __forceinline__ void parts_of(const T* dy, const int* sorted, Tokens 
 }
 
 template <typename T, int N>
-__device__ __forceinline__ Vector<float, N> row_of(const T* dy, Tokens tokens, const float* parts, int features, int row,
-                                                  int feature) {
-    const int start = tokens.start(row), end = tokens.start(row + 1);
-    if (end - start <= AT_ONCE) return sum_of<T, N>(dy + feature, tokens, row, start, end, features);
-    Vector<float, N> sum = {};
-#pragma unroll 8
-    for (int part = start / AT_ONCE; part <= (end - 1) / AT_ONCE; part++) {
-        // Whether the part begins with another row.
-        const int second = part * AT_ONCE < start;
-        sum.add(Vector<float, N>::load(parts + (static_cast<size_t>(part) * 2 + second) * features + feature));
-    }
-    return sum;
-}
-
-template <typename T, int N>
 __device__ __forceinline__ void table_all(const T* dy, Tokens tokens, const float* parts, float* dtable, int features,
                                           int padding, int rows) {
-    Vector<float, N> sums[Rows<float, N>::EACH];
-    Rows<float, N>::run(
-        rows, features / N,
-        [&](int i, size_t row, int feature) {
-            sums[i] = {};
-            if (row != padding) sums[i] = row_of<T, N>(dy, tokens, parts, features, row, feature);
-        },
-        [&](int i, size_t row, int feature) { sums[i].store(dtable + row * features + feature); });
+    size_t number;
+    unsigned vector;
+    divide(static_cast<size_t>(blockIdx.x) * BLOCK + threadIdx.x, features / N, number, vector);
+    if (number >= rows) return;
+    const int row = number, feature = vector * N;
+    const int start = tokens.start(row), end = tokens.start(row + 1);
+    Vector<float, N> sum = {};
+    if (row != padding && end - start <= AT_ONCE) {
+        sum = sum_of<T, N>(dy + feature, tokens, row, start, end, features);
+    } else if (row != padding) {
+#pragma unroll 8
+        for (int part = start / AT_ONCE; part <= (end - 1) / AT_ONCE; part++) {
+            // Whether the part begins with another row.
+            const int second = part * AT_ONCE < start;
+            sum.add(Vector<float, N>::load(parts + (static_cast<size_t>(part) * 2 + second) * features + feature));
+        }
+    }
+    sum.store(dtable + number * features + feature);
 }
 
 // Of a block, which all its threads learn.

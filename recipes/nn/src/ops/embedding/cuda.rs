@@ -3,7 +3,7 @@
 use candle_core::Result;
 
 use crate::{
-    cuda::{Argument, Draft, Element, Grid, Source, Span},
+    cuda::{Argument, Draft, Grid, Source, Span},
     graph::Row,
     ops::pixels::cuda::{BLOCK, rows, vector},
 };
@@ -118,7 +118,7 @@ impl Lookup {
             (spans.into_iter())
                 .chain(numbers)
                 .chain([padding, self.rows.into(), length.into()]);
-        let grid = rows(Element::F32, self.rows * vectors, length);
+        let grid = threads(self.rows * vectors);
         // SAFETY: as above.
         unsafe { draft.launch((Source::TrainTables, "table"), grid, arguments) }
     }
@@ -158,7 +158,7 @@ fn threads(count: usize) -> Grid {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::pixels::cuda::tests::launches;
+    use crate::{cuda::Element, ops::pixels::cuda::tests::launches};
 
     #[test]
     fn only_ids_have_to_be_put_in_order() {
@@ -204,7 +204,7 @@ mod tests {
             }
             assert_eq!(made[0].arguments[1] == Argument::Null, by != Row::Id);
             let table = &made[made.len() - 1];
-            assert_eq!(table.grid.blocks[0], (rows * 3).div_ceil(512));
+            assert_eq!(table.grid.blocks[0], (rows * 3).div_ceil(256));
         }
     }
 }
