@@ -1,5 +1,12 @@
 //! Activations that are no part of another operator, and their gradients.
 
+#[cfg(any(test, feature = "cuda"))]
+#[cfg_attr(
+    not(feature = "cuda"),
+    allow(dead_code, reason = "tests use what they test")
+)]
+pub(crate) mod cuda;
+
 use super::{Onto, chunks};
 use crate::{
     activation::Activation,

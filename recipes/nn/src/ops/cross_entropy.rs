@@ -1,5 +1,12 @@
 //! Softmax cross-entropy, the mean over a batch, and its gradient.
 
+#[cfg(any(test, feature = "cuda"))]
+#[cfg_attr(
+    not(feature = "cuda"),
+    allow(dead_code, reason = "tests use what they test")
+)]
+pub(crate) mod cuda;
+
 use rayon::prelude::*;
 
 use super::Onto;

@@ -1,5 +1,12 @@
 //! Rows of a table, one for each token, and the table's gradient.
 
+#[cfg(any(test, feature = "cuda"))]
+#[cfg_attr(
+    not(feature = "cuda"),
+    allow(dead_code, reason = "tests use what they test")
+)]
+pub(crate) mod cuda;
+
 use rayon::prelude::*;
 
 use crate::graph::Row;

@@ -1,5 +1,12 @@
 //! The gradients of channels that were multiplied by their image's gates.
 
+#[cfg(any(test, feature = "cuda"))]
+#[cfg_attr(
+    not(feature = "cuda"),
+    allow(dead_code, reason = "tests use what they test")
+)]
+pub(crate) mod cuda;
+
 use rayon::prelude::*;
 
 use super::Onto;

@@ -1,5 +1,12 @@
 //! What an optimizer does with all parameters in one pass.
 
+#[cfg(any(test, feature = "cuda"))]
+#[cfg_attr(
+    not(feature = "cuda"),
+    allow(dead_code, reason = "tests use what they test")
+)]
+pub(crate) mod cuda;
+
 use super::chunks;
 use crate::{
     host::Shared,

@@ -1,5 +1,12 @@
 //! One token of each sequence, and the gradient's way back to it.
 
+#[cfg(any(test, feature = "cuda"))]
+#[cfg_attr(
+    not(feature = "cuda"),
+    allow(dead_code, reason = "tests use what they test")
+)]
+pub(crate) mod cuda;
+
 use super::Onto;
 use crate::graph::{End, Shape};
 

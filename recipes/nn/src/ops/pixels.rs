@@ -1,5 +1,12 @@
 //! What goes over pixels one by one: factors and terms, sums, gates, and channels from here and there.
 
+#[cfg(any(test, feature = "cuda"))]
+#[cfg_attr(
+    not(feature = "cuda"),
+    allow(dead_code, reason = "tests use what they test")
+)]
+pub(crate) mod cuda;
+
 use rayon::prelude::*;
 
 use super::{Images, convolution::Before};

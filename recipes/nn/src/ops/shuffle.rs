@@ -1,5 +1,12 @@
 //! Channels in turns: each group's first before each group's second.
 
+#[cfg(any(test, feature = "cuda"))]
+#[cfg_attr(
+    not(feature = "cuda"),
+    allow(dead_code, reason = "tests use what they test")
+)]
+pub(crate) mod cuda;
+
 use rayon::prelude::*;
 
 use super::Onto;

@@ -28,7 +28,7 @@ macro_rules! ptx {
 }
 
 /// All sources, each with the PTX that its kernels were compiled from.
-const SOURCES: [(Source, &str); 9] = [
+const SOURCES: [(Source, &str); 13] = [
     (Source::Image, ptx!("image")),
     (Source::Text, ptx!("text")),
     (Source::Lstm, ptx!("lstm")),
@@ -38,6 +38,10 @@ const SOURCES: [(Source, &str); 9] = [
     (Source::Conv, ptx!("conv")),
     (Source::ConvSm90, ptx!("conv_sm90")),
     (Source::Pixels, ptx!("pixels")),
+    (Source::TrainValues, ptx!("train_values")),
+    (Source::TrainPool, ptx!("train_pool")),
+    (Source::TrainTables, ptx!("train_tables")),
+    (Source::TrainUpdate, ptx!("train_update")),
 ];
 
 /// A compiled kernel's parameters, and the threads of a block that it is compiled for at most.

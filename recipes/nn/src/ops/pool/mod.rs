@@ -1,6 +1,12 @@
 //! Maxima and means under a window, or over fields of pixels.
 
 mod backward;
+#[cfg(any(test, feature = "cuda"))]
+#[cfg_attr(
+    not(feature = "cuda"),
+    allow(dead_code, reason = "tests use what they test")
+)]
+pub(crate) mod cuda;
 
 use std::ops::Range;
 
