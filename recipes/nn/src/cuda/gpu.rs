@@ -55,6 +55,8 @@ impl Source {
             Self::TrainUpdate => fatbin!("train_update"),
             Self::TrainNorm => fatbin!("train_norm"),
             Self::TrainAttention => fatbin!("train_attention"),
+            Self::TrainAttentionBack => fatbin!("train_attention_back"),
+            Self::TrainAttentionPlain => fatbin!("train_attention_plain"),
             Self::TrainLstm => fatbin!("train_lstm"),
             Self::TrainConv => fatbin!("train_conv"),
         }

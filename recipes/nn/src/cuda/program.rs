@@ -30,6 +30,8 @@ pub(crate) enum Source {
     TrainUpdate,
     TrainNorm,
     TrainAttention,
+    TrainAttentionBack,
+    TrainAttentionPlain,
     TrainLstm,
     TrainConv,
 }

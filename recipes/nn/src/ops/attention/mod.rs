@@ -9,6 +9,12 @@
 //! keys the backward pass makes a tile of weights after the other again (Dao et al., "FlashAttention", 2022).
 
 mod backward;
+#[cfg(any(test, feature = "cuda"))]
+#[cfg_attr(
+    not(feature = "cuda"),
+    allow(dead_code, reason = "tests use what they test")
+)]
+pub(crate) mod cuda;
 #[cfg(test)]
 mod gradient_tests;
 mod kernel;
