@@ -51,6 +51,8 @@ impl Source {
             Self::Pixels => fatbin!("pixels"),
             Self::TrainValues => fatbin!("train_values"),
             Self::TrainNorm => fatbin!("train_norm"),
+            Self::TrainNormSm90 => fatbin!("train_norm_sm90"),
+            Self::TrainLayerNorm => fatbin!("train_layer_norm"),
             Self::TrainAttention => fatbin!("train_attention"),
             Self::TrainLstm => fatbin!("train_lstm"),
             Self::TrainConv => fatbin!("train_conv"),

@@ -26,6 +26,8 @@ pub(crate) enum Source {
     Pixels,
     TrainValues,
     TrainNorm,
+    TrainNormSm90,
+    TrainLayerNorm,
     TrainAttention,
     TrainLstm,
     TrainConv,

@@ -1,5 +1,7 @@
 //! LayerNorm over the features of rows, and its gradients.
 
+pub(crate) mod cuda;
+
 use rayon::prelude::*;
 
 use super::Onto;

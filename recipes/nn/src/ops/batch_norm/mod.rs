@@ -9,6 +9,7 @@
     reason = "what an operator reads and writes stands in one list"
 )]
 
+pub(crate) mod cuda;
 mod kernel;
 #[cfg(test)]
 mod tests;
