@@ -67,53 +67,61 @@ __device__ __forceinline__ void forward(const T* x, const T* residual, const flo
                                         const Part<N>& part, int rows, int per, int parts) {
     __shared__ float shared[THREADS * 3];
     __shared__ Numbers<3> numbers;
-    const int last = parts - 1;
+    const int last = parts - 1, c = threadIdx.x;
+    const bool settles = c < part.count;
+    const float* start = partials + part.first;
+    const float from = start[c % part.count], own = start[settles ? c : 0];
+    const Known known(with, part.first + c, settles, blockIdx.x == 0);
+    const auto load = [&](Value<T, N>& to, int row, int) {
+        to.x = Vector<T, N>::load(x + part.at(row));
+        if (residual) to.residual = Vector<T, N>::load(residual + part.at(row));
+    };
+    Walk<Value<T, N>, 4, true> walk(part, load);
     const float whole = static_cast<float>(per) * part.copies;
     const float rest = static_cast<float>(rows - last * per) * part.copies;
-    const float* start = partials + part.first;
-    const float from = start[threadIdx.x % part.count];
     add_parts<3>(shared, partials, part, parts, [&](float(&sums)[3], int i, float mean, float squares) {
         Moments moments = {from, sums[0], sums[1], sums[2]};
         moments.add(i < last ? whole : rest, mean, squares);
         sums[0] = moments.sum, sums[1] = moments.squares, sums[2] = moments.within;
     });
-    for (int c = threadIdx.x; c < part.count; c += THREADS) {
-        const Moments moments = {start[c], shared[c], shared[part.count + c], shared[2 * part.count + c]};
-        settle(with, part, c, moments, static_cast<float>(rows) * part.copies, blockIdx.x == 0, numbers);
+    if (settles) {
+        const Moments moments = {own, shared[c], shared[part.count + c], shared[2 * part.count + c]};
+        settle(with, known, part, c, moments, static_cast<float>(rows) * part.copies, blockIdx.x == 0, numbers);
     }
     __syncthreads();
-    const auto load = [&](int row, int) { return Vector<T, N>::load(x + part.at(row)); };
-    put(with, part, numbers, load, residual, y);
+    put(walk, load, with, part, numbers, residual, y);
 }
 
 template <typename T, int N>
 __device__ __forceinline__ void products(const Backward<T>& with, float* partials, const Part<N>& part) {
     __shared__ __align__(16) float shared[Part<N>::ROOM];
-    add_products(with, part, shared, [](const Gradient<T, N>&, int) {});
+    add_products(with, part, shared, [](const Vector<T, N>&, const Vector<T, N>&, int) {});
+    const int c = threadIdx.x;
+    if (c >= part.count) return;
     float* to = partials + static_cast<size_t>(blockIdx.x) * 2 * part.channels + part.first;
-    for (int c = threadIdx.x; c < part.count; c += THREADS) {
-        to[c] = shared[c];
-        to[part.channels + c] = shared[part.columns + c];
-    }
+    to[c] = shared[c];
+    to[part.channels + c] = shared[part.columns + c];
 }
 
 template <typename T, int N>
 __device__ __forceinline__ void backward(const Backward<T>& with, const float* partials, const Part<N>& part, int rows,
                                          int parts) {
-    constexpr int EACH = TURN / 4;
     __shared__ float shared[THREADS * 2];
     __shared__ Numbers<4> numbers;
+    const int c = threadIdx.x;
+    const bool settles = c < part.count;
+    const KnownBack known(with, part.channels, part.first + c, settles);
+    const auto load = [&](Gradient<T, N>& to, int row, int) { to.load(with, part.at(row)); };
+    Walk<Gradient<T, N>, 2, true> walk(part, load);
     add_parts<2>(shared, partials, part, parts, [](float(&sums)[2], int, float sum, float product) {
         sums[0] += sum, sums[1] += product;
     });
     const float pixels = static_cast<float>(rows) * part.copies;
-    for (int c = threadIdx.x; c < part.count; c += THREADS)
-        settle(with, part, c, shared[c], shared[part.count + c], pixels, blockIdx.x == 0, numbers);
+    if (settles)
+        settle(with, known, part, c, shared[c], shared[part.count + c], pixels, blockIdx.x == 0, numbers);
     if (!with.dx && !with.residual) return;
     __syncthreads();
-    put<EACH>(with, part, numbers, [&](Gradient<T, N>(&to)[EACH], int row, int) {
-        Gradient<T, N>::load(to, with, part, row);
-    });
+    put(walk, load, with, part, numbers, with.y);
 }
 
 }  // namespace galley

@@ -32,62 +32,87 @@ template <typename T, int N, int COUNT> struct Held {
 
 extern __shared__ uint4 memory[];
 
+constexpr int MOST_BLOCKS = 8;
+
 template <typename T, int N>
 __device__ __forceinline__ void whole_forward(const T* x, const T* residual, const Forward& with, T* y,
                                               const Part<N>& part, int rows, int per) {
     __shared__ __align__(16) float shared[Part<N>::ROOM];
     __shared__ float own[2][MOST_CHANNELS];
     __shared__ Numbers<3> numbers;
+    const int c = threadIdx.x;
+    const bool settles = c < part.count;
+    const Known known(with, part.first + c, settles, blockIdx.x == 0);
     const Held<T, N, 1> held(memory, part);
     const auto hold = [&](const Vector<T, N>& vector, int number) { held.put(number, 0, vector); };
     add_moments(x, part, shared, hold, [&](int c, float mean, float squares) {
         own[0][c] = mean;
         own[1][c] = squares;
     });
+    const auto load = [&](Value<T, N>& to, int row, int number) {
+        to.x = held.get(number, 0);
+        if (residual) to.residual = Vector<T, N>::load(residual + part.at(row));
+    };
+    Walk<Value<T, N>, 2, true> walk(part, load);
     arrive();
     await();
-    for (int c = threadIdx.x; c < part.count; c += THREADS) {
-        Moments moments = {of_block(own[0] + c, 0)};
-        for (int block = 0; block * per < rows; block++) {
-            const float pixels = static_cast<float>(min(per, rows - block * per)) * part.copies;
-            moments.add(pixels, of_block(own[0] + c, block), of_block(own[1] + c, block));
+    if (settles) {
+        float means[MOST_BLOCKS], squares[MOST_BLOCKS];
+#pragma unroll
+        for (int block = 0; block < MOST_BLOCKS; block++) {
+            const int there = min(block, static_cast<int>(gridDim.x) - 1);
+            means[block] = of_block(own[0] + c, there), squares[block] = of_block(own[1] + c, there);
         }
-        settle(with, part, c, moments, static_cast<float>(rows) * part.copies, blockIdx.x == 0, numbers);
+        Moments moments = {means[0]};
+#pragma unroll
+        for (int block = 0; block < MOST_BLOCKS; block++) {
+            const int here = min(per, rows - block * per);
+            if (block < static_cast<int>(gridDim.x) && here > 0)
+                moments.add(static_cast<float>(here) * part.copies, means[block], squares[block]);
+        }
+        settle(with, known, part, c, moments, static_cast<float>(rows) * part.copies, blockIdx.x == 0, numbers);
     }
     arrive();
     __syncthreads();
-    put(with, part, numbers, [&](int, int number) { return held.get(number, 0); }, residual, y);
+    put(walk, load, with, part, numbers, residual, y);
     // Nobody leaves as long as others read what it has.
     await();
 }
 
 template <typename T, int N>
 __device__ __forceinline__ void whole_backward(const Backward<T>& with, const Part<N>& part, int rows) {
-    constexpr int EACH = TURN / 4;
     __shared__ __align__(16) float shared[Part<N>::ROOM];
     __shared__ Numbers<4> numbers;
+    const int c = threadIdx.x;
+    const bool settles = c < part.count;
+    const KnownBack known(with, part.channels, part.first + c, settles);
     const Held<T, N, 2> held(memory, part);
-    add_products(with, part, shared, [&](const Gradient<T, N>& gradient, int number) {
-        held.put(number, 0, gradient.x);
-        held.put(number, 1, gradient.passed);
+    add_products(with, part, shared, [&](const Vector<T, N>& x, const Vector<T, N>& passed, int number) {
+        held.put(number, 0, x);
+        held.put(number, 1, passed);
     });
     arrive();
     await();
-    for (int c = threadIdx.x; c < part.count; c += THREADS) {
-        float sum = 0.0f, product = 0.0f;
-        for (unsigned block = 0; block < gridDim.x; block++) {
-            sum += of_block(shared + c, block);
-            product += of_block(shared + part.columns + c, block);
+    if (settles) {
+        float sums[MOST_BLOCKS], products[MOST_BLOCKS], sum = 0.0f, product = 0.0f;
+#pragma unroll
+        for (int block = 0; block < MOST_BLOCKS; block++) {
+            const int there = min(block, static_cast<int>(gridDim.x) - 1);
+            sums[block] = of_block(shared + c, there), products[block] = of_block(shared + part.columns + c, there);
         }
-        settle(with, part, c, sum, product, static_cast<float>(rows) * part.copies, blockIdx.x == 0, numbers);
+#pragma unroll
+        for (int block = 0; block < MOST_BLOCKS; block++)
+            if (block < static_cast<int>(gridDim.x)) sum += sums[block], product += products[block];
+        settle(with, known, part, c, sum, product, static_cast<float>(rows) * part.copies, blockIdx.x == 0, numbers);
     }
     arrive();
     __syncthreads();
-    put<EACH>(with, part, numbers, [&](Gradient<T, N>(&to)[EACH], int row, int number) {
-#pragma unroll
-        for (int u = 0; u < EACH; u++)
-            if (row + u * part.stride < part.end) to[u] = {held.get(number + u, 0), held.get(number + u, 1)};
-    });
+    const auto load = [&](Gradient<T, N>& to, int, int number) {
+        to.x = held.get(number, 0);
+        to.dy = held.get(number, 1);
+    };
+    Walk<Gradient<T, N>, 2, true> walk(part, load);
+    put(walk, load, with, part, numbers, false);
     await();
 }
 

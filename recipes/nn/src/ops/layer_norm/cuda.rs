@@ -9,8 +9,9 @@ use crate::{
 
 /// Threads of a block, at most.
 const MOST_THREADS: usize = 512;
-/// Threads that keep a multiprocessor busy.
-const BUSY: usize = 1024;
+/// Threads of a multiprocessor there, and back, where each block leaves sums that take time to add up.
+const BUSY: usize = 2048;
+const BUSY_BACK: usize = 512;
 /// Rows of a block's turn.
 const ROWS: usize = 4;
 const WARP: usize = 32;
@@ -59,7 +60,7 @@ impl Forward {
     /// # Errors
     /// A row is longer than a block takes, or there are too many.
     pub(crate) fn push(&self, draft: &mut Draft) -> Result<()> {
-        let tiles = Tiles::new(draft.target, self.rows, self.features)?;
+        let tiles = Tiles::new(draft.target, [self.rows, self.features], BUSY)?;
         let arguments = [
             self.x.read(),
             self.weight.read(),
@@ -78,7 +79,7 @@ impl Backward {
     /// # Errors
     /// As [`Forward::push`].
     pub(crate) fn push(&self, draft: &mut Draft) -> Result<()> {
-        let tiles = Tiles::new(draft.target, self.rows, self.features)?;
+        let tiles = Tiles::new(draft.target, [self.rows, self.features], BUSY_BACK)?;
         let columns = 2 * self.features;
         let [partials] = draft.scratch([tiles.blocks * columns * FLOAT]);
         let dx = self.dx.map_or(Argument::Null, |(dx, _)| dx.write());
@@ -124,7 +125,7 @@ struct Tiles {
 }
 
 impl Tiles {
-    fn new(target: Target, rows: usize, features: usize) -> Result<Self> {
+    fn new(target: Target, [rows, features]: [usize; 2], busy: usize) -> Result<Self> {
         let vector = 16 / target.element.size();
         let wide = features.is_multiple_of(vector);
         let vector = if wide { vector } else { 1 };
@@ -133,7 +134,7 @@ impl Tiles {
             let most = MOST_THREADS * vector;
             bail!("LayerNorm on CUDA: expected rows of at most {most} features, got {features}")
         }
-        let fill = target.processors * (BUSY / threads);
+        let fill = target.processors * (busy / threads);
         Ok(Self {
             wide,
             threads,
@@ -165,7 +166,8 @@ mod tests {
         for element in [Element::F16, Element::F32] {
             for features in [1, 24, 37, 768, 1024, 1280, 1600] {
                 for rows in [1, 5, 700, 16_384] {
-                    let tiles = Tiles::new(Target::hopper(element), rows, features).unwrap();
+                    let tiles =
+                        Tiles::new(Target::hopper(element), [rows, features], BUSY).unwrap();
                     let what = format!("{rows} x {features}: {tiles:?}");
                     let vector = if tiles.wide { 16 / element.size() } else { 1 };
                     assert!(features.is_multiple_of(vector), "{what}");
@@ -175,17 +177,28 @@ mod tests {
                 }
             }
         }
-        assert!(Tiles::new(Target::hopper(Element::F16), 1, 4097).is_err());
+        assert!(Tiles::new(Target::hopper(Element::F16), [1, 4097], BUSY).is_err());
     }
 
     #[test]
     fn gradients_of_parameters_are_summed_last() {
         let mut layout = Layout::default();
         let (rows, features) = (10, 24);
-        let [x, dy] = [(); 2].map(|()| layout.place(rows * features * 4));
-        let [kept, weight, dweight, dbias] =
-            [2 * rows, features, features, features].map(|len| layout.place(len * FLOAT));
+        let [x, y, dy] = [(); 3].map(|()| layout.place(rows * features * FLOAT));
+        let [weight, bias, dweight, dbias] = [(); 4].map(|()| layout.place(features * FLOAT));
+        let kept = layout.place(2 * rows * FLOAT);
         let mut draft = Draft::new(Target::hopper(Element::F32), layout);
+        let forward = Forward {
+            rows,
+            features,
+            x,
+            weight,
+            bias,
+            eps: 1e-5,
+            y,
+            kept,
+        };
+        forward.push(&mut draft).unwrap();
         let backward = Backward {
             rows,
             features,
@@ -203,6 +216,7 @@ mod tests {
             .map(|launch| (&*launch.kernel, launch.grid.blocks[0]))
             .collect();
         let expected = [
+            ("layer_norm_forward_wide_f32", 3),
             ("layer_norm_backward_wide_f32", 3),
             ("layer_norm_finish_f32", 2),
         ];

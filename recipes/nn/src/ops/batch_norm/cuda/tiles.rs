@@ -15,11 +15,10 @@ const VECTOR: usize = 16;
 /// Blocks of a cluster, and vectors of a slice for one.
 const CLUSTERS: [usize; 4] = [1, 2, 4, 8];
 const NARROW: [usize; 3] = [8, 4, 2];
-/// Bytes of shared memory that a block can hold values in, beside its sums.
-const ROOM: usize = 208 << 10;
-/// Bytes by which a block's part may be larger than if all processors shared them: reading these takes about as long as another
-/// launch.
-const EXCESS: usize = 48 << 10;
+/// Bytes of an array's part up to which a block that holds it is faster than two launches, and by how much such a part may be
+/// larger than if all processors shared the array.
+const MOST: usize = 64 << 10;
+const EXCESS: usize = 32 << 10;
 
 /// Parts of the pixels by slices of the channels, a block each; see the head of `train_norm.cu`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,9 +104,13 @@ impl Tiles {
         };
         let share = VECTOR * vectors * pixels / target.processors;
         let fits = |tiles: &Self| {
-            tiles.slices * tiles.parts <= target.processors
-                && tiles.held <= ROOM
-                && VECTOR * tiles.lanes * tiles.per <= share + EXCESS
+            // Clusters lie within parts of the card whose processors are no multiple of four.
+            let room = match tiles.parts {
+                1 | 2 => target.processors,
+                _ => target.processors * 9 / 10,
+            };
+            tiles.slices * tiles.parts <= room
+                && VECTOR * tiles.lanes * tiles.per <= MOST.min(share + EXCESS)
         };
         // The smallest parts, if there is enough for all threads; of such the widest slices, and then the fewest blocks.
         let all = NARROW
@@ -180,7 +183,7 @@ mod tests {
                 let rows = tiles.per.div_ceil(THREADS / tiles.lanes);
                 let values = rows * (THREADS / tiles.lanes) * tiles.lanes;
                 assert_eq!(tiles.held, arrays * VECTOR * values, "{sizes:?}: {tiles:?}");
-                assert!(tiles.held <= ROOM, "{sizes:?}: {tiles:?}");
+                assert!(tiles.held <= 160 << 10, "{sizes:?}: {tiles:?}");
                 assert!(CLUSTERS.contains(&tiles.parts), "{sizes:?}: {tiles:?}");
             }
         }
@@ -209,9 +212,9 @@ mod tests {
             let tiles = Tiles::whole(target, sizes, arrays);
             tiles.map(|tiles| [tiles.lanes, tiles.slices, tiles.parts])
         };
-        assert_eq!(blocks([1568, 2048], 1), Some([8, 32, 4]));
-        assert_eq!(blocks([1568, 512], 2), Some([4, 16, 8]));
-        assert_eq!(blocks([6272, 1024], 2), Some([8, 16, 8]));
+        assert_eq!(blocks([1568, 2048], 1), Some([4, 64, 2]));
+        assert_eq!(blocks([1568, 512], 2), Some([8, 8, 8]));
+        assert_eq!(blocks([6272, 1024], 2), None);
         assert_eq!(blocks([401_408, 64], 1), None);
     }
 }
