@@ -55,6 +55,7 @@ impl Source {
             Self::TrainLayerNorm => fatbin!("train_layer_norm"),
             Self::TrainAttention => fatbin!("train_attention"),
             Self::TrainLstm => fatbin!("train_lstm"),
+            Self::TrainLstmSm90 => fatbin!("train_lstm_sm90"),
             Self::TrainConv => fatbin!("train_conv"),
         }
     }

@@ -30,6 +30,7 @@ pub(crate) enum Source {
     TrainLayerNorm,
     TrainAttention,
     TrainLstm,
+    TrainLstmSm90,
     TrainConv,
 }
 
