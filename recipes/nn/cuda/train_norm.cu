@@ -21,7 +21,8 @@
 // `batch_norm_forward_V_T(x, residual or null, partials, scale, shift, mean, variance, statistics, y, rows, channels, width,
 //                         lanes, per, parts, momentum, eps, low, high)`
 //     y = min(max((x - mean) / deviation * scale + shift + residual, low), high); means and reciprocal deviations go to the
-//     statistics, f32 [2, channels], and running mean and variance, f32 [channels], are moved on, the variance by count / (count - 1).
+//     statistics, f32 [2, channels], and running mean and variance, f32 [channels], are moved on, the variance by
+//     count / (count - 1).
 // `batch_norm_products_V_T(x, y or null, dy, statistics, partials, rows, channels, width, lanes, per, high)`
 //     The sums of dy, where 0 < y < high if there is y, and of its products with the distances of x from the mean.
 // `batch_norm_backward_V_T(x, y or null, dy, statistics, scale, partials, dx or null, residual or null, dscale, dshift, rows,
