@@ -54,10 +54,13 @@ impl Source {
             Self::TrainTables => fatbin!("train_tables"),
             Self::TrainUpdate => fatbin!("train_update"),
             Self::TrainNorm => fatbin!("train_norm"),
+            Self::TrainNormSm90 => fatbin!("train_norm_sm90"),
+            Self::TrainLayerNorm => fatbin!("train_layer_norm"),
             Self::TrainAttention => fatbin!("train_attention"),
             Self::TrainAttentionBack => fatbin!("train_attention_back"),
             Self::TrainAttentionPlain => fatbin!("train_attention_plain"),
             Self::TrainLstm => fatbin!("train_lstm"),
+            Self::TrainLstmSm90 => fatbin!("train_lstm_sm90"),
             Self::TrainConv => fatbin!("train_conv"),
         }
     }

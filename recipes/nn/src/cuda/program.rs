@@ -29,10 +29,13 @@ pub(crate) enum Source {
     TrainTables,
     TrainUpdate,
     TrainNorm,
+    TrainNormSm90,
+    TrainLayerNorm,
     TrainAttention,
     TrainAttentionBack,
     TrainAttentionPlain,
     TrainLstm,
+    TrainLstmSm90,
     TrainConv,
 }
 

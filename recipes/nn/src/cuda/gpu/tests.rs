@@ -126,7 +126,10 @@ enum Image {
 fn every_source_is_compiled_for_the_card_with_ptx_for_later_ones() {
     for (source, _) in SOURCES {
         let capability = match source {
-            Source::MatmulSm90 | Source::ConvSm90 => 90,
+            Source::MatmulSm90
+            | Source::ConvSm90
+            | Source::TrainNormSm90
+            | Source::TrainLstmSm90 => 90,
             _ => BUILT_FOR.parse().unwrap(),
         };
         let images = images(source.fatbin());

@@ -9,6 +9,12 @@
     reason = "what an operator reads and writes stands in one list"
 )]
 
+#[cfg(any(test, feature = "cuda"))]
+#[cfg_attr(
+    not(feature = "cuda"),
+    allow(dead_code, reason = "tests use what they test")
+)]
+pub(crate) mod cuda;
 mod kernel;
 #[cfg(test)]
 mod tests;

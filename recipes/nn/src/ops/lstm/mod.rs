@@ -4,6 +4,12 @@
 //! last: only `h * W` is left to a step. Gates are in torch's order: input, forget, cell, output.
 
 mod cell;
+#[cfg(any(test, feature = "cuda"))]
+#[cfg_attr(
+    not(feature = "cuda"),
+    allow(dead_code, reason = "tests use what they test")
+)]
+pub(crate) mod cuda;
 #[cfg(test)]
 mod tests;
 
