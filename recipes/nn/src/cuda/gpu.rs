@@ -54,6 +54,10 @@ impl Source {
             Self::TrainAttention => fatbin!("train_attention"),
             Self::TrainLstm => fatbin!("train_lstm"),
             Self::TrainConv => fatbin!("train_conv"),
+            Self::TrainConvWeight => fatbin!("train_conv_weight"),
+            Self::TrainConvWeightSm90 => fatbin!("train_conv_weight_sm90"),
+            Self::TrainConvLayout => fatbin!("train_conv_layout"),
+            Self::TrainConvDepthwise => fatbin!("train_conv_depthwise"),
         }
     }
 }

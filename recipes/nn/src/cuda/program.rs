@@ -29,6 +29,10 @@ pub(crate) enum Source {
     TrainAttention,
     TrainLstm,
     TrainConv,
+    TrainConvWeight,
+    TrainConvWeightSm90,
+    TrainConvLayout,
+    TrainConvDepthwise,
 }
 
 /// What a kernel is launched with.

@@ -182,7 +182,7 @@ impl Pass<'_> {
             Argument::ReadBoxes(taps),
             Argument::WriteBoxes(to),
             Argument::ReadBoxes(taps),
-            layer.bias.read(),
+            layer.bias.into(),
             span.write(),
             none.into(),
             none.into(),
