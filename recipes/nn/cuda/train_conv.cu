@@ -53,6 +53,11 @@ struct Place {
     int image, y, x, pixel;
 };
 
+// What a thread writes at once.
+template <typename T> struct alignas(VECTOR) Run {
+    T values[VECTOR / sizeof(T)];
+};
+
 template <typename T, int M, int N, int DOWN, int ACROSS, int BYTES>
 __device__ __forceinline__ void conv(T* out, const T* in, const T* weight, const T* bias, const Shape& shape) {
     using Sums = Products<T, M, N, DOWN, ACROSS, false>;
@@ -101,28 +106,34 @@ __device__ __forceinline__ void conv(T* out, const T* in, const T* weight, const
     __syncthreads();
 
     const int part = threadIdx.x % PARTS, line = threadIdx.x / PARTS;
-    const T* images = in + group * own;
-    const T* weights = weight + static_cast<size_t>(group * shape.own_outputs + column) * width + start;
+    const T* windows[M / TOGETHER];
+    int ys[M / TOGETHER], xs[M / TOGETHER];
+#pragma unroll
+    for (int i = 0; i < M / TOGETHER; i++) {
+        const Place place = places[line + i * TOGETHER];
+        const ptrdiff_t pixel = static_cast<ptrdiff_t>(place.image + place.y) * shape.in_width + place.x;
+        windows[i] = in + pixel * shape.in_pitch + group * own;
+        ys[i] = place.y, xs[i] = place.x;
+    }
+    const T* weights = weight + static_cast<size_t>(group * shape.own_outputs + column + line) * width + start;
+    const size_t hop = static_cast<size_t>(TOGETHER) * width;
     const uint32_t to = shared_address(shared) + part * BYTES;
     const auto load = [&](int stage, int step) {
         const int at = step * Left::DEPTH + part * LENGTH;
         const bool within = at < depth;
         const int tap = by_own(at), channel = at - tap * own, r = by_taps(tap), s = tap - r * across.taps;
-        const uint32_t left = to + stage * (Left::BYTES + Right::BYTES), right = left + Left::BYTES;
+        const int under = (r * shape.in_width + s) * shape.in_pitch + channel;
+        const uint32_t left = to + stage * (Left::BYTES + Right::BYTES) + line * Left::PITCH, right = left + Left::BYTES;
 #pragma unroll
-        for (int i = line; i < M; i += TOGETHER) {
-            const Place place = places[i];
-            const int y = place.y + r, x = place.x + s;
-            const bool valid = within && static_cast<unsigned>(y) < shape.in_height &&
-                               static_cast<unsigned>(x) < shape.in_width;
-            const size_t pixel = valid ? (place.image + y) * shape.in_width + x : 0;
-            copy_or_zero<BYTES>(left + i * Left::PITCH, images + pixel * shape.in_pitch + channel, valid);
+        for (int i = 0; i < M / TOGETHER; i++) {
+            const bool valid = within && static_cast<unsigned>(ys[i] + r) < shape.in_height &&
+                               static_cast<unsigned>(xs[i] + s) < shape.in_width;
+            copy_or_zero<BYTES>(left + i * TOGETHER * Left::PITCH, valid ? windows[i] + under : in, valid);
         }
 #pragma unroll
-        for (int i = line; i < N; i += TOGETHER) {
-            const bool valid = within && column + i < shape.own_outputs;
-            const size_t place = valid ? static_cast<size_t>(i) * width + at : 0;
-            copy_or_zero<BYTES>(right + i * Right::PITCH, weights + place, valid);
+        for (int i = 0; i < N / TOGETHER; i++) {
+            const bool valid = within && column + line + i * TOGETHER < shape.own_outputs;
+            copy_or_zero<BYTES>(right + i * TOGETHER * Right::PITCH, valid ? weights + i * hop + at : weight, valid);
         }
     };
     Sums sums;
@@ -131,35 +142,35 @@ __device__ __forceinline__ void conv(T* out, const T* in, const T* weight, const
         sums.add(left, left + Left::BYTES);
     });
 
-    const bool pairs = shape.own_outputs % 2 == 0;
+    // Through shared memory sums become runs of whole rows.
+    constexpr int PITCH = N + 4, RUN = VECTOR / sizeof(T), RUNS = N / RUN;
+    static_assert(M * PITCH * sizeof(float) <= STAGES * (Left::BYTES + Right::BYTES));
+    float* staged = reinterpret_cast<float*>(shared);
+    __syncthreads();
     sums.each([&](int i, int j, const auto& run) {
-        constexpr int RUN = sizeof(run) / sizeof(float);
-        const int pixel = places[i].pixel, own_output = column + j;
-        if (pixel < 0 || own_output >= shape.own_outputs) return;
-        const int output = group * shape.own_outputs + own_output;
-        T* to = out + static_cast<size_t>(pixel) * shape.out_pitch + output;
-        float values[RUN];
 #pragma unroll
-        for (int k = 0; k < RUN; k++) {
-            values[k] = run[k];
-            if (own_output + k >= shape.own_outputs) continue;
-            if (bias) values[k] += to_float(bias[output + k]);
-        }
-        if (RUN == 2 && pairs) {
-            float2 pair = make_float2(values[0], values[RUN - 1]);
-            if (shape.add) {
-                const float2 before = load_pair(to);
-                pair.x += before.x, pair.y += before.y;
-            }
-            store_pair(to, pair);
-            return;
-        }
-#pragma unroll
-        for (int k = 0; k < RUN; k++) {
-            if (own_output + k >= shape.own_outputs) continue;
-            to[k] = from_float<T>(values[k] + (shape.add ? to_float(to[k]) : 0.0f));
-        }
+        for (int k = 0; k < sizeof(run) / sizeof(float); k++) staged[i * PITCH + j + k] = run[k];
     });
+    __syncthreads();
+    const bool whole = shape.own_outputs % RUN == 0;
+    for (int at = threadIdx.x; at < M * RUNS; at += THREADS) {
+        const int i = at / RUNS, j = at % RUNS * RUN, pixel = places[i].pixel, count = shape.own_outputs - column - j;
+        if (pixel < 0 || count <= 0) continue;
+        const int output = group * shape.own_outputs + column + j;
+        T* to = out + static_cast<size_t>(pixel) * shape.out_pitch + output;
+        Run<T> values;
+        if (whole && shape.add) values = *reinterpret_cast<const Run<T>*>(to);
+#pragma unroll
+        for (int k = 0; k < RUN; k++) {
+            if (k >= count) break;
+            float value = staged[i * PITCH + j + k];
+            if (bias) value += to_float(bias[output + k]);
+            if (shape.add) value += to_float(whole ? values.values[k] : to[k]);
+            values.values[k] = from_float<T>(value);
+            if (!whole) to[k] = values.values[k];
+        }
+        if (whole) *reinterpret_cast<Run<T>*>(to) = values;
+    }
 }
 
 }  // namespace galley

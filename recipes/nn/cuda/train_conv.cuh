@@ -146,17 +146,22 @@ template <int M, int N, int DOWN, int ACROSS, bool TURNED> struct Products<float
         } else {
 #pragma unroll
             for (int k = 0; k < STEP_BYTES; k += VECTOR) {
-                float rows[I][4];
+                // Four rows at a time: for more there are not the registers.
 #pragma unroll
-                for (int i = 0; i < I; i++) put(rows[i], left + (down + i * HIGH) * Left::PITCH + k);
+                for (int first = 0; first < I; first += 4) {
+                    float rows[4][4];
 #pragma unroll
-                for (int j = 0; j < J; j++) {
-                    float columns[4];
-                    put(columns, right + (across + j * WIDE) * Right::PITCH + k);
+                    for (int i = 0; i < 4; i++) put(rows[i], left + (down + (first + i) * HIGH) * Left::PITCH + k);
 #pragma unroll
-                    for (int part = 0; part < 4; part++) {
+                    for (int j = 0; j < J; j++) {
+                        float columns[4];
+                        put(columns, right + (across + j * WIDE) * Right::PITCH + k);
 #pragma unroll
-                        for (int i = 0; i < I; i++) sums[i][j] = fmaf(rows[i][part], columns[part], sums[i][j]);
+                        for (int part = 0; part < 4; part++) {
+#pragma unroll
+                            for (int i = 0; i < 4; i++)
+                                sums[first + i][j] = fmaf(rows[i][part], columns[part], sums[first + i][j]);
+                        }
                     }
                 }
             }

@@ -14,6 +14,9 @@
 // `train_depthwise_any_V_T(out, in, weight, bias, images, in_height, in_width, channels, out_height, out_width, kernel_height,
 //         kernel_width, stride_height, stride_width, top, left, lanes, share, backward, add)`
 //     The same of any window; where `backward`, in is dy, out is dx, and the window is the layer's. Strips are single pixels.
+// `train_depthwise_back_K_V_T(out, in, weight, images, in_height, in_width, channels, out_height, out_width, lanes, share, add)`
+//     The gradient of what came in of a layer with a stride of 2 and K / 2 pixels of padding: in is dy, out is dx. Grid and
+//     memory as the first's.
 // `train_depthwise_weight_K_S_V_T(parts, x, dy, images, in_height, in_width, channels, out_height, out_width, top, left, lanes,
 //         share)`
 //     parts f32 [shares, channels, K, K], which `train_conv_sum` adds. Grid as above, dynamic shared memory V 1024.
@@ -30,6 +33,10 @@ constexpr int THREADS = 256, STRIP = 4;
 template <typename T, int V> struct alignas(V * sizeof(T)) Run {
     T values[V];
     __device__ __forceinline__ float operator[](int i) const { return to_float(values[i]); }
+    __device__ __forceinline__ void get(float (&to)[V]) const {
+#pragma unroll
+        for (int i = 0; i < V; i++) to[i] = (*this)[i];
+    }
     __device__ __forceinline__ static Run of(const T* from, bool valid) {
         Run run;
         if (valid) {
@@ -46,36 +53,23 @@ struct Images {
     int count, in_height, in_width, channels, out_height, out_width, top, left;
 };
 
-// A block's weights in shared memory, in f32, four channels of a thread side by side.
+// A block's weights in shared memory, in f32, the channels of a thread side by side.
 template <int V> struct Taps {
-    static constexpr int FOUR = V < 4 ? V : 4;
     float* values;
     int lanes;
-    __device__ __forceinline__ float* at(int tap, int lane, int channel) const {
-        return values + ((tap * (V / FOUR) + channel / FOUR) * lanes + lane) * FOUR;
-    }
+    __device__ __forceinline__ float* at(int tap, int lane) const { return values + (tap * lanes + lane) * V; }
     template <typename T>
     __device__ __forceinline__ void put(const T* weight, int taps, int first, int channels, bool flip) const {
         for (int i = threadIdx.x; i < lanes * V * taps; i += THREADS) {
             const int channel = i / taps, tap = i % taps;
             if (first + channel >= channels) break;
             const float value = to_float(weight[static_cast<size_t>(first) * taps + i]);
-            at(flip ? taps - 1 - tap : tap, channel / V, channel % V)[channel % V % FOUR] = value;
+            at(flip ? taps - 1 - tap : tap, channel / V)[channel % V] = value;
         }
         __syncthreads();
     }
     __device__ __forceinline__ void get(float (&to)[V], int tap, int lane) const {
-#pragma unroll
-        for (int i = 0; i < V; i += FOUR) {
-            const float* from = at(tap, lane, i);
-            if constexpr (FOUR == 4) {
-                const float4 four = *reinterpret_cast<const float4*>(from);
-                to[i] = four.x, to[i + 1] = four.y, to[i + 2] = four.z, to[i + 3] = four.w;
-            } else {
-#pragma unroll
-                for (int j = 0; j < FOUR; j++) to[i + j] = from[j];
-            }
-        }
+        *reinterpret_cast<Run<float, V>*>(to) = *reinterpret_cast<const Run<float, V>*>(at(tap, lane));
     }
 };
 
@@ -95,14 +89,14 @@ template <typename T, int V> __device__ __forceinline__ void start(float (&sums)
 
 // The pixels of a line under a strip's windows.
 template <typename T, int V, int SPAN>
-__device__ __forceinline__ void line_under(Run<T, V> (&line)[SPAN], const T* in, const Images& images, int image, int y,
+__device__ __forceinline__ void line_under(float (&line)[SPAN][V], const T* in, const Images& images, int image, int y,
                                            int x, int channel) {
     const bool inside = static_cast<unsigned>(y) < images.in_height;
     const size_t pixel = (static_cast<size_t>(image) * images.in_height + y) * images.in_width + x;
 #pragma unroll
     for (int i = 0; i < SPAN; i++) {
         const bool valid = inside && static_cast<unsigned>(x + i) < images.in_width;
-        line[i] = Run<T, V>::of(in + (pixel + i) * images.channels + channel, valid);
+        Run<T, V>::of(in + (pixel + i) * images.channels + channel, valid).get(line[i]);
     }
 }
 
@@ -128,16 +122,59 @@ __device__ __forceinline__ void depthwise(T* out, const T* in, const T* weight, 
         for (int p = 0; p < STRIP; p++) start<T>(sums[p], bias, channel);
 #pragma unroll
         for (int r = 0; r < K; r++) {
-            Run<T, V> under[SPAN];
+            float under[SPAN][V];
             line_under(under, in, images, image, y * S - images.top + r, x * S - images.left, channel);
 #pragma unroll
             for (int s = 0; s < K; s++) {
-                float tap[V];
+                alignas(V * 4) float tap[V];
                 taps.get(tap, r * K + s, lane);
 #pragma unroll
                 for (int p = 0; p < STRIP; p++) {
 #pragma unroll
                     for (int i = 0; i < V; i++) sums[p][i] = fmaf(under[p * S + s][i], tap[i], sums[p][i]);
+                }
+            }
+        }
+        T* to = out + (static_cast<size_t>(line) * images.out_width + x) * images.channels + channel;
+#pragma unroll
+        for (int p = 0; p < STRIP; p++) {
+            if (x + p < images.out_width) store<T, V>(to + static_cast<size_t>(p) * images.channels, sums[p], add);
+        }
+    }
+}
+
+// A strip begins at a place that four divides, so that it is known which taps of which windows its pixels are under.
+template <typename T, int V, int K>
+__device__ __forceinline__ void depthwise_back(T* out, const T* in, const T* weight, const Images& images, int lanes,
+                                               int share, bool add) {
+    constexpr int PADDING = K / 2, BEFORE = (K - 1 - PADDING) / 2, SPAN = (STRIP - 1 + PADDING) / 2 + BEFORE + 1;
+    extern __shared__ __align__(16) float shared[];
+    const Taps<V> taps{shared, lanes};
+    const int lane = threadIdx.x % lanes, turn = threadIdx.x / lanes, together = THREADS / lanes;
+    const int first_channel = blockIdx.y * lanes * V, channel = first_channel + lane * V;
+    const int strips = (images.out_width + STRIP - 1) / STRIP;
+    const int first = blockIdx.x * share, last = min(first + share, images.count * images.out_height * strips);
+    const Divider by_strips(strips), by_height(images.out_height);
+    take_turn();
+    taps.put(weight, K * K, first_channel, images.channels, false);
+    if (turn >= together || channel >= images.channels) return;
+    for (int strip = first + turn; strip < last; strip += together) {
+        const int line = by_strips(strip), x = (strip - line * strips) * STRIP;
+        const int image = by_height(line), y = line - image * images.out_height;
+        float sums[STRIP][V] = {};
+        for (int r = (y + PADDING) % 2; r < K; r += 2) {
+            float under[SPAN][V];
+            line_under(under, in, images, image, (y + PADDING - r) / 2, x / 2 - BEFORE, channel);
+#pragma unroll
+            for (int s = 0; s < K; s++) {
+                alignas(V * 4) float tap[V];
+                taps.get(tap, r * K + s, lane);
+#pragma unroll
+                for (int p = 0; p < STRIP; p++) {
+                    if ((p + PADDING - s) % 2 != 0) continue;
+                    const float(&window)[V] = under[(p + PADDING - s + 2 * BEFORE) / 2];
+#pragma unroll
+                    for (int i = 0; i < V; i++) sums[p][i] = fmaf(window[i], tap[i], sums[p][i]);
                 }
             }
         }
@@ -171,7 +208,7 @@ __device__ __forceinline__ void depthwise_any(T* out, const T* in, const T* weig
         const auto add_tap = [&](int r, int s, int in_y, int in_x) {
             if (static_cast<unsigned>(in_y) >= images.in_height || static_cast<unsigned>(in_x) >= images.in_width) return;
             const auto value = Run<T, V>::of(from + static_cast<size_t>(in_y * images.in_width + in_x) * images.channels, true);
-            float tap[V];
+            alignas(V * 4) float tap[V];
             taps.get(tap, r * kernel.y + s, lane);
 #pragma unroll
             for (int i = 0; i < V; i++) sums[i] = fmaf(value[i], tap[i], sums[i]);
@@ -212,13 +249,13 @@ __device__ __forceinline__ void depthwise_weight(float* parts, const T* x, const
         const int line = by_strips(strip), at = (strip - line * strips) * STRIP;
         const int image = by_height(line), y = line - image * images.out_height;
         const T* from = dy + (static_cast<size_t>(line) * images.out_width + at) * images.channels + channel;
-        Run<T, V> changes[STRIP];
+        float changes[STRIP][V];
 #pragma unroll
         for (int p = 0; p < STRIP; p++)
-            changes[p] = Run<T, V>::of(from + static_cast<size_t>(p) * images.channels, at + p < images.out_width);
+            Run<T, V>::of(from + static_cast<size_t>(p) * images.channels, at + p < images.out_width).get(changes[p]);
 #pragma unroll
         for (int r = 0; r < K; r++) {
-            Run<T, V> under[SPAN];
+            float under[SPAN][V];
             line_under(under, x, images, image, y * S - images.top + r, at * S - images.left, channel);
 #pragma unroll
             for (int s = 0; s < K; s++) {
@@ -287,6 +324,14 @@ using namespace galley;
                               flip, add);                                                                              \
     }
 
+#define GALLEY_DEPTHWISE_BACK(name, T, V, K)                                                                           \
+    extern "C" __global__ void __launch_bounds__(256) train_depthwise_back_##K##_##V##_##name(                         \
+        T* out, const T* in, const T* weight, int images, int in_height, int in_width, int channels, int out_height,   \
+        int out_width, int lanes, int share, int add) {                                                                \
+        depthwise_back<T, V, K>(out, in, weight, {images, in_height, in_width, channels, out_height, out_width, 0, 0}, \
+                                lanes, share, add);                                                                    \
+    }
+
 #define GALLEY_DEPTHWISE_WEIGHT(name, T, V, K, S)                                                                      \
     extern "C" __global__ void __launch_bounds__(256) train_depthwise_weight_##K##_##S##_##V##_##name(                 \
         float* parts, const T* x, const T* dy, int images, int in_height, int in_width, int channels, int out_height,  \
@@ -312,6 +357,8 @@ using namespace galley;
     GALLEY_DEPTHWISE(name, T, V, 3, 2)   \
     GALLEY_DEPTHWISE(name, T, V, 5, 1)   \
     GALLEY_DEPTHWISE(name, T, V, 5, 2)   \
+    GALLEY_DEPTHWISE_BACK(name, T, V, 3) \
+    GALLEY_DEPTHWISE_BACK(name, T, V, 5) \
     GALLEY_DEPTHWISE_ANY(name, T, V)
 
 #define GALLEY_DEPTHWISES(name, T)                                                                                     \
@@ -335,4 +382,3 @@ using namespace galley;
 
 GALLEY_DEPTHWISES(f16, __half)
 GALLEY_DEPTHWISES(f32, float)
-GALLEY_DEPTHWISE_OF(f16, __half, 8)

@@ -11,13 +11,14 @@
 // `train_conv_turn_T(out, w, rows, width, inputs, outputs, merged, kernel_height, kernel_width, stride_height, stride_width, top,
 //         left)`
 //     out T [rows, taps, width]: a row for each input with the outputs of its product's group, and zeros behind. Taps lie phase
-//     by phase, as `train_conv.cu` says. Grid (ceil(rows / 32) ceil(width / 32), taps), block 256.
-// `train_conv_lay_lines_T(out, w, count, line, wide, kernel_width, inputs)`
-//     out T [outputs, kernel_height, line], count values of all: the inputs of a tap, with zeros up to `wide`, and the next tap's,
-//     with zeros up to `line`. Grid ceil(count / 256), block 256.
-// `train_conv_fill_T(out, x, count, width, own, wide_width, wide, left)`
-//     x T [lines, width, own], out T [lines, wide_width, wide], count values of all: zeros behind each pixel's own, for `left`
-//     pixels before each line, and behind it. Grid ceil(count / 256), block 256.
+//     by phase, as `train_conv.cu` says. Grid (ceil(rows / 64) ceil(width / 64), taps), block 256.
+// `train_conv_lay_lines_T(out, w, count, lines, line, wide, kernel_height, kernel_width, inputs)`
+//     out T [outputs, lines, line], count values of all: the inputs of a tap, with zeros up to `wide`, and the next tap's, with
+//     zeros up to `line`; lines of zeros behind the kernel's. Grid ceil(count / 256), block 256.
+// `train_conv_fill_T(out, x, count, height, width, own, wide_height, wide_width, wide, top, left)`
+//     x T [images, height, width, own], out T [images, wide_height, wide_width, wide], count values of all: zeros behind each
+//     pixel's own, and around each image, of which `top` lines and `left` pixels come before it. wide is a multiple of 4. Grid
+//     ceil(count / 1024), block 256.
 // `train_conv_widen_T(out, x, count)`: x T, out f32. Grid ceil(count / 256), block 256.
 // `train_conv_columns_V_T(parts, x, rows, columns, share)`
 //     x T [rows, columns], columns a multiple of V; parts f32 [shares, columns]: sums over each `share` rows, which
@@ -26,6 +27,10 @@
 #include "common.cuh"
 
 namespace galley {
+
+template <typename T, int V> struct alignas(V * sizeof(T)) Run {
+    T values[V];
+};
 
 template <typename T>
 __device__ __forceinline__ void lay(T* out, const T* w, int count, int taps, int width, int inputs, int outputs,
@@ -56,8 +61,8 @@ template <typename T>
 __device__ __forceinline__ void turn(T* out, const T* w, int rows, int width, int inputs, int outputs, int merged,
                                      int kernel_height, int kernel_width, int stride_height, int stride_width, int top,
                                      int left) {
-    constexpr int SIDE = 32;
-    __shared__ T tile[SIDE][SIDE + 2];
+    constexpr int SIDE = 64, LINES = 256 / SIDE;
+    __shared__ T tile[SIDE][SIDE + 4 / sizeof(T)];
     const int taps = kernel_height * kernel_width, tiles = (width + SIDE - 1) / SIDE;
     const int row = blockIdx.x / tiles * SIDE, column = blockIdx.x % tiles * SIDE;
     // Phases down are the outer ones; of one, the phases across; of one, taps from the last to the first.
@@ -68,41 +73,55 @@ __device__ __forceinline__ void turn(T* out, const T* w, int rows, int width, in
     const int s = across.number + (across.together - 1 - place % across.together) * stride_width;
     const int tap = r * kernel_width + s;
     const int lane = threadIdx.x % SIDE, line = threadIdx.x / SIDE;
+    // The layer's group of an input, and where its outputs begin among those of the product's.
+    const int input = row + lane, group = input / inputs, first = group % merged * outputs;
+    const T* from = w + (static_cast<size_t>(group) * outputs * taps + tap) * inputs + input - group * inputs;
     take_turn();
-    for (int i = line; i < SIDE; i += blockDim.x / SIDE) {
-        const int input = row + lane, channel = column + i;
-        const int group = input / (inputs * merged), own = input / inputs % merged;
-        const bool valid = input < rows && channel < outputs * merged && channel / outputs == own;
-        const size_t output = static_cast<size_t>(group) * outputs * merged + channel;
-        tile[lane][i] = valid ? w[(output * taps + tap) * inputs + input % inputs] : from_float<T>(0.0f);
+#pragma unroll
+    for (int k = 0; k < SIDE / LINES; k++) {
+        const int i = line + k * LINES, output = column + i - first;
+        const bool valid = input < rows && output >= 0 && output < outputs;
+        tile[lane][i] = valid ? from[static_cast<size_t>(output) * taps * inputs] : from_float<T>(0.0f);
     }
     __syncthreads();
-    for (int i = line; i < SIDE; i += blockDim.x / SIDE) {
+#pragma unroll
+    for (int k = 0; k < SIDE / LINES; k++) {
+        const int i = line + k * LINES;
         if (row + i < rows && column + lane < width)
             out[(static_cast<size_t>(row + i) * taps + blockIdx.y) * width + column + lane] = tile[i][lane];
     }
 }
 
 template <typename T>
-__device__ __forceinline__ void lay_lines(T* out, const T* w, int count, int line, int wide, int kernel_width,
-                                          int inputs) {
+__device__ __forceinline__ void lay_lines(T* out, const T* w, int count, int lines, int line, int wide,
+                                          int kernel_height, int kernel_width, int inputs) {
     const int at = blockIdx.x * blockDim.x + threadIdx.x;
     take_turn();
     if (at >= count) return;
-    const int row = at / line, tap = at % line / wide, channel = at % line % wide;
-    const bool valid = tap < kernel_width && channel < inputs;
-    out[at] = valid ? w[(static_cast<size_t>(row) * kernel_width + tap) * inputs + channel] : from_float<T>(0.0f);
+    const int r = at / line % lines, s = at % line / wide, channel = at % line % wide;
+    const bool valid = r < kernel_height && s < kernel_width && channel < inputs;
+    const size_t tap = (static_cast<size_t>(at / line / lines) * kernel_height + r) * kernel_width + s;
+    out[at] = valid ? w[tap * inputs + channel] : from_float<T>(0.0f);
 }
 
 template <typename T>
-__device__ __forceinline__ void fill(T* out, const T* x, int count, int width, int own, int wide_width, int wide,
-                                     int left) {
-    const int at = blockIdx.x * blockDim.x + threadIdx.x;
+__device__ __forceinline__ void fill(T* out, const T* x, int count, int height, int width, int own, int wide_height,
+                                     int wide_width, int wide, int top, int left) {
+    const int run = blockIdx.x * blockDim.x + threadIdx.x;
     take_turn();
-    if (at >= count) return;
-    const int channel = at % wide, pixel = at / wide, line = pixel / wide_width, along = pixel % wide_width - left;
-    const bool valid = channel < own && along >= 0 && along < width;
-    out[at] = valid ? x[(static_cast<size_t>(line) * width + along) * own + channel] : from_float<T>(0.0f);
+    if (run >= count / 4) return;
+    const int runs = wide / 4, pixel = run / runs, first = (run - pixel * runs) * 4;
+    const int line = pixel / wide_width, along = pixel - line * wide_width - left;
+    const int image = line / wide_height, down = line - image * wide_height - top;
+    const bool inside = along >= 0 && along < width && down >= 0 && down < height;
+    const T* from = x + ((static_cast<ptrdiff_t>(image) * height + down) * width + along) * own;
+    Run<T, 4> values;
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        const bool valid = inside && first + i < own;
+        values.values[i] = valid ? from[first + i] : from_float<T>(0.0f);
+    }
+    reinterpret_cast<Run<T, 4>*>(out)[run] = values;
 }
 
 template <typename T> __device__ __forceinline__ void widen(float* out, const T* x, int count) {
@@ -110,10 +129,6 @@ template <typename T> __device__ __forceinline__ void widen(float* out, const T*
     take_turn();
     if (at < count) out[at] = to_float(x[at]);
 }
-
-template <typename T, int V> struct alignas(V * sizeof(T)) Run {
-    T values[V];
-};
 
 template <typename T, int V>
 __device__ __forceinline__ void columns(float* parts, const T* x, int rows, int columns, int share) {
@@ -165,13 +180,15 @@ using namespace galley;
         turn(out, w, rows, width, inputs, outputs, merged, kernel_height, kernel_width, stride_height,             \
              stride_width, top, left);                                                                             \
     }                                                                                                              \
-    extern "C" __global__ void train_conv_lay_lines_##name(T* out, const T* w, int count, int line, int wide,      \
-                                                           int kernel_width, int inputs) {                         \
-        lay_lines(out, w, count, line, wide, kernel_width, inputs);                                                \
+    extern "C" __global__ void train_conv_lay_lines_##name(T* out, const T* w, int count, int lines, int line,     \
+                                                           int wide, int kernel_height, int kernel_width,          \
+                                                           int inputs) {                                           \
+        lay_lines(out, w, count, lines, line, wide, kernel_height, kernel_width, inputs);                          \
     }                                                                                                              \
-    extern "C" __global__ void train_conv_fill_##name(T* out, const T* x, int count, int width, int own,           \
-                                                      int wide_width, int wide, int left) {                        \
-        fill(out, x, count, width, own, wide_width, wide, left);                                                   \
+    extern "C" __global__ void train_conv_fill_##name(T* out, const T* x, int count, int height, int width,        \
+                                                      int own, int wide_height, int wide_width, int wide, int top, \
+                                                      int left) {                                                  \
+        fill(out, x, count, height, width, own, wide_height, wide_width, wide, top, left);                         \
     }                                                                                                              \
     extern "C" __global__ void train_conv_widen_##name(float* out, const T* x, int count) { widen(out, x, count); } \
     GALLEY_COLUMNS(name, T, 4)                                                                                     \

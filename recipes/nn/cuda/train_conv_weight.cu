@@ -15,6 +15,8 @@
 //
 // `train_conv_sum_T(out, parts, count, shares)`: f32, out[i] = sum over shares of parts[share, i], in order. Grid
 //     ceil(count / 256), block 256. Memory is the bound.
+// `train_conv_sum_many_T(out, parts, count, shares)`: the same of few values, in an order that follows from how many shares there
+//     are. Grid ceil(count / 32), block 512. What memory takes to answer is the bound.
 #include "train_conv.cuh"
 
 namespace galley {
@@ -112,6 +114,24 @@ __device__ __forceinline__ void sum_parts(float* out, const float* parts, int co
     out[at] = sum;
 }
 
+__device__ __forceinline__ void sum_many_parts(float* out, const float* parts, int count, int shares) {
+    constexpr int LINES = 16;
+    __shared__ float sums[LINES][WARP];
+    const int lane = threadIdx.x % WARP, line = threadIdx.x / WARP, at = blockIdx.x * WARP + lane;
+    take_turn();
+    float sum = 0.0f;
+    if (at < count) {
+#pragma unroll 8
+        for (int share = line; share < shares; share += LINES) sum += parts[static_cast<size_t>(share) * count + at];
+    }
+    sums[line][lane] = sum;
+    __syncthreads();
+    if (line > 0 || at >= count) return;
+#pragma unroll
+    for (int other = 1; other < LINES; other++) sum += sums[other][lane];
+    out[at] = sum;
+}
+
 }  // namespace galley
 
 using namespace galley;
@@ -136,8 +156,12 @@ using namespace galley;
     GALLEY_CONV_WEIGHT(name, T, 64, 64, 2, 2, 16)                                                              \
     GALLEY_CONV_WEIGHT(name, T, 64, 64, 2, 2, 8)                                                               \
     GALLEY_CONV_WEIGHT(name, T, 64, 64, 2, 2, 4)                                                               \
-    extern "C" __global__ void train_conv_sum_##name(float* out, const float* parts, int count, int shares) { \
+    extern "C" __global__ void train_conv_sum_##name(float* out, const float* parts, int count, int shares) {  \
         sum_parts(out, parts, count, shares);                                                                  \
+    }                                                                                                          \
+    extern "C" __global__ void __launch_bounds__(512)                                                          \
+        train_conv_sum_many_##name(float* out, const float* parts, int count, int shares) {                    \
+        sum_many_parts(out, parts, count, shares);                                                             \
     }
 
 GALLEY_CONV_WEIGHTS(f16, __half)

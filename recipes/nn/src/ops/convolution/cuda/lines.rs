@@ -66,6 +66,11 @@ impl Lines {
         kernel[0].next_multiple_of(self.together())
     }
 
+    /// What a filter's weight becomes.
+    pub(super) fn shape(self, kernel: [usize; 2]) -> [usize; 2] {
+        [self.lines(kernel), self.line]
+    }
+
     /// `[filters, kernel, channels]` -> `[padded filters, lines, line]`.
     pub(super) fn taps(
         self,

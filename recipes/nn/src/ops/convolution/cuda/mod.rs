@@ -1,10 +1,12 @@
 //! Convolution on a CUDA device: which kernels compute it, and how they are launched.
 
+mod laid;
 mod lines;
 mod tiles;
 
 use candle_core::{Result, Tensor};
 
+pub(crate) use self::laid::lines;
 use self::{lines::Lines, tiles::Tile};
 use crate::{
     activation::Activation,
@@ -168,27 +170,6 @@ impl Convolution {
             filters,
             activation,
         })
-    }
-}
-
-impl Convolution {
-    /// Of numbers that lie on the device as `conv_sm90.cu` reads them: so many steps for each place of the kernel.
-    pub(crate) fn laid(
-        (weight, bias): (Span, Option<Span>),
-        window: Window,
-        [groups, filters]: [usize; 2],
-        chunks: usize,
-    ) -> Self {
-        Self {
-            weight,
-            bias,
-            before: None,
-            kind: Kind::Sm90 { chunks },
-            window,
-            groups,
-            filters,
-            activation: Activation::None,
-        }
     }
 }
 

@@ -104,23 +104,62 @@ pub(super) fn fill(
     if own == channels {
         return Ok(filled(from));
     }
-    fill_lines(draft, from, to, ([1, channels], [1, own], 0))?;
+    let border = Border {
+        from: [1, 1, channels],
+        to: [1, 1, own],
+        before: [0, 0],
+    };
+    border.fill(draft, from, to)?;
     Ok(filled(to))
 }
 
-/// Lines of pixels of some values, `[lines, width, own]`, in wider ones, with zeros before and behind.
-pub(super) fn fill_lines(
+/// Images `[height, width, channels]` within larger ones, with zeros around and behind.
+pub(super) struct Border {
+    pub(super) from: [usize; 3],
+    pub(super) to: [usize; 3],
+    /// Lines and pixels before each.
+    pub(super) before: [usize; 2],
+}
+
+impl Border {
+    pub(super) fn fill(&self, draft: &mut Draft, from: Span, to: Span) -> Result<()> {
+        let count = to.bytes / draft.target.element.size();
+        let [height, width, own] = self.from;
+        let [wide_height, wide_width, wide] = self.to;
+        let [top, left] = self.before;
+        let numbers = [
+            count,
+            height,
+            width,
+            own,
+            wide_height,
+            wide_width,
+            wide,
+            top,
+            left,
+        ];
+        let arguments = share::arguments([to.write(), from.read()], numbers);
+        let kernel = (Source::TrainConvLayout, "train_conv_fill");
+        // A thread has four values.
+        let grid = Grid::row(count.div_ceil(4 * THREADS), THREADS as u32);
+        // SAFETY: the arguments are those that the head of `train_conv_layout.cu` lists, of the shapes that it states.
+        unsafe { draft.launch(kernel, grid, arguments) }
+    }
+}
+
+/// Weights `[outputs, taps, inputs]` by lines of the kernel, `[outputs, lines, line]`, where a tap has `wide` values.
+pub(super) fn lay_lines(
     draft: &mut Draft,
-    from: Span,
-    to: Span,
-    ([width, own], [wide_width, wide], left): ([usize; 2], [usize; 2], usize),
+    [weight, to]: [Span; 2],
+    (kernel, inputs): ([usize; 2], usize),
+    ([lines, line], wide): ([usize; 2], usize),
 ) -> Result<()> {
     let count = to.bytes / draft.target.element.size();
-    let spans = [to.write(), from.read()];
-    let arguments = share::arguments(spans, [count, width, own, wide_width, wide, left]);
-    let kernel = (Source::TrainConvLayout, "train_conv_fill");
+    let numbers = [count, lines, line, wide, kernel[0], kernel[1], inputs];
+    let arguments = share::arguments([to.write(), weight.read()], numbers);
+    let kernel = (Source::TrainConvLayout, "train_conv_lay_lines");
     let grid = Grid::row(count.div_ceil(THREADS), THREADS as u32);
-    // SAFETY: the arguments are those that the head of `train_conv_layout.cu` lists, of the shapes that it states.
+    // SAFETY: as in `Border::fill`.
     unsafe { draft.launch(kernel, grid, arguments) }
 }
 
@@ -145,7 +184,7 @@ pub(super) fn lay(
     let arguments = share::arguments([to.write(), weight.read()], numbers);
     let kernel = (Source::TrainConvLayout, "train_conv_lay");
     let grid = Grid::row(count.div_ceil(THREADS), THREADS as u32);
-    // SAFETY: as in `fill`.
+    // SAFETY: as in `Border::fill`.
     unsafe { draft.launch(kernel, grid, arguments) }
 }
 
@@ -176,11 +215,11 @@ pub(super) fn turn(
     let arguments = share::arguments([to.write(), weight.read()], numbers);
     let kernel = (Source::TrainConvLayout, "train_conv_turn");
     let grid = Grid {
-        blocks: [rows.div_ceil(32) * width.div_ceil(32), down * across, 1],
+        blocks: [rows.div_ceil(64) * width.div_ceil(64), down * across, 1],
         threads: THREADS as u32,
         shared: 0,
     };
-    // SAFETY: as in `fill`.
+    // SAFETY: as in `Border::fill`.
     unsafe { draft.launch(kernel, grid, arguments) }
 }
 

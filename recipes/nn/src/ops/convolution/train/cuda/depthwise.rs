@@ -4,7 +4,7 @@ use candle_core::Result;
 
 use super::{Layer, THREADS, share};
 use crate::{
-    cuda::{Argument, Draft, Element, Grid, Source, Span},
+    cuda::{Argument, Draft, Grid, Source, Span},
     graph::{Shape, Window},
     ops::Onto,
 };
@@ -53,7 +53,7 @@ impl Spread {
 
 /// Of so many channels those that a thread has: at most so many.
 fn vector(channels: usize, most: usize) -> usize {
-    [8, 4, 2]
+    [4, 2]
         .into_iter()
         .find(|vector| *vector <= most && channels.is_multiple_of(*vector))
         .unwrap_or(1)
@@ -113,18 +113,37 @@ struct Pass {
     backward: bool,
 }
 
+/// What computes a pass.
+enum Kernel {
+    /// Windows of a side and a stride with so much padding: backward, with a stride of one, those that have the weights in the
+    /// opposite order.
+    Known {
+        known: [usize; 2],
+        padding: [usize; 2],
+    },
+    /// Backward of a stride of two, with as much padding as is usual.
+    Back {
+        side: usize,
+    },
+    Any,
+}
+
 impl Pass {
-    /// Side and stride of a known window, and the padding: backward, with a stride of one, it is a window that has the weights
-    /// in the opposite order.
-    fn known(&self) -> Option<([usize; 2], [usize; 2])> {
-        let known = known(self.window)?;
-        let [side, stride] = known;
+    fn kernel(&self) -> Kernel {
         let padding = self.window.padding;
-        if !self.backward {
-            return Some((known, padding));
+        let Some(known) = known(self.window) else {
+            return Kernel::Any;
+        };
+        let [side, stride] = known;
+        match (self.backward, stride) {
+            (false, _) => Kernel::Known { known, padding },
+            (true, 1) if padding.iter().all(|padding| *padding < side) => Kernel::Known {
+                known,
+                padding: padding.map(|padding| side - 1 - padding),
+            },
+            (true, 2) if padding == [side / 2; 2] => Kernel::Back { side },
+            _ => Kernel::Any,
         }
-        let [top, left] = padding.map(|padding| (side - 1).checked_sub(padding));
-        (stride == 1).then_some((known, [top?, left?]))
     }
 
     fn launch(
@@ -134,21 +153,21 @@ impl Pass {
         from: Span,
         (to, onto): (Span, Onto),
     ) -> Result<()> {
-        let known = self.known();
-        let most = if draft.target.element == Element::F16 {
-            8
-        } else {
-            4
-        };
+        let kernel = self.kernel();
         let channels = self.to.channels;
+        let strip = if matches!(kernel, Kernel::Any) {
+            1
+        } else {
+            STRIP
+        };
         let spread = Spread::of(
             channels,
-            vector(channels, most),
-            pieces(self.images, self.to, known.map_or(1, |_| STRIP)),
+            vector(channels, 4),
+            pieces(self.images, self.to, strip),
             BLOCKS * draft.target.processors,
         );
-        let [down, across] = self.window.kernel;
-        let grid = spread.grid(down * across * spread.vector * LANES * size_of::<f32>());
+        let taps = self.window.kernel.iter().product::<usize>();
+        let grid = spread.grid(taps * spread.vector * LANES * size_of::<f32>());
         let shapes = [
             self.images,
             self.from.height,
@@ -157,26 +176,33 @@ impl Pass {
             self.to.height,
             self.to.width,
         ];
-        let (name, window) = match known {
-            Some(([side, stride], padding)) => (format!("{side}_{stride}"), padding.to_vec()),
-            None => {
-                let Window {
-                    kernel,
-                    stride,
-                    padding,
-                } = self.window;
-                ("any".to_owned(), [kernel, stride, padding].concat())
+        let Window {
+            kernel: sides,
+            stride,
+            padding,
+        } = self.window;
+        let backward = vec![usize::from(self.backward)];
+        let (name, window, backward) = match kernel {
+            Kernel::Known {
+                known: [side, stride],
+                padding,
+            } => (format!("{side}_{stride}"), padding.to_vec(), backward),
+            Kernel::Back { side } => (format!("back_{side}"), Vec::new(), Vec::new()),
+            Kernel::Any => {
+                let window = [sides, stride, padding].concat();
+                ("any".to_owned(), window, backward)
             }
         };
-        let end = [
-            spread.lanes,
-            spread.share,
-            usize::from(self.backward),
-            usize::from(onto == Onto::Add),
-        ];
-        let numbers = shapes.into_iter().chain(window).chain(end);
-        let spans = [to.write(), from.read(), weight.read(), bias.into()];
-        let arguments = spans.into_iter().chain(numbers.map(Argument::from));
+        let biases = match kernel {
+            Kernel::Back { .. } => None,
+            Kernel::Known { .. } | Kernel::Any => Some(bias.into()),
+        };
+        let numbers = (shapes.into_iter().chain(window))
+            .chain([spread.lanes, spread.share])
+            .chain(backward)
+            .chain([usize::from(onto == Onto::Add)]);
+        let spans = [to.write(), from.read(), weight.read()];
+        let arguments = (spans.into_iter().chain(biases)).chain(numbers.map(Argument::from));
         let kernel = format!("train_depthwise_{name}_{}", spread.vector);
         // SAFETY: the arguments are those that the head of `train_conv_depthwise.cu` lists, of the shapes that it states.
         unsafe { draft.launch((Source::TrainConvDepthwise, &kernel), grid, arguments) }

@@ -5,7 +5,7 @@ use candle_core::Result;
 
 use super::{
     Layer, THREADS,
-    dense::{Groups, lay, turn},
+    dense::{Border, Groups, lay, lay_lines, turn},
     share,
     weight::shares,
 };
@@ -15,7 +15,7 @@ use crate::{
     graph::{Shape, Window},
     ops::{
         Onto,
-        convolution::cuda::{Convolution, Images, Pass, STEP, VECTOR},
+        convolution::cuda::{Convolution, Images, Pass, STEP, VECTOR, lines},
     },
 };
 
@@ -238,6 +238,68 @@ impl<'a> Hopper<'a> {
         let target = draft.target;
         pass.push(&target, draft.program())
     }
+}
+
+/// A layer of few channels, such as a network's first, forward: by lines of the kernel, from images that have their padding in
+/// memory. `None`: it cannot be computed so, and nothing was launched.
+pub(super) fn launch_first(
+    layer: &Layer,
+    draft: &mut Draft,
+    (weight, bias): (Span, Option<Span>),
+    [x, y]: [Span; 2],
+) -> Option<Result<()>> {
+    let target = draft.target;
+    let (inputs, outputs) = (layer.from.channels, layer.to.channels);
+    let hopper = target.element == Element::F16 && target.capability == (9, 0);
+    if !hopper || !outputs.is_multiple_of(VECTOR) {
+        return None;
+    }
+    let shape = lines(&layer.convolution, inputs)?;
+    let [size, out] = [layer.from, layer.to].map(|shape| [shape.height, shape.width]);
+    let made = |spans| Convolution::laid_by_lines(spans, &layer.convolution, inputs);
+    let border = made((weight, None))?.border(size, out)?;
+    let floats = bias.map_or(0, |_| outputs * Element::F32.size());
+    let [height, width] = border.size;
+    let values = layer.images * height * width * border.channels;
+    let [laid, widened, filled] = draft.scratch([
+        outputs * shape[0] * shape[1] * Element::F16.size(),
+        floats,
+        values * Element::F16.size(),
+    ]);
+    let pass = Pass {
+        layer: &made((laid, bias.map(|_| widened)))?,
+        input: Images {
+            span: filled,
+            count: layer.images,
+            size: border.size,
+            channels: border.channels,
+            pitch: border.channels,
+        },
+        output: Images {
+            span: y,
+            count: layer.images,
+            size: out,
+            channels: outputs,
+            pitch: outputs,
+        },
+        residual: None,
+        after: Activation::None,
+    };
+    let mut launch = || {
+        let around = Border {
+            from: [size[0], size[1], inputs],
+            to: [height, width, border.channels],
+            before: border.before,
+        };
+        around.fill(draft, x, filled)?;
+        let own = (layer.convolution.window.kernel, inputs);
+        lay_lines(draft, [weight, laid], own, (shape, border.channels))?;
+        if let Some(bias) = bias {
+            widen(draft, bias, widened)?;
+        }
+        pass.push(&target, draft.program())
+    };
+    Some(launch())
 }
 
 /// A bias in f32.

@@ -4,13 +4,12 @@
 use candle_core::Result;
 
 use super::{
-    Layer, THREADS,
-    dense::{Filled, copies, fill_lines, gather},
-    share,
+    Layer,
+    dense::{Border, Filled, copies, gather, lay_lines},
     weight::Sums,
 };
 use crate::{
-    cuda::{Draft, Element, Grid, Source, Span},
+    cuda::{Draft, Element, Span},
     graph::{Convolution, Shape, Window},
 };
 
@@ -87,8 +86,18 @@ impl Lines {
 
     /// The images with their padding.
     fn fill(&self, draft: &mut Draft, x: Span, to: Span) -> Result<Filled> {
-        let wide = [self.layer.from.width, WIDE];
-        fill_lines(draft, x, to, (self.own, wide, self.left))?;
+        let [width, channels] = self.own;
+        let Shape {
+            height,
+            width: wide,
+            ..
+        } = self.layer.from;
+        let border = Border {
+            from: [height, width, channels],
+            to: [height, wide, WIDE],
+            before: [0, self.left],
+        };
+        border.fill(draft, x, to)?;
         Ok(Filled {
             span: to,
             own: self.line,
@@ -104,15 +113,12 @@ impl Lines {
         [x, y]: [Span; 2],
     ) -> Result<()> {
         let element = draft.target.element;
-        let count = self.layer.to.channels * self.layer.convolution.window.kernel[0] * self.line;
-        let [laid, filled] = draft.scratch([count * element.size(), self.filled_bytes(element)]);
+        let lines = self.layer.convolution.window.kernel[0];
+        let values = self.layer.to.channels * lines * self.line;
+        let [laid, filled] = draft.scratch([values * element.size(), self.filled_bytes(element)]);
         let x = self.fill(draft, x, filled)?;
-        let numbers = [count, self.line, WIDE, self.taps, self.own[1]];
-        let arguments = share::arguments([laid.write(), weight.read()], numbers);
-        let kernel = (Source::TrainConvLayout, "train_conv_lay_lines");
-        let grid = Grid::row(count.div_ceil(THREADS), THREADS as u32);
-        // SAFETY: the arguments are those that the head of `train_conv_layout.cu` lists, of the shapes that it states.
-        unsafe { draft.launch(kernel, grid, arguments)? };
+        let own = ([lines, self.taps], self.own[1]);
+        lay_lines(draft, [weight, laid], own, ([lines, self.line], WIDE))?;
         gather(&self.layer, draft, x, (laid, bias), (y, None))
     }
 

@@ -97,6 +97,10 @@ impl Layer {
             Kind::Dense => {
                 if let Some(hopper) = Hopper::forward(self, draft.target) {
                     hopper.launch_forward(draft, (weight, bias), [x, y])
+                } else if let Some(launched) =
+                    hopper::launch_first(self, draft, (weight, bias), [x, y])
+                {
+                    launched
                 } else if let Some(lines) = Lines::of(self, draft.target.element) {
                     lines.forward(draft, (weight, bias), [x, y])
                 } else {

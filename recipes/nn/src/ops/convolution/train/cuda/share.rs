@@ -26,8 +26,14 @@ pub(super) fn sum(draft: &mut Draft, parts: Span, to: Span, shares: usize) -> Re
         return Ok(());
     }
     let count = to.bytes / size_of::<f32>();
-    let kernel = (Source::TrainConvWeight, "train_conv_sum");
-    let grid = Grid::row(count.div_ceil(THREADS), THREADS as u32);
+    // A thread that has a value for itself waits long where there are many shares, and idle ones cost where there are not.
+    let (name, grid) = if count < 1 << 14 {
+        ("train_conv_sum_many", Grid::row(count.div_ceil(32), 512))
+    } else {
+        let blocks = count.div_ceil(THREADS);
+        ("train_conv_sum", Grid::row(blocks, THREADS as u32))
+    };
+    let kernel = (Source::TrainConvWeight, name);
     let arguments = [to.write(), parts.read(), count.into(), shares.into()];
     // SAFETY: the arguments are those that the head of `train_conv_weight.cu` lists, of the shapes that it states.
     unsafe { draft.launch(kernel, grid, arguments) }

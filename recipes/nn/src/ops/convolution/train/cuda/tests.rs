@@ -27,6 +27,7 @@ fn layer(convolution: Convolution, [height, width, channels]: [usize; 3]) -> Lay
 
 fn layers() -> Vec<Layer> {
     let new = Convolution::new;
+    let across = Convolution::new(122, [1, 7]);
     vec![
         layer(new(64, 7).stride(2).padding(3), [224, 224, 3]),
         layer(new(64, 3).padding(1).biased(), [56, 56, 64]),
@@ -34,7 +35,7 @@ fn layers() -> Vec<Layer> {
         layer(new(512, 3).padding(1), [7, 7, 512]),
         layer(new(512, 1).stride(2), [56, 56, 256]),
         layer(new(32, 3).padding(1), [14, 14, 128]),
-        layer(new(122, [1, 7]).padding([0, 3]).biased(), [14, 14, 58]),
+        layer(across.padding([0, 3]).biased(), [14, 14, 58]),
         layer(new(128, 3).padding(1).groups(32), [56, 56, 128]),
         layer(new(25, 3).padding(1).groups(5), [9, 9, 15]),
         layer(new(64, 3).padding(1).groups(32), [9, 9, 32]),
@@ -211,13 +212,15 @@ fn weights_are_laid_out_only_where_they_do_not_lie_so() {
     let expected = [
         "train_conv_fill_f16",
         "train_conv_lay_lines_f16",
-        "train_conv_16_128x64_f16",
+        "conv_f16_sm90_lines32",
     ];
     assert_eq!(forward, expected);
+    let [forward, ..] = kernels(&stem, Target::ampere(Element::F16));
+    assert_eq!(forward[2], "train_conv_16_128x64_f16");
     let depthwise = layer(new(96, 3).stride(2).padding(1).groups(96), [112, 112, 96]);
     let [forward, input, weight] = kernels(&depthwise, Target::hopper(Element::F16));
-    assert_eq!(forward, ["train_depthwise_3_2_8_f16"]);
-    assert_eq!(input, ["train_depthwise_any_8_f16"]);
+    assert_eq!(forward, ["train_depthwise_3_2_4_f16"]);
+    assert_eq!(input, ["train_depthwise_back_3_4_f16"]);
     assert_eq!(weight[0], "train_depthwise_weight_3_2_4_f16");
 }
 
