@@ -17,7 +17,7 @@
 //              the kernel in order, and for each the channels, with zeros up to a multiple of 64
 //   out        .. of [pixels, filters]: boxes of 16 by 64, 128-byte swizzle
 //   residual   .. of [pixels, filters]: boxes of M by 64, 128-byte swizzle; any map where there is none
-//   bias       const float*, [filters]
+//   bias       const float*, [filters], or null
 //   out_values, residual_values    the same images by their addresses; residual_values is null where there is none
 //   scale, shift                   const __half2*, [chunks * 32], zeros behind the channels; null where nothing is scaled
 //   pixels, filters, out_height, out_width, stride, top, left, kernel_width, chunks, steps, activation, out_pitch,
@@ -51,7 +51,7 @@ using namespace galley;
 
 constexpr int STEP = 64;  // channels: 128 bytes of f16, one row of the swizzle
 constexpr int ROW_BYTES = STEP * 2;
-constexpr int ALIGNMENT = 1024, BARRIERS_BYTES = 256;
+constexpr int ALIGNMENT = 1024;
 
 // What a launch is for, beside maps and pointers.
 struct Shape {
@@ -66,21 +66,6 @@ template <int GROUPS, int TILE_N> struct Layout {
 };
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
-
-struct Ring {
-    uint32_t full, empty;
-    int stages;
-    int stage = 0;
-    uint32_t parity = 0;
-    __device__ Ring(uint32_t barriers, int stages)
-        : full(barriers), empty(barriers + BARRIERS_BYTES / 2), stages(stages) {}
-    __device__ __forceinline__ void advance() {
-        if (++stage == stages) {
-            stage = 0;
-            parity ^= 1;
-        }
-    }
-};
 
 template <int GROUPS, int TILE_N, int SPLIT, bool SCALED, int LINE = 0>
 __device__ __forceinline__ void conv(const CUtensorMap& x, const CUtensorMap& w, const CUtensorMap& out,
@@ -260,7 +245,7 @@ __device__ __forceinline__ void conv(const CUtensorMap& x, const CUtensorMap& w,
                         for (int half = 0; half < 2; ++half) {
                             const int at = column + panel * 64 + slice * 16 + half * 8 + lane % 4 * 2;
                             float2 c = make_float2(0, 0);
-                            if (at < shape.filters) c = __ldg(reinterpret_cast<const float2*>(bias + at));
+                            if (bias && at < shape.filters) c = __ldg(reinterpret_cast<const float2*>(bias + at));
                             const float* s = sums + (panel * 8 + slice * 2 + half) * 4;
 #pragma unroll
                             for (int i = 0; i < 2; ++i) {
@@ -307,7 +292,7 @@ __device__ __forceinline__ void conv(const CUtensorMap& x, const CUtensorMap& w,
                     }
                     const int f = column + quad * 8 + lane % 4 * 2;
                     if (f >= shape.filters) continue;
-                    const float2 c = __ldg(reinterpret_cast<const float2*>(bias + f));
+                    const float2 c = bias ? __ldg(reinterpret_cast<const float2*>(bias + f)) : make_float2(0, 0);
 #pragma unroll
                     for (int half = 0; half < 2; ++half) {
                         const int pixel = row + threadIdx.x / 32 * 16 + lane / 4 + half * 8;

@@ -96,6 +96,26 @@ __device__ __forceinline__ void product(float (&d)[64], const uint32_t (&a)[4], 
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
 }
 
+// ---- stages ----
+
+constexpr int BARRIERS_BYTES = 256;
+
+// Stages of operands in turn: where their barriers are, and how often all have been used.
+struct Ring {
+    uint32_t full, empty;
+    int stages;
+    int stage = 0;
+    uint32_t parity = 0;
+    __device__ Ring(uint32_t barriers, int stages)
+        : full(barriers), empty(barriers + BARRIERS_BYTES / 2), stages(stages) {}
+    __device__ __forceinline__ void advance() {
+        if (++stage == stages) {
+            stage = 0;
+            parity ^= 1;
+        }
+    }
+};
+
 // ---- clusters ----
 
 __device__ __forceinline__ uint32_t cluster_rank() {

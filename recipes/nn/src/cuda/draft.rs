@@ -52,6 +52,11 @@ impl Draft {
         unsafe { self.program.push((source, kernel), grid, arguments) }
     }
 
+    /// What there is of the program, for operators that add to it themselves.
+    pub(crate) fn program(&mut self) -> &mut Program {
+        &mut self.program
+    }
+
     /// Adds a product.
     ///
     /// # Panics

@@ -62,6 +62,10 @@ impl Source {
             Self::TrainLstm => fatbin!("train_lstm"),
             Self::TrainLstmSm90 => fatbin!("train_lstm_sm90"),
             Self::TrainConv => fatbin!("train_conv"),
+            Self::TrainConvWeight => fatbin!("train_conv_weight"),
+            Self::TrainConvWeightSm90 => fatbin!("train_conv_weight_sm90"),
+            Self::TrainConvLayout => fatbin!("train_conv_layout"),
+            Self::TrainConvDepthwise => fatbin!("train_conv_depthwise"),
         }
     }
 }

@@ -20,6 +20,12 @@ impl Place {
             Self::Pass(at) => Self::Pass(at + bytes),
         }
     }
+
+    /// Whether 16 bytes can be read from there at a time; memory itself is aligned so.
+    pub(crate) fn is_aligned(self) -> bool {
+        let (Self::Weights(at) | Self::Pass(at)) = self;
+        at.is_multiple_of(16)
+    }
 }
 
 /// A place and its size in bytes.

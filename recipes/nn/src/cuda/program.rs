@@ -37,6 +37,10 @@ pub(crate) enum Source {
     TrainLstm,
     TrainLstmSm90,
     TrainConv,
+    TrainConvWeight,
+    TrainConvWeightSm90,
+    TrainConvLayout,
+    TrainConvDepthwise,
 }
 
 /// What a kernel is launched with.

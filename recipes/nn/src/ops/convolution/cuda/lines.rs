@@ -66,6 +66,11 @@ impl Lines {
         kernel[0].next_multiple_of(self.together())
     }
 
+    /// What a filter's weight becomes.
+    pub(super) fn shape(self, kernel: [usize; 2]) -> [usize; 2] {
+        [self.lines(kernel), self.line]
+    }
+
     /// `[filters, kernel, channels]` -> `[padded filters, lines, line]`.
     pub(super) fn taps(
         self,
@@ -182,7 +187,7 @@ impl Pass<'_> {
             Argument::ReadBoxes(taps),
             Argument::WriteBoxes(to),
             Argument::ReadBoxes(taps),
-            layer.bias.read(),
+            layer.bias.into(),
             span.write(),
             none.into(),
             none.into(),

@@ -1,10 +1,12 @@
 //! Convolution on a CUDA device: which kernels compute it, and how they are launched.
 
+mod laid;
 mod lines;
 mod tiles;
 
 use candle_core::{Result, Tensor};
 
+pub(crate) use self::laid::lines;
 use self::{lines::Lines, tiles::Tile};
 use crate::{
     activation::Activation,
@@ -14,9 +16,9 @@ use crate::{
 };
 
 /// Filters of which every image has a multiple, the last of them zeros.
-const VECTOR: usize = 8;
+pub(crate) const VECTOR: usize = 8;
 /// Channels of a step of `conv_sm90.cu`.
-const STEP: usize = 64;
+pub(crate) const STEP: usize = 64;
 
 /// Some channels of images on the device, `[images, height, width, pitch]`.
 #[derive(Clone, Copy, Debug)]
@@ -50,8 +52,8 @@ pub(crate) struct Before {
 #[derive(Debug)]
 pub(crate) struct Convolution {
     weight: Span,
-    /// f32, of all filters and those that fill the last vector.
-    bias: Span,
+    /// f32, of all filters and those that fill the last vector. Only `conv_sm90.cu` does without.
+    bias: Option<Span>,
     /// Factors and terms, as the kernel reads them.
     before: Option<([Span; 2], Activation)>,
     kind: Kind,
@@ -160,7 +162,7 @@ impl Convolution {
         });
         Ok(Self {
             weight,
-            bias: weights.floats(&bias),
+            bias: Some(weights.floats(&bias)),
             before,
             kind,
             window,
@@ -285,7 +287,7 @@ impl Pass<'_> {
             scale,
             shift,
             layer.weight.read(),
-            layer.bias.read(),
+            layer.bias.into(),
             residual.map(|residual| residual.span).into(),
             output.span.write(),
         ];
@@ -369,7 +371,7 @@ impl Pass<'_> {
             Argument::ReadMap(weight),
             Argument::WriteMap(map(output, 16)),
             Argument::ReadMap(residual.map_or(weight, |residual| map(residual, rows))),
-            layer.bias.read(),
+            layer.bias.into(),
             output.span.write(),
             residual.map(|residual| residual.span).into(),
             scale,

@@ -4,6 +4,12 @@
 //! kernels in each step, in memory that all layers share.
 
 mod bias;
+#[cfg(any(test, feature = "cuda"))]
+#[cfg_attr(
+    not(feature = "cuda"),
+    allow(dead_code, reason = "tests use what they test")
+)]
+pub(crate) mod cuda;
 mod dense;
 mod depthwise;
 mod filters;
