@@ -41,7 +41,11 @@ impl Source {
     fn fatbin(self) -> &'static [u8] {
         match self {
             Self::Image => fatbin!("image"),
-            Self::Text => fatbin!("text"),
+            Self::LayerNorm => fatbin!("layer_norm"),
+            Self::Attention => fatbin!("attention"),
+            Self::AttentionPlain => fatbin!("attention_plain"),
+            Self::Pooling => fatbin!("pooling"),
+            Self::TokenHead => fatbin!("token_head"),
             Self::Lstm => fatbin!("lstm"),
             Self::Crf => fatbin!("crf"),
             Self::Matmul => fatbin!("matmul"),

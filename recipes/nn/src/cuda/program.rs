@@ -16,7 +16,11 @@ const MOST_BLOCKS: usize = 65_535;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Source {
     Image,
-    Text,
+    LayerNorm,
+    Attention,
+    AttentionPlain,
+    Pooling,
+    TokenHead,
     Lstm,
     Crf,
     Matmul,

@@ -28,9 +28,13 @@ macro_rules! ptx {
 }
 
 /// All sources, each with the PTX that its kernels were compiled from.
-const SOURCES: [(Source, &str); 9] = [
+const SOURCES: [(Source, &str); 13] = [
     (Source::Image, ptx!("image")),
-    (Source::Text, ptx!("text")),
+    (Source::LayerNorm, ptx!("layer_norm")),
+    (Source::Attention, ptx!("attention")),
+    (Source::AttentionPlain, ptx!("attention_plain")),
+    (Source::Pooling, ptx!("pooling")),
+    (Source::TokenHead, ptx!("token_head")),
     (Source::Lstm, ptx!("lstm")),
     (Source::Crf, ptx!("crf")),
     (Source::Matmul, ptx!("matmul")),
