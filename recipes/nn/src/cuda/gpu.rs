@@ -40,7 +40,9 @@ macro_rules! fatbin {
 impl Source {
     fn fatbin(self) -> &'static [u8] {
         match self {
-            Self::Image => fatbin!("image"),
+            Self::Stem => fatbin!("stem"),
+            Self::Depthwise => fatbin!("depthwise"),
+            Self::SqueezeExcite => fatbin!("squeeze_excite"),
             Self::LayerNorm => fatbin!("layer_norm"),
             Self::Attention => fatbin!("attention"),
             Self::AttentionPlain => fatbin!("attention_plain"),

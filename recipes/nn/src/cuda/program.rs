@@ -15,7 +15,9 @@ const MOST_BLOCKS: usize = 65_535;
 /// A source file of kernels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Source {
-    Image,
+    Stem,
+    Depthwise,
+    SqueezeExcite,
     LayerNorm,
     Attention,
     AttentionPlain,

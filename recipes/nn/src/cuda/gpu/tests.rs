@@ -28,8 +28,10 @@ macro_rules! ptx {
 }
 
 /// All sources, each with the PTX that its kernels were compiled from.
-const SOURCES: [(Source, &str); 13] = [
-    (Source::Image, ptx!("image")),
+const SOURCES: [(Source, &str); 15] = [
+    (Source::Stem, ptx!("stem")),
+    (Source::Depthwise, ptx!("depthwise")),
+    (Source::SqueezeExcite, ptx!("squeeze_excite")),
     (Source::LayerNorm, ptx!("layer_norm")),
     (Source::Attention, ptx!("attention")),
     (Source::AttentionPlain, ptx!("attention_plain")),
