@@ -28,7 +28,7 @@ macro_rules! ptx {
 }
 
 /// All sources, each with the PTX that its kernels were compiled from.
-const SOURCES: [(Source, &str); 15] = [
+const SOURCES: [(Source, &str); 17] = [
     (Source::Stem, ptx!("stem")),
     (Source::Depthwise, ptx!("depthwise")),
     (Source::SqueezeExcite, ptx!("squeeze_excite")),
@@ -37,7 +37,9 @@ const SOURCES: [(Source, &str); 15] = [
     (Source::AttentionPlain, ptx!("attention_plain")),
     (Source::Pooling, ptx!("pooling")),
     (Source::TokenHead, ptx!("token_head")),
+    (Source::LstmInputs, ptx!("lstm_inputs")),
     (Source::Lstm, ptx!("lstm")),
+    (Source::LstmPlain, ptx!("lstm_plain")),
     (Source::Crf, ptx!("crf")),
     (Source::Matmul, ptx!("matmul")),
     (Source::MatmulSm90, ptx!("matmul_sm90")),

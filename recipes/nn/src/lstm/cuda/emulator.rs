@@ -1,4 +1,4 @@
-//! What the kernels of `lstm.cu` and `crf.cu` do, on the host: from their heads, value by value.
+//! What the kernels of `lstm*.cu` and `crf.cu` do, on the host: from their heads, value by value.
 //!
 //! It runs a program as it would be launched, from the packed weights and with the arguments that the kernels get, and holds
 //! these against what the heads demand: sizes of blocks and grids, shared memory, and that nobody leaves his span. It is compiled
