@@ -53,6 +53,7 @@ impl Source {
             Self::LstmPlain => fatbin!("lstm_plain"),
             Self::Crf => fatbin!("crf"),
             Self::Matmul => fatbin!("matmul"),
+            Self::MatmulF32 => fatbin!("matmul_f32"),
             Self::MatmulSm90 => fatbin!("matmul_sm90"),
             Self::Conv => fatbin!("conv"),
             Self::ConvSm90 => fatbin!("conv_sm90"),

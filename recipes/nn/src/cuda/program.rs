@@ -28,6 +28,7 @@ pub(crate) enum Source {
     LstmPlain,
     Crf,
     Matmul,
+    MatmulF32,
     MatmulSm90,
     Conv,
     ConvSm90,

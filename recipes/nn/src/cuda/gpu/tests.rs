@@ -28,7 +28,7 @@ macro_rules! ptx {
 }
 
 /// All sources, each with the PTX that its kernels were compiled from.
-const SOURCES: [(Source, &str); 17] = [
+const SOURCES: [(Source, &str); 18] = [
     (Source::Stem, ptx!("stem")),
     (Source::Depthwise, ptx!("depthwise")),
     (Source::SqueezeExcite, ptx!("squeeze_excite")),
@@ -42,6 +42,7 @@ const SOURCES: [(Source, &str); 17] = [
     (Source::LstmPlain, ptx!("lstm_plain")),
     (Source::Crf, ptx!("crf")),
     (Source::Matmul, ptx!("matmul")),
+    (Source::MatmulF32, ptx!("matmul_f32")),
     (Source::MatmulSm90, ptx!("matmul_sm90")),
     (Source::Conv, ptx!("conv")),
     (Source::ConvSm90, ptx!("conv_sm90")),
