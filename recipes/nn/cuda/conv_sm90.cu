@@ -49,9 +49,7 @@ namespace {
 using namespace galley::hopper;
 using namespace galley;
 
-constexpr int STEP = 64;  // channels: 128 bytes of f16, one row of the swizzle
-constexpr int ROW_BYTES = STEP * 2;
-constexpr int ALIGNMENT = 1024, BARRIERS_BYTES = 256;
+constexpr int BARRIERS_BYTES = 256;
 
 // What a launch is for, beside maps and pointers.
 struct Shape {
@@ -67,21 +65,6 @@ template <int GROUPS, int TILE_N> struct Layout {
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
-struct Ring {
-    uint32_t full, empty;
-    int stages;
-    int stage = 0;
-    uint32_t parity = 0;
-    __device__ Ring(uint32_t barriers, int stages)
-        : full(barriers), empty(barriers + BARRIERS_BYTES / 2), stages(stages) {}
-    __device__ __forceinline__ void advance() {
-        if (++stage == stages) {
-            stage = 0;
-            parity ^= 1;
-        }
-    }
-};
-
 template <int GROUPS, int TILE_N, int SPLIT, bool SCALED, int LINE = 0>
 __device__ __forceinline__ void conv(const CUtensorMap& x, const CUtensorMap& w, const CUtensorMap& out,
                                      const CUtensorMap& residual, const float* bias, __half* out_values,
@@ -90,7 +73,7 @@ __device__ __forceinline__ void conv(const CUtensorMap& x, const CUtensorMap& w,
     using L = Layout<GROUPS, TILE_N>;
     extern __shared__ uint8_t shared[];
     const uint32_t stages = (shared_address(shared) + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
-    Ring ring(stages + shape.stages * L::STAGE_BYTES, shape.stages);
+    Ring ring(stages + shape.stages * L::STAGE_BYTES, BARRIERS_BYTES / 2, shape.stages);
     const int group = threadIdx.x / WARPGROUP;
     const bool copies = threadIdx.x == GROUPS * WARPGROUP;
     if (copies) {
