@@ -49,9 +49,7 @@ namespace {
 using namespace galley::hopper;
 using namespace galley;
 
-constexpr int STEP = 64;  // channels: 128 bytes of f16, one row of the swizzle
-constexpr int ROW_BYTES = STEP * 2;
-constexpr int ALIGNMENT = 1024;
+constexpr int BARRIERS_BYTES = 256;
 
 // What a launch is for, beside maps and pointers.
 struct Shape {
@@ -75,7 +73,7 @@ __device__ __forceinline__ void conv(const CUtensorMap& x, const CUtensorMap& w,
     using L = Layout<GROUPS, TILE_N>;
     extern __shared__ uint8_t shared[];
     const uint32_t stages = (shared_address(shared) + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
-    Ring ring(stages + shape.stages * L::STAGE_BYTES, shape.stages);
+    Ring ring(stages + shape.stages * L::STAGE_BYTES, BARRIERS_BYTES / 2, shape.stages);
     const int group = threadIdx.x / WARPGROUP;
     const bool copies = threadIdx.x == GROUPS * WARPGROUP;
     if (copies) {

@@ -48,11 +48,8 @@ constexpr int CONSUMERS = 2;  // warpgroups that multiply; one more copies
 constexpr int THREADS = (CONSUMERS + 1) * WARPGROUP;
 constexpr int WARPS = CONSUMERS * WARPGROUP / 32;  // that multiply
 constexpr int TILE_M = WARPS * 16;                 // 16 rows a warp, 64 a warpgroup
-constexpr int STEP_K = 64;                         // 128 bytes of f16: one row of the swizzle
-constexpr int ROW_BYTES = STEP_K * 2;
 constexpr int PANEL_BUFFERS = 2;  // per warp
 constexpr int SHARED_LIMIT = 227 * 1024;
-constexpr int ALIGNMENT = 1024;  // of every matrix in shared memory: the swizzle's period
 
 // Shared memory: a ring of stages, each a step of K of the tile's rows of A and of W; for each warp the buffers of its
 // panels, the output boxes on their way; barriers.
@@ -89,42 +86,6 @@ struct Tiles {
     }
 };
 
-template <int STAGES> struct Ring {
-    uint32_t full, empty;  // barriers, one of each per stage
-    int stage = 0;
-    uint32_t parity = 0;
-
-    __device__ explicit Ring(uint32_t barriers) : full(barriers), empty(barriers + 8 * STAGES) {}
-
-    __device__ void advance() {
-        if (++stage == STAGES) {
-            stage = 0;
-            parity ^= 1;
-        }
-    }
-};
-
-// x Phi(x) = max(x, 0) - |x| Phi(-|x|), where Phi, the normal distribution's cumulative function, is
-// (1 + erf(x / sqrt 2)) / 2 and log2 Phi(-a) is close to a polynomial. This one is our own weighted minimax fit on
-// [0, 4.5]; for all x the error of erf stays below 3.1e-6 and that of GELU below 2.9e-6, and for x in [-3, 0] GELU's
-// relative error below 3.4e-4. Its leading coefficient is negative, so the second term vanishes for large |x|.
-__device__ __forceinline__ float fast_gelu(float x) {
-    const float a = fabsf(x);
-    float log2_tail = -4.430424887687e-4f;
-    log2_tail = fmaf(log2_tail, a, 6.969085428864e-3f);
-    log2_tail = fmaf(log2_tail, a, -5.179088190198e-2f);
-    log2_tail = fmaf(log2_tail, a, -4.597798585892e-1f);
-    log2_tail = fmaf(log2_tail, a, -1.150974154472f);
-    log2_tail = fmaf(log2_tail, a, -1.000004291534f);
-    return fmaf(-a, exp2_fast(log2_tail), fmaxf(x, 0.0f));
-}
-
-// The GELU by way of tanh is x times the sigmoid of 2 sqrt(2 / pi) (x + 0.044715 x^3); the power of two takes 1 / ln 2 in.
-__device__ __forceinline__ float fast_gelu_tanh(float x) {
-    const float power = exp2_fast(x * fmaf(x * x, -2.302208198f * 0.044715f, -2.302208198f));
-    return __fdividef(x, 1.0f + power);
-}
-
 // A warpgroup that multiplies: 64 rows of each tile. The epilogue of a tile, kept packed in registers, goes on between
 // the products of the next: each warp moves its 16 rows by slices of 16 columns to a panel in shared memory, and each
 // full panel to the output by the copy engine. Warps wait for one another only where wgmma makes them.
@@ -140,7 +101,7 @@ template <int TILE_N, Epilogue EPILOGUE> struct Consumer {
     const CUtensorMap& out;
     const float* bias;
     int n;
-    Ring<L::STAGES> ring;
+    Ring ring;
     uint32_t stages;  // in shared memory
     uint32_t panels;  // this warp's, in shared memory
     uint32_t landed;  // barriers of the residual's boxes, one per panel buffer
@@ -193,9 +154,9 @@ template <int TILE_N, Epilogue EPILOGUE> struct Consumer {
         barrier_wait(ring.full + 8 * ring.stage, ring.parity);
         wgmma_fence();
 #pragma unroll
-        for (int k = 0; k < STEP_K / 16; ++k) {
+        for (int k = 0; k < STEP / 16; ++k) {
             wgmma(accumulators, a + 2 * k, w + 2 * k, !(first && k == 0));
-            if (k == STEP_K / 16 - 1) wgmma_commit();
+            if (k == STEP / 16 - 1) wgmma_commit();
             meanwhile(k);
         }
         ring.advance();
@@ -307,18 +268,12 @@ template <int TILE_N, Epilogue EPILOGUE> struct Consumer {
                 values[i] = pack(x.x + y.x, x.y + y.y);
             }
         }
-        if constexpr (EPILOGUE == BIAS_GELU) {
+        if constexpr (EPILOGUE == BIAS_GELU || EPILOGUE == BIAS_GELU_TANH) {
+            const auto gelu = [](float x) { return EPILOGUE == BIAS_GELU ? fast_gelu(x) : fast_gelu_tanh(x); };
 #pragma unroll
             for (int i = 0; i < 4; ++i) {
                 const float2 x = unpack(values[i]);
-                values[i] = pack(fast_gelu(x.x), fast_gelu(x.y));
-            }
-        }
-        if constexpr (EPILOGUE == BIAS_GELU_TANH) {
-#pragma unroll
-            for (int i = 0; i < 4; ++i) {
-                const float2 x = unpack(values[i]);
-                values[i] = pack(fast_gelu_tanh(x.x), fast_gelu_tanh(x.y));
+                values[i] = pack(gelu(x.x), gelu(x.y));
             }
         }
         store_matrices(address, values);
@@ -346,8 +301,7 @@ template <int TILE_N, Epilogue EPILOGUE> struct Consumer {
 // The thread that copies: steps of A and W into the ring, and the residual's boxes into the L2 cache.
 template <int TILE_N, Epilogue EPILOGUE>
 __device__ __forceinline__ void produce(const CUtensorMap& a, const CUtensorMap& w, const CUtensorMap& residual,
-                                        Ring<Layout<TILE_N>::STAGES> ring, uint32_t stages, const Tiles& tiles,
-                                        int steps) {
+                                        Ring ring, uint32_t stages, const Tiles& tiles, int steps) {
     using L = Layout<TILE_N>;
     constexpr int PANELS = TILE_N / L::PANEL;
     for (int tile = blockIdx.x; tile < tiles.count(); tile += gridDim.x) {
@@ -362,8 +316,8 @@ __device__ __forceinline__ void produce(const CUtensorMap& a, const CUtensorMap&
             const uint32_t stage = stages + ring.stage * L::STAGE_BYTES, full = ring.full + 8 * ring.stage;
             barrier_wait(ring.empty + 8 * ring.stage, ring.parity ^ 1);
             barrier_expect(full, L::STAGE_BYTES);
-            copy_box_in(stage, a, step * STEP_K, row * TILE_M, full);
-            copy_box_in(stage + L::A_BYTES, w, step * STEP_K, column * TILE_N, full);
+            copy_box_in(stage, a, step * STEP, row * TILE_M, full);
+            copy_box_in(stage + L::A_BYTES, w, step * STEP, column * TILE_N, full);
             ring.advance();
         }
     }
@@ -375,7 +329,7 @@ __device__ __forceinline__ void matmul(const CUtensorMap& a, const CUtensorMap& 
     using L = Layout<TILE_N>;
     extern __shared__ uint8_t shared[];
     const uint32_t stages = (shared_address(shared) + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
-    const Ring<L::STAGES> ring(stages + L::BARRIERS_AT);
+    const Ring ring(stages + L::BARRIERS_AT, 8 * L::STAGES, L::STAGES);
     const uint32_t landed = stages + L::BARRIERS_AT + 16 * L::STAGES;
     const int warpgroup = threadIdx.x / WARPGROUP;
     const bool copies = threadIdx.x == CONSUMERS * WARPGROUP;
@@ -397,7 +351,7 @@ __device__ __forceinline__ void matmul(const CUtensorMap& a, const CUtensorMap& 
     take_turn();
 
     const Tiles tiles{(m + TILE_M - 1) / TILE_M, (n + TILE_N - 1) / TILE_N};
-    const int steps = k / STEP_K;
+    const int steps = k / STEP;
     if (warpgroup == CONSUMERS) {
         give_registers<24>();
         if (copies) produce<TILE_N, EPILOGUE>(a, w, residual, ring, stages, tiles, steps);

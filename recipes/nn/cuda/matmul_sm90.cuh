@@ -51,6 +51,25 @@ __device__ __forceinline__ void barrier_wait(uint32_t barrier, uint32_t parity) 
     }
 }
 
+// Stages in shared memory, filled and emptied in turns: the copy engine says when one is full, its readers when it is empty.
+struct Ring {
+    uint32_t full, empty;  // barriers, one of each per stage
+    int stages;
+    int stage = 0;
+    uint32_t parity = 0;
+
+    // The barriers that say that stages are empty lie so many bytes behind the others.
+    __device__ __forceinline__ Ring(uint32_t barriers, uint32_t apart, int stages)
+        : full(barriers), empty(barriers + apart), stages(stages) {}
+
+    __device__ __forceinline__ void advance() {
+        if (++stage == stages) {
+            stage = 0;
+            parity ^= 1;
+        }
+    }
+};
+
 // ---- tensor copies ----
 
 __device__ __forceinline__ void prefetch_map(const CUtensorMap& map) {
@@ -89,6 +108,10 @@ template <int PENDING> __device__ __forceinline__ void wait_boxes_read() {
 __device__ __forceinline__ void async_proxy_fence() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
 // ---- matrix products ----
+
+constexpr int STEP = 64;  // of K, or channels: 128 bytes of f16, one row of the swizzle
+constexpr int ROW_BYTES = STEP * 2;
+constexpr int ALIGNMENT = 1024;  // of every matrix in shared memory: the swizzle's period
 
 // Operand in shared memory, 64 f16 of K by some rows: rows of 128 bytes, swizzled by the copy engine's 128-byte
 // pattern, whose period of 8 rows (1024 bytes) the matrix must start on. The next 16 of K are 32 bytes on: add 2.
@@ -193,6 +216,27 @@ __device__ __forceinline__ float exp2_fast(float x) {
     float y;
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
     return y;
+}
+
+// x Phi(x) = max(x, 0) - |x| Phi(-|x|), where Phi, the normal distribution's cumulative function, is
+// (1 + erf(x / sqrt 2)) / 2 and log2 Phi(-a) is close to a polynomial. This one is our own weighted minimax fit on
+// [0, 4.5]; for all x the error of erf stays below 3.1e-6 and that of GELU below 2.9e-6, and for x in [-3, 0] GELU's
+// relative error below 3.4e-4. Its leading coefficient is negative, so the second term vanishes for large |x|.
+__device__ __forceinline__ float fast_gelu(float x) {
+    const float a = fabsf(x);
+    float log2_tail = -4.430424887687e-4f;
+    log2_tail = fmaf(log2_tail, a, 6.969085428864e-3f);
+    log2_tail = fmaf(log2_tail, a, -5.179088190198e-2f);
+    log2_tail = fmaf(log2_tail, a, -4.597798585892e-1f);
+    log2_tail = fmaf(log2_tail, a, -1.150974154472f);
+    log2_tail = fmaf(log2_tail, a, -1.000004291534f);
+    return fmaf(-a, exp2_fast(log2_tail), fmaxf(x, 0.0f));
+}
+
+// The GELU by way of tanh is x times the sigmoid of 2 sqrt(2 / pi) (x + 0.044715 x^3); the power of two takes 1 / ln 2 in.
+__device__ __forceinline__ float fast_gelu_tanh(float x) {
+    const float power = exp2_fast(x * fmaf(x * x, -2.302208198f * 0.044715f, -2.302208198f));
+    return __fdividef(x, 1.0f + power);
 }
 
 }  // namespace galley::hopper

@@ -12,6 +12,7 @@ mod learnt;
 mod measuring;
 mod pending;
 mod preparer;
+mod preparing;
 mod request;
 mod right_fit;
 mod served;

@@ -139,7 +139,7 @@ mod tests {
     fn program(launches: &[(Span, Span)]) -> Program {
         let mut program = Program::default();
         for (from, to) in launches {
-            let kernel = (Source::Text, "copy");
+            let kernel = (Source::Pixels, "copy");
             // SAFETY: it is never run.
             unsafe { program.push(kernel, Grid::row(1, 32), [from.read(), to.write()]) }.unwrap();
         }

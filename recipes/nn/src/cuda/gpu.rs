@@ -40,11 +40,20 @@ macro_rules! fatbin {
 impl Source {
     fn fatbin(self) -> &'static [u8] {
         match self {
-            Self::Image => fatbin!("image"),
-            Self::Text => fatbin!("text"),
+            Self::Stem => fatbin!("stem"),
+            Self::Depthwise => fatbin!("depthwise"),
+            Self::SqueezeExcite => fatbin!("squeeze_excite"),
+            Self::LayerNorm => fatbin!("layer_norm"),
+            Self::Attention => fatbin!("attention"),
+            Self::AttentionPlain => fatbin!("attention_plain"),
+            Self::Pooling => fatbin!("pooling"),
+            Self::TokenHead => fatbin!("token_head"),
+            Self::LstmInputs => fatbin!("lstm_inputs"),
             Self::Lstm => fatbin!("lstm"),
+            Self::LstmPlain => fatbin!("lstm_plain"),
             Self::Crf => fatbin!("crf"),
             Self::Matmul => fatbin!("matmul"),
+            Self::MatmulF32 => fatbin!("matmul_f32"),
             Self::MatmulSm90 => fatbin!("matmul_sm90"),
             Self::Conv => fatbin!("conv"),
             Self::ConvSm90 => fatbin!("conv_sm90"),

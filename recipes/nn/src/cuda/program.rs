@@ -15,11 +15,20 @@ const MOST_BLOCKS: usize = 65_535;
 /// A source file of kernels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Source {
-    Image,
-    Text,
+    Stem,
+    Depthwise,
+    SqueezeExcite,
+    LayerNorm,
+    Attention,
+    AttentionPlain,
+    Pooling,
+    TokenHead,
+    LstmInputs,
     Lstm,
+    LstmPlain,
     Crf,
     Matmul,
+    MatmulF32,
     MatmulSm90,
     Conv,
     ConvSm90,

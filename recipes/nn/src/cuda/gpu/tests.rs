@@ -28,12 +28,21 @@ macro_rules! ptx {
 }
 
 /// All sources, each with the PTX that its kernels were compiled from.
-const SOURCES: [(Source, &str); 13] = [
-    (Source::Image, ptx!("image")),
-    (Source::Text, ptx!("text")),
+const SOURCES: [(Source, &str); 18] = [
+    (Source::Stem, ptx!("stem")),
+    (Source::Depthwise, ptx!("depthwise")),
+    (Source::SqueezeExcite, ptx!("squeeze_excite")),
+    (Source::LayerNorm, ptx!("layer_norm")),
+    (Source::Attention, ptx!("attention")),
+    (Source::AttentionPlain, ptx!("attention_plain")),
+    (Source::Pooling, ptx!("pooling")),
+    (Source::TokenHead, ptx!("token_head")),
+    (Source::LstmInputs, ptx!("lstm_inputs")),
     (Source::Lstm, ptx!("lstm")),
+    (Source::LstmPlain, ptx!("lstm_plain")),
     (Source::Crf, ptx!("crf")),
     (Source::Matmul, ptx!("matmul")),
+    (Source::MatmulF32, ptx!("matmul_f32")),
     (Source::MatmulSm90, ptx!("matmul_sm90")),
     (Source::Conv, ptx!("conv")),
     (Source::ConvSm90, ptx!("conv_sm90")),

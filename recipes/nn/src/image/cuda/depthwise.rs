@@ -152,8 +152,8 @@ impl Depthwise {
             blocks.into(),
             (activation as usize).into(),
         ];
-        // SAFETY: the arguments are those that the head of `image.cu` lists, of the shapes that it states.
-        unsafe { program.push((Source::Image, kernel), grid, arguments) }
+        // SAFETY: the arguments are those that the head of `depthwise.cu` lists, of the shapes that it states.
+        unsafe { program.push((Source::Depthwise, kernel), grid, arguments) }
     }
 }
 

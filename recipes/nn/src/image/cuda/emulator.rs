@@ -126,19 +126,11 @@ impl Emulator {
     }
 
     fn floats(&self, span: Span) -> Vec<f32> {
-        let words = self.bytes(span).chunks_exact(4);
-        words
-            .map(|word| f32::from_le_bytes(word.try_into().expect("4 bytes")))
-            .collect()
+        Element::F32.read(self.bytes(span))
     }
 
     fn values(&self, span: Span) -> Vec<f32> {
-        match self.element {
-            Element::F32 => self.floats(span),
-            Element::F16 => (self.bytes(span).chunks_exact(2))
-                .map(|word| f16::from_le_bytes(word.try_into().expect("2 bytes")).to_f32())
-                .collect(),
-        }
+        self.element.read(self.bytes(span))
     }
 
     fn rounded(&self, value: f32) -> f32 {
@@ -149,29 +141,20 @@ impl Emulator {
     }
 
     fn store_floats(&mut self, span: Span, values: &[f32]) {
-        let bytes: Vec<u8> = values
-            .iter()
-            .flat_map(|value| value.to_le_bytes())
-            .collect();
-        self.store_bytes(span, &bytes);
+        self.store_as(Element::F32, span, values);
     }
 
     fn store(&mut self, span: Span, values: &[f32]) {
-        match self.element {
-            Element::F32 => self.store_floats(span, values),
-            Element::F16 => {
-                let words = (values.iter()).flat_map(|value| f16::from_f32(*value).to_le_bytes());
-                self.store_bytes(span, &words.collect::<Vec<u8>>());
-            }
-        }
+        self.store_as(self.element, span, values);
     }
 
-    fn store_bytes(&mut self, span: Span, bytes: &[u8]) {
+    fn store_as(&mut self, element: Element, span: Span, values: &[f32]) {
         let Place::Pass(start) = span.place else {
             panic!("writes weights: {span:?}")
         };
-        assert_eq!(bytes.len(), span.bytes, "all of the output, and no more");
-        self.pass[start..][..bytes.len()].copy_from_slice(bytes);
+        let bytes = values.len() * element.size();
+        assert_eq!(bytes, span.bytes, "all of the output, and no more");
+        element.write(values, &mut self.pass[start..][..bytes]);
     }
 
     fn stem(&mut self, decoded: bool, grid: Grid, arguments: &mut Arguments<'_>) {

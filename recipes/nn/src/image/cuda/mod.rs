@@ -1,6 +1,6 @@
 //! The network on a CUDA device: images `[n, h, w, c]`, channels last as on the CPU, in f16 or f32.
 //!
-//! Every layer is a launch of its own, of `image.cu` or of the matrix product: on such a device an expanded image is soon
+//! Every layer is a launch of its own, the matrix product among them: on such a device an expanded image is soon
 //! written and read. The depthwise convolution adds up what squeeze-excite needs on its way, whose gates the projection
 //! then applies to its input. A pass is planned for its shape ([`model`]), in memory that layers use one after the other
 //! ([`scratch`]); only logits come back. What decides the order of sums follows from the layer alone, so that an image's

@@ -97,8 +97,8 @@ impl SqueezeExcite {
             self.squeezed.into(),
         ];
         let kernel = format!("squeeze_excite_{}", element.name());
-        // SAFETY: the arguments are those that the head of `image.cu` lists, of the shapes that it states.
-        unsafe { (planner.program).push((Source::Image, kernel), grid, arguments) }?;
+        // SAFETY: the arguments are those that the head of `squeeze_excite.cu` lists, of the shapes that it states.
+        unsafe { (planner.program).push((Source::SqueezeExcite, kernel), grid, arguments) }?;
         Ok(gates)
     }
 }
@@ -126,6 +126,6 @@ pub(super) fn mean(planner: &mut Planner<'_>, x: Images) -> Result<Images> {
     ];
     let kernel = format!("mean_{}", planner.target.element.name());
     // SAFETY: as above.
-    unsafe { (planner.program).push((Source::Image, kernel), grid, arguments) }?;
+    unsafe { (planner.program).push((Source::SqueezeExcite, kernel), grid, arguments) }?;
     Ok(out)
 }

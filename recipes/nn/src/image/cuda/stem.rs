@@ -109,7 +109,7 @@ impl Stem {
         };
         let (pixels, kind) = pixels;
         let kernel = format!("stem_{}_{}", element.name(), kind.name());
-        let source = (Source::Image, kernel);
+        let source = (Source::Stem, kernel);
         let [first, weight, bias, to] = [
             pixels.read(),
             self.weight.read(),
@@ -139,7 +139,7 @@ impl Stem {
         ]
         .map(Argument::from);
         let program = &mut planner.program;
-        // SAFETY: the arguments are those that the head of `image.cu` lists, of the shapes that it states.
+        // SAFETY: the arguments are those that the head of `stem.cu` lists, of the shapes that it states.
         unsafe {
             match kind {
                 Pixels::Floats => program.push(

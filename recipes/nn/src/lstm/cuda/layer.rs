@@ -164,7 +164,7 @@ impl Layer {
         // SAFETY: the arguments of `lstm_project_T`; `x` has rows of the stride, and `gates` room for all rows.
         unsafe {
             program.push(
-                (Source::Lstm, kernel),
+                (Source::LstmInputs, kernel),
                 grid,
                 [
                     x.span.read(),
@@ -196,9 +196,13 @@ impl Layer {
             Cores::Tensor { k_tiles } => {
                 let group = group(count, target.processors);
                 let most = group.max(8);
-                (group, format!("lstm_f16_k{k_tiles}_g{most}"))
+                let kernel = format!("lstm_f16_k{k_tiles}_g{most}");
+                (group, (Source::Lstm, kernel))
             }
-            Cores::Cuda => (4, format!("lstm_{}_plain", self.element.name())),
+            Cores::Cuda => {
+                let kernel = format!("lstm_{}_plain", self.element.name());
+                (4, (Source::LstmPlain, kernel))
+            }
         };
         let grid = Grid {
             blocks: [count.div_ceil(group), DIRECTIONS, 1],
@@ -226,13 +230,12 @@ impl Layer {
         ];
         let [weights, gates, index, sequences, out, hidden, cell, count] = memory;
         let [units, out_stride, direction_stride, place_stride] = sizes;
-        let source = (Source::Lstm, kernel);
         // SAFETY: the arguments of `lstm_f16_kK_gG`, and without the group those of `lstm_T_plain`. Sequences and index
         // come from the host, which has checked that their rows and places exist.
         unsafe {
             match self.cores {
                 Cores::Tensor { .. } => program.push(
-                    source,
+                    kernel,
                     grid,
                     [
                         weights,
@@ -251,7 +254,7 @@ impl Layer {
                     ],
                 ),
                 Cores::Cuda => program.push(
-                    source,
+                    kernel,
                     grid,
                     [
                         weights,

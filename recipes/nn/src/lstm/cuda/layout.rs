@@ -1,4 +1,4 @@
-//! An LSTM's weights in the order in which the kernels read them; the head of `lstm.cu` states it.
+//! An LSTM's weights in the order in which the kernels read them; the heads of `lstm*.cu` state it.
 
 use super::super::weights::DirectionWeights;
 

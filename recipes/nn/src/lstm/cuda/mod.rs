@@ -1,4 +1,4 @@
-//! The LSTM on a CUDA device: layers as launches of `lstm.cu`, and the tagger that they make up with `crf.cu`.
+//! The LSTM on a CUDA device: layers as launches of `lstm*.cu`, and the tagger that they make up with `crf.cu`.
 //!
 //! Sequences are packed as on the CPU, and a layer has the same two steps: the input's part of the gates for all rows at
 //! once, and the recurrence. In f16 both run on tensor cores, for up to 128 units; f32 runs on CUDA cores, for goldens.

@@ -244,7 +244,7 @@ impl Network {
         // SAFETY: the arguments of `gather_rows`; the host has checked that there are such embeddings.
         unsafe {
             program.push(
-                (Source::Lstm, "gather_rows"),
+                (Source::LstmInputs, "gather_rows"),
                 Grid::row(shape.words.div_ceil(WARPS), 128),
                 [
                     self.words.read(),

@@ -1,5 +1,5 @@
-//! The matrix product on a CUDA device: which of the kernels in `matmul.cu` and `matmul_sm90.cu` computes it, and how that
-//! is launched.
+//! The matrix product on a CUDA device: which of the kernels in `matmul*.cu` computes it, and how that is
+//! launched.
 //!
 //! `matmul.cu` adds up an output's terms in one order whatever the tile, and so does `matmul_sm90.cu`, in another: within
 //! one of them a row's result does not depend, to the bit, on how many rows there are.
@@ -104,6 +104,16 @@ enum Kernel {
     Sm90(usize),
 }
 
+impl Kernel {
+    fn source(self) -> Source {
+        match self {
+            Self::F32 => Source::MatmulF32,
+            Self::Tile(_) | Self::Wide { .. } => Source::Matmul,
+            Self::Sm90(_) => Source::MatmulSm90,
+        }
+    }
+}
+
 impl<'a> Product<'a> {
     /// Without anything before and after.
     pub(crate) fn new(x: Span, rows: usize, dense: &'a Dense, out: Span) -> Self {
@@ -138,6 +148,7 @@ impl<'a> Product<'a> {
         }
         let kernel = self.kernel(target);
         let (name, grid) = self.launch(kernel, target);
+        let source = (kernel.source(), name);
         let (m, n, k) = (self.rows, self.dense.outputs, self.dense.inputs);
         let size = target.element.size();
         let [x, out] =
@@ -161,7 +172,6 @@ impl<'a> Product<'a> {
                 n.into(),
                 k.into(),
             ];
-            let source = (Source::MatmulSm90, name);
             // SAFETY: the arguments are those that the head of `matmul_sm90.cu` lists, of the shapes that it states.
             return unsafe {
                 match residual {
@@ -195,8 +205,8 @@ impl<'a> Product<'a> {
             rows_per_image.into(),
             (self.activation as usize).into(),
         ];
-        // SAFETY: as above, for `matmul.cu`.
-        unsafe { program.push((Source::Matmul, name), grid, arguments) }
+        // SAFETY: as above, for `matmul.cu` and `matmul_f32.cu`.
+        unsafe { program.push(source, grid, arguments) }
     }
 
     fn kernel(&self, target: &Target) -> Kernel {

@@ -205,22 +205,23 @@ struct Steps<'a> {
 impl Steps<'_> {
     fn push<const N: usize>(
         &mut self,
-        kernel: String,
+        kernel: (Source, String),
         grid: Grid,
         arguments: [Argument; N],
     ) -> Result<()> {
-        // SAFETY: each caller passes what the kernel's signature in `text.cu` says, with spans of the sizes that the
+        // SAFETY: each caller passes what the kernel's signature in its source says, with spans of the sizes that the
         // file's head states for the numbers among the arguments.
-        unsafe { self.program.push((Source::Text, kernel), grid, arguments) }
+        unsafe { self.program.push(kernel, grid, arguments) }
     }
 
     /// A kernel that holds rows of the hidden width in registers.
-    fn row_kernel(&self, name: &str) -> String {
+    fn row_kernel(&self, name: &str) -> (Source, String) {
         // Of those that there are; `Model` refuses wider ones.
         let widths = [256, 512, 768, 1024, 1280];
         let fits = |width: &usize| *width >= self.model.hidden;
         let width = widths.into_iter().find(fits).unwrap_or(1792);
-        format!("{name}_{}_h{width}", self.target.element.name())
+        let name = format!("{name}_{}_h{width}", self.target.element.name());
+        (Source::LayerNorm, name)
     }
 
     fn row_grid(rows: usize) -> Grid {
@@ -276,10 +277,12 @@ impl Steps<'_> {
             true => {
                 let causal = if self.model.causal { "_causal" } else { "" };
                 let kernel = format!("attention_f16_d{dim}{causal}");
+                let kernel = (Source::Attention, kernel);
                 self.push(kernel, grid, [qkv, tiles, context, heads.into()])
             }
             false => {
                 let kernel = format!("attention_{}", element.name());
+                let kernel = (Source::AttentionPlain, kernel);
                 let causal = usize::from(self.model.causal).into();
                 let arguments = [qkv, tiles, context, heads.into(), dim.into(), causal];
                 self.push(kernel, grid, arguments)
@@ -332,7 +335,11 @@ impl Steps<'_> {
             usize::from(self.model.pooling == Pooling::Last).into(),
         ];
         let kernel = format!("pick_tokens_{}", self.target.element.name());
-        self.push(kernel, Self::row_grid(sequences), arguments)
+        self.push(
+            (Source::Pooling, kernel),
+            Self::row_grid(sequences),
+            arguments,
+        )
     }
 
     /// The mean of each sequence's rows.
@@ -349,7 +356,7 @@ impl Steps<'_> {
             threads: THREADS,
             shared: 0,
         };
-        self.push(kernel, grid, arguments)
+        self.push((Source::Pooling, kernel), grid, arguments)
     }
 
     /// The head, which goes from `x` to `spare` and back, and in the end to the output.
@@ -378,7 +385,7 @@ impl Steps<'_> {
                 ];
                 let kernel = format!("token_head_{}", self.target.element.name());
                 let grid = Grid::row(rows.div_ceil(HEAD_ROWS), HEAD_THREADS);
-                self.push(kernel, grid, arguments)
+                self.push((Source::TokenHead, kernel), grid, arguments)
             }
         }
     }

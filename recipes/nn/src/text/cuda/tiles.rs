@@ -2,7 +2,7 @@
 
 use crate::text::Packed;
 
-/// Four numbers for the kernel; `text.cu` says what they mean.
+/// Four numbers for the kernel; `attention.cu` says what they mean.
 pub(super) type Tile = [i32; 4];
 
 /// Queries of a tile.
