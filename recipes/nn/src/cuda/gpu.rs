@@ -225,8 +225,6 @@ impl Gpu {
     }
 
     fn load(&self, source: Source, name: &str) -> Result<Function> {
-        /// What a kernel may use without leave.
-        const FREE: u32 = 48 << 10;
         let mut modules = lock(&self.kernels.modules);
         let module = match modules.get(&source) {
             Some(Module(module)) => *module,
@@ -242,10 +240,8 @@ impl Gpu {
         let symbol = CString::new(name).expect("a kernel's name is text");
         // SAFETY: the module is loaded.
         match unsafe { result::module::get_function(module, symbol) } {
-            Ok(handle) => Ok(Function {
-                handle,
-                shared: FREE,
-            }),
+            // What it may use without leave hangs on what it has besides.
+            Ok(handle) => Ok(Function { handle, shared: 0 }),
             Err(error) => bail!("there is no kernel {name} in {source:?}: {error:?}"),
         }
     }

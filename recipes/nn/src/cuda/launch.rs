@@ -19,7 +19,7 @@ use super::{
     Argument, Boxes, Element, Gpu, Grid, Map, Patches, Program, Swizzle, Work,
     gpu::Function,
     library::{Convolving, Multiplication},
-    memory::Memory,
+    memory::{Memory, recording},
     program::Launch,
 };
 
@@ -32,6 +32,7 @@ enum Ready {
 
 /// A launch that the driver can be given.
 struct Kernel {
+    name: String,
     function: Function,
     grid: Grid,
     arguments: Vec<Value>,
@@ -108,6 +109,7 @@ impl Launches {
     /// As [`Self::start`], whenever the graph runs.
     pub(super) unsafe fn record(&self, stream: &Arc<CudaStream>) -> Result<Graph> {
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        let _recording = recording();
         stream.begin_capture(mode).w()?;
         // SAFETY: as the caller's.
         let started = unsafe { self.start(stream) };
@@ -140,6 +142,7 @@ impl Kernel {
             }
         };
         Ok(Self {
+            name: launch.kernel.clone(),
             function: gpu.function(launch.source, &launch.kernel, launch.grid.shared)?,
             grid: launch.grid,
             arguments: launch.arguments.iter().map(value).collect::<Result<_>>()?,
@@ -189,6 +192,7 @@ impl Kernel {
         }
         .result()
         .w()
+        .map_err(|error| error.context(self.name.clone()))
     }
 }
 

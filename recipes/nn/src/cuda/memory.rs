@@ -1,6 +1,6 @@
 //! Memory: of the device, and of the host where the device reads and writes it.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use candle_core::{
     Result, bail,
@@ -50,6 +50,21 @@ impl Memory<'_> {
     }
 }
 
+/// Whoever waits for all of a device makes what is being recorded on it invalid, whichever thread records: so neither may be
+/// while the other is.
+static RECORDING: RwLock<()> = RwLock::new(());
+
+/// While this is held nobody waits for all of a device.
+pub(super) fn recording() -> RwLockReadGuard<'static, ()> {
+    RECORDING.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Waits for all of a device, and does what nothing else on it may run beside.
+pub(super) fn settled<T>(context: &CudaContext, then: impl FnOnce(Result<()>) -> T) -> T {
+    let _alone = RECORDING.write().unwrap_or_else(PoisonError::into_inner);
+    then(context.synchronize().w())
+}
+
 /// A piece of device memory.
 #[derive(Debug)]
 pub(crate) struct Buffer {
@@ -83,7 +98,7 @@ impl Buffer {
         // SAFETY: the memory is there.
         unsafe { result::memset_d8_sync(buffer.address, 0x3c, bytes) }.w()?;
         // No stream of passes would wait for that.
-        buffer.context.synchronize().w()?;
+        settled(&buffer.context, |settled| settled)?;
         Ok(buffer)
     }
 
@@ -96,7 +111,7 @@ impl Buffer {
         // SAFETY: the memory is there, and the call returns when the weights have been read.
         unsafe { result::memcpy_htod_sync(buffer.address, weights.bytes()) }.w()?;
         // They may still be on their way from the driver's own memory, and streams of passes would not wait for that.
-        buffer.context.synchronize().w()?;
+        settled(&buffer.context, |settled| settled)?;
         Ok(buffer)
     }
 
@@ -112,9 +127,10 @@ impl Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         // What still runs may use it. Errors have no reader here: whoever waits for results has seen them.
-        let _ = self.context.synchronize();
-        // SAFETY: `malloc_sync` gave it, and nobody has the address any more.
-        let _ = unsafe { result::free_sync(self.address) };
+        settled(&self.context, |_| {
+            // SAFETY: `malloc_sync` gave it, and nobody has the address any more.
+            let _ = unsafe { result::free_sync(self.address) };
+        });
     }
 }
 
@@ -236,8 +252,9 @@ impl Pinned {
 
 impl Drop for Pinned {
     fn drop(&mut self) {
-        let _ = self.context.synchronize();
-        // SAFETY: `malloc_host` gave it, and nobody copies any more.
-        let _ = unsafe { result::free_host(self.memory.cast()) };
+        settled(&self.context, |_| {
+            // SAFETY: `malloc_host` gave it, and nobody copies any more.
+            let _ = unsafe { result::free_host(self.memory.cast()) };
+        });
     }
 }

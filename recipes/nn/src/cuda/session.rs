@@ -18,7 +18,7 @@ use super::{
     lane::wait,
     launch::{Graph, Launches},
     library::WORKSPACE,
-    memory::{Memory, Pinned},
+    memory::{Memory, Pinned, settled},
 };
 
 /// A stream, and the memory of programs on it. Nothing runs on it between two calls.
@@ -118,7 +118,7 @@ impl Session {
         // SAFETY: the memory is there, nothing runs in it, and the call returns when the bytes have been read.
         unsafe { result::memcpy_htod_sync(to, bytes) }.w()?;
         // They may still be on their way from the driver's own memory, which the stream would not wait for.
-        self.gpu.context().synchronize().w()
+        settled(self.gpu.context(), |settled| settled)
     }
 
     /// Makes all bytes of a span zero.
