@@ -254,7 +254,7 @@ impl Benchmarks<'_> {
     ) -> Result<Timed, Failure> {
         let mut times = Vec::new();
         let before = steps.loss()?;
-        let mut parts = [Duration::ZERO; 3];
+        let mut parts = [Duration::ZERO; 4];
         for step in 1.. {
             interrupt::check().map_err(Failure::Over)?;
             let (time, numbers) = self.timed(steps)?;
@@ -268,9 +268,10 @@ impl Benchmarks<'_> {
             self.progress.within(self.stop.share(step, elapsed));
             if self.stop.is_over(step, elapsed) {
                 let count = times.len().max(1) as f64;
-                let [forward_ms, backward_ms, update_ms] =
+                let [copy_ms, forward_ms, backward_ms, update_ms] =
                     parts.map(|part| milliseconds(part) / count);
                 let training = before.zip(steps.loss()?).map(|(before, after)| Training {
+                    copy_ms,
                     forward_ms,
                     backward_ms,
                     update_ms,

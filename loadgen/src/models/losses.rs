@@ -9,30 +9,35 @@ use serde_json::json;
 
 use super::{chosen, training::trainer_of};
 use crate::{
-    args::{ModelsArgs, Precision},
+    args::ModelsArgs,
     error::{Error, Result},
 };
 
-/// Trains a model on the file's batch and prints a JSON line for each step's loss, and one for each parameter after the last.
+/// Trains a model on the file's batch and prints a JSON line for each step's loss, and one for each parameter after the last,
+/// in the first of the precisions.
 ///
 /// # Errors
-/// There is more than one model, float32 is none of the precisions, the file is none of batches for it, or the model cannot be trained.
+/// There is more than one model or no precision, the file is none of batches for it, or the model cannot be trained.
 pub(super) fn run(args: &ModelsArgs, options: &LoadOptions, input: &Path) -> Result<()> {
     let [(entry, _)] = chosen(&args.names())?[..] else {
         let reason = "expected one model to print the losses of";
         return Err(Error::option("--losses", reason));
     };
-    if !args.precision.contains(&Precision::Float32) {
-        let reason = "expected float32, in which losses are printed";
+    let Some(precision) = args.precision.first() else {
+        let reason = "expected one to print the losses in";
         return Err(Error::option("--precision", reason));
-    }
+    };
+    let options = LoadOptions {
+        dtype: precision.dtype(),
+        ..options.clone()
+    };
     let unreadable = |error: candle_core::Error| {
         Error::option("--input", format!("{}: {error}", input.display()))
     };
     let tensors: HashMap<String, Tensor> =
         safetensors::load(input, &Device::Cpu).map_err(unreadable)?;
     let batch = Batch::read(&tensors).map_err(unreadable)?;
-    let mut trainer = trainer_of(entry, options, &args.training, &batch)?;
+    let mut trainer = trainer_of(entry, &options, &args.training, &batch)?;
     let trace = trace(&mut trainer, &batch, args.num_steps)
         .map_err(|error| Error::option("--input", error.to_string()))?;
     for (step, loss) in trace.losses.iter().enumerate() {

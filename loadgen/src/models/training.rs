@@ -133,8 +133,15 @@ impl Steps for Trained {
         Ok(vec![outcome.loss as f32])
     }
 
-    fn parts(&self) -> Option<[Duration; 3]> {
-        let of = |outcome: &Outcome| [outcome.forward, outcome.backward, outcome.update];
+    fn parts(&self) -> Option<[Duration; 4]> {
+        let of = |outcome: &Outcome| {
+            [
+                outcome.copy,
+                outcome.forward,
+                outcome.backward,
+                outcome.update,
+            ]
+        };
         self.last.as_ref().map(of)
     }
 

@@ -67,7 +67,10 @@ impl Steps {
 /// Steps of training.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Training {
-    /// Milliseconds of a step, in the mean of those that count, from the batch to the loss.
+    /// Milliseconds of a step, in the mean of those that count, of the batch's copy to the device.
+    #[serde(default)]
+    pub copy_ms: f64,
+    /// From the batch to the loss.
     pub forward_ms: f64,
     /// From there to all gradients.
     pub backward_ms: f64,

@@ -48,8 +48,8 @@ pub trait Steps {
     /// Out of memory or a failing device.
     fn step(&mut self) -> Result<Vec<f32>, ForwardError>;
 
-    /// What the last step of training took: forward, backward, update.
-    fn parts(&self) -> Option<[Duration; 3]> {
+    /// What the last step of training took: the batch's copy to the device, forward, backward, update.
+    fn parts(&self) -> Option<[Duration; 4]> {
         None
     }
 
