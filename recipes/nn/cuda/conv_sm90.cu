@@ -49,8 +49,6 @@ namespace {
 using namespace galley::hopper;
 using namespace galley;
 
-constexpr int BARRIERS_BYTES = 256;
-
 // What a launch is for, beside maps and pointers.
 struct Shape {
     int pixels, filters, height, width, stride, top, left, kernel_width, chunks, steps, activation, out_pitch,

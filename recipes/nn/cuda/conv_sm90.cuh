@@ -98,23 +98,7 @@ __device__ __forceinline__ void product(float (&d)[64], const uint32_t (&a)[4], 
 
 // ---- stages ----
 
-constexpr int BARRIERS_BYTES = 256;
-
-// Stages of operands in turn: where their barriers are, and how often all have been used.
-struct Ring {
-    uint32_t full, empty;
-    int stages;
-    int stage = 0;
-    uint32_t parity = 0;
-    __device__ Ring(uint32_t barriers, int stages)
-        : full(barriers), empty(barriers + BARRIERS_BYTES / 2), stages(stages) {}
-    __device__ __forceinline__ void advance() {
-        if (++stage == stages) {
-            stage = 0;
-            parity ^= 1;
-        }
-    }
-};
+constexpr int BARRIERS_BYTES = 256;  // of a ring
 
 // ---- clusters ----
 

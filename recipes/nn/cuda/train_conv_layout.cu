@@ -20,6 +20,8 @@
 //     pixel's own, and around each image, of which `top` lines and `left` pixels come before it. wide is a multiple of 4. Grid
 //     ceil(count / 1024), block 256.
 // `train_conv_widen_T(out, x, count)`: x T, out f32. Grid ceil(count / 256), block 256.
+// `train_conv_bias_V_T(y, bias, count, columns)`
+//     y T [rows, columns] += bias T [columns], columns a multiple of V, count vectors of V. Grid ceil(count / 256), block 256.
 // `train_conv_columns_V_T(parts, x, rows, columns, share)`
 //     x T [rows, columns], columns a multiple of V; parts f32 [shares, columns]: sums over each `share` rows, which
 //     `train_conv_sum` adds. Grid (ceil(columns / 32 V), shares), block 256.
@@ -31,6 +33,18 @@ namespace galley {
 template <typename T, int V> struct alignas(V * sizeof(T)) Run {
     T values[V];
 };
+
+template <typename T, int V> __device__ __forceinline__ void add_bias(T* y, const T* bias, int count, int columns) {
+    const int at = blockIdx.x * blockDim.x + threadIdx.x;
+    take_turn();
+    if (at >= count) return;
+    auto* to = reinterpret_cast<Run<T, V>*>(y) + at;
+    Run<T, V> values = *to;
+    const Run<T, V> term = reinterpret_cast<const Run<T, V>*>(bias)[at % (columns / V)];
+#pragma unroll
+    for (int i = 0; i < V; i++) values.values[i] = from_float<T>(to_float(values.values[i]) + to_float(term.values[i]));
+    *to = values;
+}
 
 template <typename T>
 __device__ __forceinline__ void lay(T* out, const T* w, int count, int taps, int width, int inputs, int outputs,
@@ -169,6 +183,12 @@ using namespace galley;
         columns<T, V>(parts, x, rows, count, share);                                                               \
     }
 
+#define GALLEY_BIAS(name, T, V)                                                                                    \
+    extern "C" __global__ void __launch_bounds__(256)                                                              \
+        train_conv_bias_##V##_##name(T* y, const T* bias, int count, int columns) {                                \
+        add_bias<T, V>(y, bias, count, columns);                                                                   \
+    }
+
 #define GALLEY_LAYOUT(name, T)                                                                                     \
     extern "C" __global__ void train_conv_lay_##name(T* out, const T* w, int count, int taps, int width,           \
                                                      int inputs, int outputs, int merged) {                        \
@@ -191,6 +211,8 @@ using namespace galley;
         fill(out, x, count, height, width, own, wide_height, wide_width, wide, top, left);                         \
     }                                                                                                              \
     extern "C" __global__ void train_conv_widen_##name(float* out, const T* x, int count) { widen(out, x, count); } \
+    GALLEY_BIAS(name, T, 4)                                                                                        \
+    GALLEY_BIAS(name, T, 1)                                                                                        \
     GALLEY_COLUMNS(name, T, 4)                                                                                     \
     GALLEY_COLUMNS(name, T, 1)
 

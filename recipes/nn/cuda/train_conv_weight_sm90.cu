@@ -67,7 +67,7 @@ __device__ __forceinline__ void gradient(const CUtensorMap& x, const CUtensorMap
     constexpr int CONSUMERS = DOWN * ACROSS, COLUMNS = ACROSS * PANELS, STAGE_BYTES = (DOWN + COLUMNS) * PANEL_BYTES;
     extern __shared__ uint8_t shared[];
     const uint32_t stages = (shared_address(shared) + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
-    Ring ring(stages + shape.stages * STAGE_BYTES, shape.stages);
+    Ring ring(stages + shape.stages * STAGE_BYTES, BARRIERS_BYTES / 2, shape.stages);
     const int warpgroup = threadIdx.x / WARPGROUP;
     const bool copies = threadIdx.x == CONSUMERS * WARPGROUP;
     if (copies) {

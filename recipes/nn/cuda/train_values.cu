@@ -33,8 +33,8 @@
 //     y = x * gates of the image, of `pixels` pixels; factor instead of x where that is null. Grid (ceil(.. an image's vectors ..),
 //     images).
 //
-// `cast_T(from, to, vectors, rest)`, `widen_T(from, to, vectors, rest)`
-//     From f32 to T, and back; vectors are of four values.
+// `cast_T(from, to, vectors, rest)`
+//     From f32 to T; vectors are of four values.
 #include "philox.cuh"
 #include "train_vectors.cuh"
 
@@ -289,11 +289,7 @@ using namespace galley;
     }                                                                                                                  \
     GALLEY_KERNEL cast_##name(const float* from, T* to, int vectors, int rest) {                                       \
         take_turn();                                                                                                   \
-        convert(from, to, vectors, rest);                                                                       \
-    }                                                                                                                  \
-    GALLEY_KERNEL widen_##name(const T* from, float* to, int vectors, int rest) {                                      \
-        take_turn();                                                                                                   \
-        convert(from, to, vectors, rest);                                                                       \
+        convert(from, to, vectors, rest);                                                                              \
     }
 
 GALLEY_VALUES(f16, __half)

@@ -25,20 +25,8 @@ impl Check<'_> {
         // What memory holds: spans as they were last written, none overlapping another.
         let mut held: Vec<Span> = vec![self.input];
         for work in self.program.work() {
-            let (name, read, written) = match work {
-                Work::Launch(launch) => {
-                    let (read, written) = of_launch(launch);
-                    (&launch.kernel[..], read, written)
-                }
-                Work::Product(product) => {
-                    let (read, written) = of_product(product);
-                    ("product", read, written)
-                }
-                Work::Convolution(convolution) => {
-                    let (read, written) = of_convolution(convolution);
-                    ("convolution", read, written)
-                }
-            };
+            let name = name(work);
+            let (read, written) = spans(work);
             for span in read.iter().chain(&written) {
                 self.place(name, *span);
             }
@@ -76,7 +64,24 @@ impl Check<'_> {
     }
 }
 
-/// What a launch reads, and what it writes.
+/// What it is called.
+pub(crate) fn name(work: &Work) -> &str {
+    match work {
+        Work::Launch(launch) => &launch.kernel,
+        Work::Product(_) => "product",
+        Work::Convolution(_) => "convolution",
+    }
+}
+
+/// What it reads, and what it writes.
+pub(crate) fn spans(work: &Work) -> (Vec<Span>, Vec<Span>) {
+    match work {
+        Work::Launch(launch) => of_launch(launch),
+        Work::Product(product) => of_product(product),
+        Work::Convolution(convolution) => of_convolution(convolution),
+    }
+}
+
 fn of_launch(launch: &Launch) -> (Vec<Span>, Vec<Span>) {
     let (mut read, mut written) = (Vec::new(), Vec::new());
     for argument in &launch.arguments {

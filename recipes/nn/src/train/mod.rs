@@ -4,6 +4,12 @@
 //! [`differentiate`] gives a [`Plan`], whose memory is planned as a whole. A [`Trainer`] runs it.
 
 mod cpu;
+#[cfg(any(test, feature = "cuda"))]
+#[cfg_attr(
+    not(feature = "cuda"),
+    allow(dead_code, reason = "tests use what they test")
+)]
+mod cuda;
 mod differentiate;
 mod place;
 mod plan;

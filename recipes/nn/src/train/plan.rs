@@ -7,7 +7,7 @@ use std::ops::Range;
 
 pub use crate::ops::Onto;
 use crate::{
-    graph::{Activation, Attention, Convolution, Embedding, End, Pool, Reduction, Shape},
+    graph::{Activation, Attention, Convolution, Embedding, End, Pool, Reduction, Row, Shape},
     plan::memory::UNIT,
 };
 
@@ -308,6 +308,15 @@ impl Plan {
             .iter()
             .map(|tensor| tensor.range.len())
             .sum()
+    }
+
+    /// What ids have to be below, if the input is ids: the fewest rows of a table that they are looked up in.
+    pub(super) fn vocabulary(&self) -> Option<usize> {
+        let rows = |layer: &Layer| match &layer.operation {
+            Operation::Embedding(embedding) if embedding.by == Row::Id => Some(embedding.rows),
+            _ => None,
+        };
+        self.layers.iter().filter_map(rows).min()
     }
 
     /// Of an array of all parameters, how long it is.

@@ -102,7 +102,7 @@ pub fn trace(trainer: &mut Trainer, batch: &Batch, steps: usize) -> Result<Trace
             .sum::<f64>()
             .sqrt()
     };
-    let parameters = trainer.parameters().map(|parameter| Norms {
+    let parameters = trainer.parameters()?.map(|parameter| Norms {
         name: parameter.name.into(),
         gradient: norm(parameter.gradient),
         value: norm(parameter.values),

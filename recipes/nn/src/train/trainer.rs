@@ -3,14 +3,17 @@
 use std::{
     borrow::Cow,
     ops::Range,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use candle_core::{Result, bail};
 use candle_nn::VarBuilder;
 
+#[cfg(feature = "cuda")]
+use super::cuda::Cuda;
 use super::{
-    Form, Layer, Operation, Plan, Settings, Tensor,
+    Form, Plan, Settings, Tensor,
     cpu::{Cpu, Numbers},
     differentiate,
     update::Update,
@@ -18,7 +21,7 @@ use super::{
 use crate::{
     aligned::Aligned,
     backend::{Backend, Kind},
-    graph::{Graph, Row},
+    graph::Graph,
     host, pool,
     simd::Precision,
 };
@@ -26,13 +29,22 @@ use crate::{
 /// A network with its numbers, and all that a step needs.
 #[derive(Debug)]
 pub struct Trainer {
-    device: Cpu,
+    plan: Arc<Plan>,
+    device: Device,
+    /// The CPU's; or what was last fetched from another device.
     numbers: Numbers,
-    update: Update,
     /// Logits of an example.
     classes: usize,
     /// What ids have to be below, if the input is ids.
     vocabulary: Option<usize>,
+}
+
+/// What computes the steps.
+#[derive(Debug)]
+enum Device {
+    Cpu(Box<(Cpu, Update)>),
+    #[cfg(feature = "cuda")]
+    Cuda(Box<Cuda>),
 }
 
 /// What a step did, and how long its parts took.
@@ -41,6 +53,8 @@ pub struct Outcome {
     /// The loss before the step: the mean over the batch, with auxiliary ones by their weights. Whether it is finite is for
     /// the caller to look at.
     pub loss: f64,
+    /// Of the batch to the device: nothing on the CPU.
+    pub copy: Duration,
     /// To the loss.
     pub forward: Duration,
     /// From there to all gradients.
@@ -78,17 +92,16 @@ impl Parameter<'_> {
 }
 
 impl Trainer {
-    /// Whether networks are trained on a backend: the CPU in f32.
+    /// Whether networks are trained on a backend: the CPU in f32, CUDA devices in f32 or f16.
     ///
     /// # Errors
     /// They are not; the message is for whoever chose that.
     pub fn runs_on(backend: &Backend) -> std::result::Result<(), String> {
         match &backend.0 {
             Kind::Cpu(Precision::F32) => Ok(()),
-            _ => Err(
-                "networks are trained on the CPU in f32 so far: use --device cpu --dtype f32"
-                    .into(),
-            ),
+            Kind::Cpu(_) => Err("networks are trained on the CPU in f32: use --dtype f32".into()),
+            #[cfg(feature = "cuda")]
+            Kind::Cuda(_) => Ok(()),
         }
     }
 
@@ -109,24 +122,32 @@ impl Trainer {
             batch,
             dropout: settings.dropout.is_some(),
         };
-        let plan = differentiate(graph, form)?;
+        let plan = Arc::new(differentiate(graph, form)?);
         let numbers = Numbers {
             parameters: read(&plan.parameters, plan.parameters_len(), weights)?,
             gradients: Aligned::zeros(plan.parameters_len()),
             buffers: read(&plan.buffers, plan.buffers_len(), weights)?,
         };
+        let device = match &backend.0 {
+            Kind::Cpu(_) => Device::Cpu(Box::new((
+                Cpu::new(Arc::clone(&plan), settings.dropout.unwrap_or(0)),
+                Update::new(settings.optimizer, plan.parameters_len()),
+            ))),
+            #[cfg(feature = "cuda")]
+            Kind::Cuda(gpu) => Device::Cuda(Box::new(Cuda::new(gpu, &plan, settings, &numbers)?)),
+        };
         Ok(Self {
-            update: Update::new(settings.optimizer, plan.parameters_len()),
             classes: graph.shape(graph.output()).channels,
-            vocabulary: vocabulary(&plan),
-            device: Cpu::new(plan, settings.dropout.unwrap_or(0)),
+            vocabulary: plan.vocabulary(),
+            plan,
+            device,
             numbers,
         })
     }
 
     /// Its plan.
     pub fn plan(&self) -> &Plan {
-        self.device.plan()
+        &self.plan
     }
 
     /// Trains on a batch: `input` `[batch, height, width, channels]`, or token ids `[batch, tokens]`, and a label for each example.
@@ -135,12 +156,12 @@ impl Trainer {
     /// Lengths are others, a label is not below the classes, or an id is no whole number below the vocabulary.
     pub fn step(&mut self, input: &[f32], labels: &[u32]) -> Result<Outcome> {
         self.check(input, labels)?;
-        let Self {
-            device,
-            numbers,
-            update,
-            ..
-        } = self;
+        let numbers = &mut self.numbers;
+        let (device, update) = match &mut self.device {
+            Device::Cpu(both) => &mut **both,
+            #[cfg(feature = "cuda")]
+            Device::Cuda(cuda) => return cuda.step(input, labels),
+        };
         pool::run(|| {
             let start = Instant::now();
             let loss = device.forward(numbers, (input, labels), true);
@@ -153,6 +174,7 @@ impl Trainer {
             );
             Ok(Outcome {
                 loss,
+                copy: Duration::ZERO,
                 forward,
                 backward,
                 update: start.elapsed() - forward - backward,
@@ -166,9 +188,12 @@ impl Trainer {
     /// As [`Self::step`].
     pub fn loss(&mut self, input: &[f32], labels: &[u32]) -> Result<f64> {
         self.check(input, labels)?;
-        let Self {
-            device, numbers, ..
-        } = self;
+        let numbers = &mut self.numbers;
+        let device = match &mut self.device {
+            Device::Cpu(both) => &mut both.0,
+            #[cfg(feature = "cuda")]
+            Device::Cuda(cuda) => return cuda.loss(input, labels),
+        };
         // A pass moves running statistics.
         let buffers = numbers.buffers.clone();
         let loss = pool::run(|| device.forward(numbers, (input, labels), false));
@@ -178,7 +203,7 @@ impl Trainer {
 
     /// Whether a batch can be trained on.
     fn check(&self, input: &[f32], labels: &[u32]) -> Result<()> {
-        let plan = self.device.plan();
+        let plan = &self.plan;
         let expected = [plan.slots[plan.input].len, plan.batch];
         if [input.len(), labels.len()] != expected {
             bail!(
@@ -205,41 +230,49 @@ impl Trainer {
         Ok(())
     }
 
-    /// What is trained, in the order of the network's layers.
-    pub fn parameters(&self) -> impl Iterator<Item = Parameter<'_>> {
+    /// What is trained, in the order of the network's layers, as it is now.
+    ///
+    /// # Errors
+    /// It cannot be fetched from the device.
+    pub fn parameters(&mut self) -> Result<impl Iterator<Item = Parameter<'_>>> {
+        self.fetch()?;
         let Numbers {
             parameters,
             gradients,
             ..
         } = &self.numbers;
         let of = |values, range: &Range<usize>| part(values, range);
-        (self.plan().parameters.iter()).map(move |tensor| Parameter {
+        Ok((self.plan.parameters.iter()).map(move |tensor| Parameter {
             name: &tensor.name,
             shape: &tensor.shape,
             turned: tensor.turned,
             values: of(parameters, &tensor.range),
             gradient: of(gradients, &tensor.range),
-        })
+        }))
     }
 
     /// Running statistics, by name.
-    pub fn buffers(&self) -> impl Iterator<Item = (&str, &[f32])> {
-        let tensors = self.plan().buffers.iter();
-        tensors.map(|tensor| (&tensor.name[..], part(&self.numbers.buffers, &tensor.range)))
+    ///
+    /// # Errors
+    /// As [`Self::parameters`].
+    pub fn buffers(&mut self) -> Result<impl Iterator<Item = (&str, &[f32])>> {
+        self.fetch()?;
+        let tensors = self.plan.buffers.iter();
+        Ok(tensors.map(|tensor| (&tensor.name[..], part(&self.numbers.buffers, &tensor.range))))
+    }
+
+    /// Brings a device's numbers here.
+    fn fetch(&mut self) -> Result<()> {
+        match &mut self.device {
+            Device::Cpu(_) => Ok(()),
+            #[cfg(feature = "cuda")]
+            Device::Cuda(cuda) => cuda.fetch(&mut self.numbers),
+        }
     }
 }
 
 fn part<'a>(values: &'a Aligned, range: &Range<usize>) -> &'a [f32] {
     &values.as_slice()[range.clone()]
-}
-
-/// The fewest rows of a table that ids are looked up in.
-fn vocabulary(plan: &Plan) -> Option<usize> {
-    let rows = |layer: &Layer| match &layer.operation {
-        Operation::Embedding(embedding) if embedding.by == Row::Id => Some(embedding.rows),
-        _ => None,
-    };
-    plan.layers.iter().filter_map(rows).min()
 }
 
 /// Tensors in one array.

@@ -28,7 +28,7 @@ macro_rules! ptx {
 }
 
 /// All sources, each with the PTX that its kernels were compiled from.
-const SOURCES: [(Source, &str); 18] = [
+const SOURCES: [(Source, &str); 35] = [
     (Source::Stem, ptx!("stem")),
     (Source::Depthwise, ptx!("depthwise")),
     (Source::SqueezeExcite, ptx!("squeeze_excite")),
@@ -51,6 +51,19 @@ const SOURCES: [(Source, &str); 18] = [
     (Source::TrainPool, ptx!("train_pool")),
     (Source::TrainTables, ptx!("train_tables")),
     (Source::TrainUpdate, ptx!("train_update")),
+    (Source::TrainNorm, ptx!("train_norm")),
+    (Source::TrainNormSm90, ptx!("train_norm_sm90")),
+    (Source::TrainLayerNorm, ptx!("train_layer_norm")),
+    (Source::TrainAttention, ptx!("train_attention")),
+    (Source::TrainAttentionBack, ptx!("train_attention_back")),
+    (Source::TrainAttentionPlain, ptx!("train_attention_plain")),
+    (Source::TrainLstm, ptx!("train_lstm")),
+    (Source::TrainLstmSm90, ptx!("train_lstm_sm90")),
+    (Source::TrainConv, ptx!("train_conv")),
+    (Source::TrainConvWeight, ptx!("train_conv_weight")),
+    (Source::TrainConvWeightSm90, ptx!("train_conv_weight_sm90")),
+    (Source::TrainConvLayout, ptx!("train_conv_layout")),
+    (Source::TrainConvDepthwise, ptx!("train_conv_depthwise")),
 ];
 
 /// A compiled kernel's parameters, and the threads of a block that it is compiled for at most.

@@ -167,20 +167,11 @@ impl Gate {
 }
 
 /// `len` values of f32 in the element that is computed in: an input, or a copy of parameters.
-pub(crate) fn cast(draft: &mut Draft, spans: [Span; 2], len: usize) -> Result<()> {
-    change(draft, "cast", spans, len)
-}
-
-/// `len` values of the element that is computed in as f32.
-pub(crate) fn widen(draft: &mut Draft, spans: [Span; 2], len: usize) -> Result<()> {
-    change(draft, "widen", spans, len)
-}
-
-fn change(draft: &mut Draft, name: &str, [from, to]: [Span; 2], len: usize) -> Result<()> {
+pub(crate) fn cast(draft: &mut Draft, [from, to]: [Span; 2], len: usize) -> Result<()> {
     let (counts, grid) = by_vectors(CHANGED, len);
     let arguments = [from.read(), to.write()].into_iter().chain(counts);
     // SAFETY: the kernel takes these, and the spans hold `len` values.
-    unsafe { draft.launch((Source::TrainValues, name), grid, arguments) }
+    unsafe { draft.launch((Source::TrainValues, "cast"), grid, arguments) }
 }
 
 /// Whether a kernel adds to what is there.

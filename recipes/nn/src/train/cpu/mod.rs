@@ -4,6 +4,8 @@ mod backward;
 mod forward;
 mod sequences;
 
+use std::sync::Arc;
+
 use super::{Layer, Operand, Operation, Plan, Tensor};
 use crate::{
     aligned::Aligned,
@@ -28,7 +30,7 @@ pub(super) struct Numbers {
 #[derive(Debug)]
 pub(super) struct Cpu {
     level: Level,
-    plan: Plan,
+    plan: Arc<Plan>,
     memory: Aligned,
     states: Vec<State>,
     seed: u64,
@@ -48,7 +50,7 @@ enum State {
 }
 
 impl Cpu {
-    pub(super) fn new(plan: Plan, seed: u64) -> Self {
+    pub(super) fn new(plan: Arc<Plan>, seed: u64) -> Self {
         let state = |layer: &Layer| match &layer.operation {
             Operation::Convolution(convolution) => {
                 let [from, to] = [layer.inputs[0].shape, layer.output.shape];
@@ -72,10 +74,6 @@ impl Cpu {
             seed,
             step: 0,
         }
-    }
-
-    pub(super) fn plan(&self) -> &Plan {
-        &self.plan
     }
 
     /// The losses, each by its weight and together, once all layers have run; where nothing `drops`, as if there were no dropout.

@@ -1,5 +1,7 @@
 //! Networks of all kinds, trained fast and in the plainest way.
 
+#[cfg(feature = "cuda")]
+mod device;
 mod golden;
 mod gradients;
 mod operators;
@@ -17,7 +19,7 @@ use super::{
     reference::{Factors, Outcome, Step, Tensors},
 };
 use crate::{
-    Precision,
+    Backend, Precision,
     executor::tests::weights,
     graph::{Graph, Op},
     host::tests::{flat, random},
@@ -74,10 +76,21 @@ impl Case {
     }
 
     fn trainer(&self, settings: &Settings) -> Trainer {
-        let weights = VarBuilder::from_tensors(self.tensors.clone(), DType::F32, &Device::Cpu);
-        let backend = Precision::F32.into();
-        Trainer::new(&self.graph, self.labels.len(), &weights, settings, &backend).unwrap()
+        self.trainer_on(settings, &Precision::F32.into())
     }
+
+    fn trainer_on(&self, settings: &Settings, backend: &Backend) -> Trainer {
+        let weights = VarBuilder::from_tensors(self.tensors.clone(), DType::F32, &Device::Cpu);
+        Trainer::new(&self.graph, self.labels.len(), &weights, settings, backend).unwrap()
+    }
+}
+
+/// That the device, if there is one, has the same.
+fn check_on_device(what: &str, case: &Case, dropout: Option<u64>, expected: &Outcome) {
+    #[cfg(feature = "cuda")]
+    device::check(what, case, dropout, expected);
+    #[cfg(not(feature = "cuda"))]
+    let _ = (what, case, dropout, expected);
 }
 
 /// Nothing is dropped.
@@ -102,7 +115,7 @@ fn dropped(seed: u64) -> impl Fn(usize, usize, f64) -> Vec<f64> {
     }
 }
 
-fn descent(lr: f64, dropout: Option<u64>) -> Settings {
+pub(super) fn descent(lr: f64, dropout: Option<u64>) -> Settings {
     Settings {
         optimizer: Optimizer::Sgd {
             lr,

@@ -1,6 +1,6 @@
 //! Each operator by itself, between layers that are trained: fast, in the plainest way, and by differences.
 
-use super::{Case, descent, gradients::check_by_differences, kept, steps::worst};
+use super::{Case, check_on_device, descent, gradients::check_by_differences, kept, steps::worst};
 use crate::graph::{Activation, Builder, Convolution, Graph, Pool, Reduction, Value};
 
 /// An operator between two layers with weights.
@@ -23,12 +23,13 @@ fn check(shape: [usize; 3], operator: &dyn Fn(&mut Builder, Value) -> Value) {
     let mut trainer = case.trainer(&descent(0.1, None));
     trainer.step(&case.input, &case.labels).unwrap();
     let expected = case.reference(&case.numbers(), &kept);
-    let (off, name) = worst(&trainer, &expected);
+    let (off, name) = worst(&mut trainer, &expected);
     assert!(
         off < 1e-4,
         "{shape:?}, {name}: off by {off}\n{:#?}",
         case.graph
     );
+    check_on_device(&format!("{:#?}", case.graph), &case, None, &expected);
 }
 
 #[test]
@@ -200,6 +201,6 @@ fn auxiliary_losses() {
         "{loss}, expected {}",
         expected.loss
     );
-    let (off, name) = worst(&trainer, &expected);
+    let (off, name) = worst(&mut trainer, &expected);
     assert!(off < 1e-4, "{name}: off by {off}");
 }

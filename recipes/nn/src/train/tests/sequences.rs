@@ -1,8 +1,8 @@
 //! Layers of sequences, and small networks of them: fast, in the plainest way, and by differences.
 
 use super::{
-    Case, Optimizer, Settings, descent, dropped, gradients::check_by_differences, kept,
-    steps::worst,
+    Case, Optimizer, Settings, check_on_device, descent, dropped, gradients::check_by_differences,
+    kept, steps::worst,
 };
 use crate::{
     graph::{
@@ -33,8 +33,9 @@ fn check(graph: &Graph) {
         };
         let off = (loss - expected.loss).abs();
         assert!(off < 1e-5, "{what}: {loss}, expected {}", expected.loss);
-        let (off, name) = worst(&trainer, &expected);
+        let (off, name) = worst(&mut trainer, &expected);
         assert!(off < 1e-4, "{what}, {name}: off by {off}\n{graph:#?}");
+        check_on_device(&format!("{graph:#?}"), &case, seed, &expected);
     }
 }
 
@@ -120,7 +121,7 @@ fn the_row_of_padding_is_not_trained() {
     let mut trainer = case.trainer(&descent(0.1, None));
     trainer.step(&case.input, &case.labels).unwrap();
     let expected = case.reference(&case.numbers(), &kept);
-    let (off, name) = worst(&trainer, &expected);
+    let (off, name) = worst(&mut trainer, &expected);
     assert!(off < 1e-4, "{name}: off by {off}");
     let table = &expected.gradients["words.weight"];
     let trained = |row: usize| table[row * 5..][..5].iter().any(|x| *x != 0.0);

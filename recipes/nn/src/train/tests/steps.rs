@@ -3,7 +3,7 @@
 use candle_core::{DType, Device};
 use candle_nn::VarBuilder;
 
-use super::{Case, Optimizer, Settings, Tensors, Trainer, descent, dropped, kept};
+use super::{Case, Optimizer, Settings, Tensors, Trainer, check_on_device, descent, dropped, kept};
 use crate::{
     Backend, Precision,
     executor::tests::network,
@@ -26,9 +26,9 @@ pub(super) fn off(got: &[f32], expected: &[f64], all: f64) -> f64 {
 }
 
 /// How far a trainer's gradients are off, the worst one, and its name.
-pub(super) fn worst(trainer: &Trainer, expected: &Outcome) -> (f64, String) {
+pub(super) fn worst(trainer: &mut Trainer, expected: &Outcome) -> (f64, String) {
     let all = length(expected.gradients.values().flatten().copied());
-    let worst = trainer.parameters().map(|parameter| {
+    let worst = trainer.parameters().unwrap().map(|parameter| {
         let expected = &expected.gradients[parameter.name];
         (
             off(&parameter.stored(parameter.gradient), expected, all),
@@ -38,7 +38,7 @@ pub(super) fn worst(trainer: &Trainer, expected: &Outcome) -> (f64, String) {
     worst.max_by(|a, b| a.0.total_cmp(&b.0)).unwrap()
 }
 
-fn compare(what: &str, trainer: &Trainer, loss: f64, expected: &Outcome, graph: &Graph) {
+fn compare(what: &str, trainer: &mut Trainer, loss: f64, expected: &Outcome, graph: &Graph) {
     let off_loss = (loss - expected.loss).abs() / (1.0 + expected.loss.abs());
     assert!(
         off_loss < 1e-4,
@@ -60,13 +60,9 @@ fn gradients_of_random_networks_are_the_references() {
                 None => case.reference(&case.numbers(), &kept),
                 Some(seed) => case.reference(&case.numbers(), &dropped(seed)),
             };
-            compare(
-                &format!("seed {seed}"),
-                &trainer,
-                loss,
-                &expected,
-                &case.graph,
-            );
+            let what = format!("seed {seed}");
+            compare(&what, &mut trainer, loss, &expected, &case.graph);
+            check_on_device(&what, &case, dropout, &expected);
         }
     }
 }
@@ -79,7 +75,7 @@ fn later_steps_are_like_the_first() {
         let mut trainer = case.trainer(&descent(0.01, None));
         for step in 0..3 {
             let mut weights = case.numbers();
-            for parameter in trainer.parameters() {
+            for parameter in trainer.parameters().unwrap() {
                 let values = parameter.values.iter().map(|x| f64::from(*x));
                 weights.insert(parameter.name.into(), values.collect());
             }
@@ -87,7 +83,7 @@ fn later_steps_are_like_the_first() {
             let expected = case.reference(&weights, &kept);
             compare(
                 &format!("seed {seed}, step {step}"),
-                &trainer,
+                &mut trainer,
                 loss,
                 &expected,
                 &case.graph,
@@ -148,6 +144,7 @@ fn the_same_steps_have_the_same_bits() {
             .collect();
         let values = trainer
             .parameters()
+            .unwrap()
             .flat_map(|parameter| parameter.values.to_vec());
         (losses, values.collect::<Vec<_>>())
     };
@@ -166,7 +163,7 @@ fn running_statistics_follow_the_batches() {
     let count = 6.0 * 6.0 * 5.0;
     let unbiased: Vec<f64> = variance.iter().map(|x| x * count / (count - 1.0)).collect();
     let mut seen = 0;
-    for (name, got) in trainer.buffers() {
+    for (name, got) in trainer.buffers().unwrap() {
         let new = if name.ends_with("mean") {
             mean
         } else {
@@ -207,7 +204,7 @@ fn what_does_not_fit_is_told() {
     );
     // Nothing has been learnt from any of these.
     let weights: Tensors = case.numbers();
-    for parameter in trainer.parameters() {
+    for parameter in trainer.parameters().unwrap() {
         assert_eq!(off(parameter.values, &weights[parameter.name], 0.0), 0.0);
     }
 
@@ -241,13 +238,13 @@ fn a_loss_by_itself_drops_nothing_and_changes_nothing() {
     for seed in 5000..5040 {
         let case = Case::new(network(seed), 4, seed as u32);
         let mut trainer = case.trainer(&descent(0.1, Some(seed)));
-        let buffers = |trainer: &Trainer| -> Vec<f32> {
-            let buffers = trainer.buffers();
+        let buffers = |trainer: &mut Trainer| -> Vec<f32> {
+            let buffers = trainer.buffers().unwrap();
             buffers.flat_map(|(_, values)| values.to_vec()).collect()
         };
-        let before = buffers(&trainer);
+        let before = buffers(&mut trainer);
         let loss = trainer.loss(&case.input, &case.labels).unwrap();
-        assert_eq!(buffers(&trainer), before);
+        assert_eq!(buffers(&mut trainer), before);
         let expected = case.reference(&case.numbers(), &kept).loss;
         let off = (loss - expected).abs() / (1.0 + expected.abs());
         assert!(off < 1e-4, "{loss}, expected {expected}");

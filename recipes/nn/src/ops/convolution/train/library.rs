@@ -92,16 +92,18 @@ mod tests {
         );
         let mut layout = Layout::default();
         let start = layout;
-        let [x, weight, dx] = [values, filters, values].map(|bytes| layout.place(bytes));
+        let [x, weight] = [values, filters].map(|bytes| layout.place(bytes));
         let input = layout.since(start);
-        let [y, dy, dweight] = [results, results, filters].map(|bytes| layout.place(bytes));
+        let [y, dy] = [results, results].map(|bytes| layout.place(bytes));
+        let [dx, dweight] = [values, filters].map(|bytes| layout.place(bytes));
         let mut draft = Draft::new(Target::hopper(Element::F32), layout);
         library.forward(&mut draft, x, weight, y);
         library.forward(&mut draft, x, weight, dy);
+        library.backward_input(&mut draft, weight, dy, (dx, Onto::Write));
         library.backward_input(&mut draft, weight, dy, (dx, Onto::Add));
         library.backward_weight(&mut draft, x, dy, dweight);
         let (program, layout) = draft.finish();
-        assert_eq!(program.work().len(), 4);
+        assert_eq!(program.work().len(), 5);
         Check {
             program: &program,
             weights: 0,

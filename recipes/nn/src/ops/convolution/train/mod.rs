@@ -15,7 +15,8 @@ mod depthwise;
 mod filters;
 mod gradient;
 mod lay;
-pub(crate) mod library;
+#[cfg(any(test, feature = "cuda"))]
+mod library;
 mod pack;
 mod squares;
 mod sums;

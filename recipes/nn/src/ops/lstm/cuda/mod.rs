@@ -238,6 +238,7 @@ mod tests {
                 let name = |work: &Work| match work {
                     Work::Launch(launch) => launch.kernel.replace("lstm_", ""),
                     Work::Product(product) => format!("{:?}", product.sizes),
+                    Work::Convolution(_) => "convolution".into(),
                 };
                 program
                     .work()

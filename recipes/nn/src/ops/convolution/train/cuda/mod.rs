@@ -15,8 +15,9 @@ mod weight;
 use candle_core::Result;
 
 use self::{hopper::Hopper, lines::Lines};
+use super::library::Library;
 use crate::{
-    cuda::{Argument, Draft, Element, Grid, Matrix, Product, Source, Span},
+    cuda::{Argument, Draft, Element, Grid, Matrix, Product, Source, Span, Target},
     graph::{Convolution, Shape},
     ops::Onto,
 };
@@ -45,10 +46,12 @@ enum Kind {
     Depthwise,
     /// Sums over channels under windows.
     Dense,
+    /// The same by cuDNN, where it is there and faster: in f32, for it has Winograd's kernels.
+    Library,
 }
 
 impl Layer {
-    fn kind(&self) -> Kind {
+    fn kind(&self, target: Target) -> Kind {
         let Convolution { window, groups, .. } = self.convolution;
         let whole = window.kernel == [self.from.height, self.from.width];
         let channels = self.from.channels;
@@ -64,6 +67,8 @@ impl Layer {
             }
         } else if groups == channels && groups == self.to.channels {
             Kind::Depthwise
+        } else if target.cudnn && target.element == Element::F32 {
+            Kind::Library
         } else {
             Kind::Dense
         }
@@ -80,7 +85,7 @@ impl Layer {
         x: Span,
         y: Span,
     ) -> Result<()> {
-        match self.kind() {
+        match self.kind(draft.target) {
             Kind::Rows { rows, values } => {
                 let element = draft.target.element;
                 draft.multiply(Product {
@@ -94,6 +99,13 @@ impl Layer {
                 Ok(())
             }
             Kind::Depthwise => depthwise::forward(self, draft, (weight, bias), [x, y]),
+            Kind::Library => {
+                self.library(draft).forward(draft, x, weight, y);
+                match bias {
+                    Some(bias) => self.add_bias(draft, bias, y),
+                    None => Ok(()),
+                }
+            }
             Kind::Dense => {
                 if let Some(hopper) = Hopper::forward(self, draft.target) {
                     hopper.launch_forward(draft, (weight, bias), [x, y])
@@ -121,7 +133,7 @@ impl Layer {
         dy: Span,
         (dx, onto): (Span, Onto),
     ) -> Result<()> {
-        match self.kind() {
+        match self.kind(draft.target) {
             Kind::Rows { rows, values } => {
                 let element = draft.target.element;
                 draft.multiply(Product {
@@ -135,6 +147,11 @@ impl Layer {
                 Ok(())
             }
             Kind::Depthwise => depthwise::backward_input(self, draft, weight, dy, (dx, onto)),
+            Kind::Library => {
+                self.library(draft)
+                    .backward_input(draft, weight, dy, (dx, onto));
+                Ok(())
+            }
             Kind::Dense => match Hopper::backward(self, draft.target) {
                 Some(hopper) => hopper.launch_backward(draft, weight, dy, (dx, onto)),
                 None => dense::backward_input(self, draft, weight, dy, (dx, onto)),
@@ -153,7 +170,7 @@ impl Layer {
         dweight: Span,
         dbias: Option<Span>,
     ) -> Result<()> {
-        match self.kind() {
+        match self.kind(draft.target) {
             Kind::Rows { rows, values } => {
                 let element = draft.target.element;
                 draft.multiply(Product {
@@ -166,6 +183,7 @@ impl Layer {
                 });
             }
             Kind::Depthwise => depthwise::backward_weight(self, draft, [x, dy], dweight)?,
+            Kind::Library => self.library(draft).backward_weight(draft, x, dy, dweight),
             Kind::Dense => {
                 if let Some(hopper) = Hopper::weight(self, draft.target) {
                     hopper.launch_weight(draft, [x, dy], dweight)?;
@@ -181,6 +199,23 @@ impl Layer {
         };
         let rows = self.images * self.to.pixels();
         sum_columns(draft, dy, [rows, self.to.channels], dbias)
+    }
+
+    fn library(&self, draft: &Draft) -> Library {
+        let element = draft.target.element;
+        Library::new(element, &self.convolution, self.from, self.to, self.images)
+    }
+
+    /// Adds a bias to each pixel of `y`.
+    fn add_bias(&self, draft: &mut Draft, bias: Span, y: Span) -> Result<()> {
+        let columns = self.to.channels;
+        let vector = if columns.is_multiple_of(4) { 4 } else { 1 };
+        let count = self.images * self.to.values() / vector;
+        let kernel = format!("train_conv_bias_{vector}");
+        let grid = Grid::row(count.div_ceil(THREADS), THREADS as u32);
+        let arguments = [y.write(), bias.read(), count.into(), columns.into()];
+        // SAFETY: the arguments are those that the head of `train_conv_layout.cu` lists, of the shapes that it states.
+        unsafe { draft.launch((Source::TrainConvLayout, &kernel), grid, arguments) }
     }
 
     /// Values of the weight.

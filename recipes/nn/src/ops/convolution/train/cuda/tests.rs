@@ -1,7 +1,10 @@
 //! What is launched, without a device.
 
 use super::{dense::Groups, weight::shares, *};
-use crate::cuda::{Layout, Program, Target, Work, check::Check};
+use crate::{
+    cuda::{Layout, Program, Target, Work, check::Check},
+    graph::Pair,
+};
 
 /// A layer over some images of so many pixels down and across, and channels.
 fn layer(convolution: Convolution, [height, width, channels]: [usize; 3]) -> Layer {
@@ -196,7 +199,9 @@ fn kernels(layer: &Layer, target: Target) -> [Vec<String>; 3] {
 
 #[test]
 fn weights_are_laid_out_only_where_they_do_not_lie_so() {
-    let new = Convolution::new;
+    fn new(outputs: usize, kernel: impl Into<Pair>) -> Convolution {
+        Convolution::new(outputs, kernel)
+    }
     let plain = layer(new(64, 3).padding(1), [56, 56, 64]);
     for target in targets() {
         let [forward, input, _] = kernels(&plain, target);
