@@ -47,6 +47,7 @@ pub(crate) enum Way {
     Weight,
 }
 
+#[cfg(test)]
 impl Way {
     /// Of what belongs to `x`, `weight` and `y`: what belongs to the two that are read, and to the one that is computed.
     pub(crate) fn order<T>(self, [x, weight, y]: [T; 3]) -> [T; 3] {
@@ -96,6 +97,7 @@ impl Convolution {
     }
 
     /// The two that it reads, and the one that it computes.
+    #[cfg(test)]
     pub(crate) fn spans(&self) -> [Span; 3] {
         self.way.order([self.x, self.weight, self.y])
     }

@@ -4,7 +4,7 @@ use std::sync::{Arc, MutexGuard};
 
 use candle_core::{Error, Result, cuda_backend::cudarc::driver::CudaStream};
 
-use super::{WORKSPACE, choice::fastest};
+use super::choice::fastest;
 use crate::{
     cuda::{
         Buffer, Convolution, Geometry, Gpu, Way,
@@ -77,6 +77,7 @@ impl Convolving {
     }
 }
 
+#[cfg(test)]
 impl Gpu {
     /// Whether there is a cuDNN that computes such convolutions and their gradients.
     pub(crate) fn supports(&self, geometry: &Geometry) -> bool {
@@ -89,7 +90,7 @@ impl Gpu {
         let supported = |(way, onto)| {
             let kind = (*geometry, way, onto);
             library(self.handles(), &kind)
-                .and_then(|mut library| choose(self, &mut library, &kind, WORKSPACE))
+                .and_then(|mut library| choose(self, &mut library, &kind, super::WORKSPACE))
                 .is_ok()
         };
         self.bind().is_ok() && kinds.into_iter().all(supported)
