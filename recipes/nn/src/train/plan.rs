@@ -11,6 +11,9 @@ use crate::{
     plan::memory::UNIT,
 };
 
+/// The share of a batch in running statistics: PyTorch's usual one.
+pub(super) const MOMENTUM: f32 = 0.1;
+
 /// A training step of a network for batches of one size. It knows no device.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {

@@ -12,11 +12,8 @@ use crate::{
         pool::{self, Fields},
         shuffle,
     },
-    train::Operation,
+    train::{Operation, plan::MOMENTUM},
 };
-
-/// The share of a batch in running statistics: PyTorch's usual one.
-const MOMENTUM: f32 = 0.1;
 
 // SAFETY, for all operators: the level is the processor's. Steps run one after the other. The plan gives slots that are needed at
 // the same time places of their own, but for those that are written over value by value; and no step reads what it writes

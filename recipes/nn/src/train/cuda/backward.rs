@@ -4,13 +4,12 @@ use candle_core::Result;
 
 use super::Making;
 use crate::{
-    cuda::Span,
     ops::{
         Onto, activation, batch_norm, gate,
         pixels::{self, cuda::Columns},
         pool, shuffle,
     },
-    train::{Backward, Layer, Operation},
+    train::{Backward, Operation},
 };
 
 impl Making<'_> {
@@ -35,18 +34,16 @@ impl Making<'_> {
         match &layer.operation {
             Operation::Convolution(convolution) => {
                 let trained = self.trained(convolution, from, to);
-                let [dweight, dbias] = self.gradients(layer);
-                let dweight = dweight.expect("a convolution has a weight");
+                let dweight = places.gradient(plan, layer.parameters[0]);
+                let dbias = layer.parameters.get(1);
+                let dbias = dbias.map(|bias| places.gradient(plan, *bias));
                 trained.backward_weight(&mut self.draft, [x, dy], dweight, dbias)?;
-                match (dx, self.weights(layer)) {
-                    (Some(dx), [Some(weight), _]) => {
-                        trained.backward_input(&mut self.draft, weight, dy, dx)
-                    }
-                    _ => Ok(()),
-                }
+                let Some(dx) = dx else { return Ok(()) };
+                let weight = places.weight(plan, layer.parameters[0]);
+                trained.backward_input(&mut self.draft, weight, dy, dx)
             }
             Operation::BatchNorm { activation, .. } => {
-                let [dscale, dshift] = self.gradients(layer);
+                let [dscale, dshift] = [0, 1].map(|i| places.gradient(plan, layer.parameters[i]));
                 let norm = batch_norm::cuda::Backward {
                     pixels,
                     channels: to.channels,
@@ -58,8 +55,8 @@ impl Making<'_> {
                     dy,
                     dx,
                     residual: gradient(1),
-                    dscale: dscale.expect("BatchNorm has a scale"),
-                    dshift: dshift.expect("BatchNorm has a shift"),
+                    dscale,
+                    dshift,
                 };
                 norm.push(&mut self.draft)
             }
@@ -149,13 +146,5 @@ impl Making<'_> {
             | Operation::Lstm
             | Operation::Pick(_) => self.backward_sequence(layer, backward),
         }
-    }
-
-    /// The gradients of a layer's weight and bias.
-    fn gradients(&self, layer: &Layer) -> [Option<Span>; 2] {
-        [0, 1].map(|i| {
-            let index = layer.parameters.get(i)?;
-            Some(self.places.gradient(self.plan, *index))
-        })
     }
 }

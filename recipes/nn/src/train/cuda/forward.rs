@@ -4,7 +4,6 @@ use candle_core::Result;
 
 use super::Making;
 use crate::{
-    cuda::Span,
     graph::{Convolution, Shape},
     ops::{
         Onto, activation, batch_norm,
@@ -14,11 +13,8 @@ use crate::{
         pool::{self, cuda::Pooling},
         shuffle,
     },
-    train::{Layer, Operation},
+    train::{Operation, plan::MOMENTUM},
 };
-
-/// The share of a batch in running statistics: PyTorch's usual one.
-const MOMENTUM: f32 = 0.1;
 
 impl Making<'_> {
     /// Pushes the layer of a place in the plan.
@@ -36,8 +32,9 @@ impl Making<'_> {
         match &layer.operation {
             Operation::Convolution(convolution) => {
                 let trained = self.trained(convolution, from, to);
-                let [weight, bias] = self.weights(layer);
-                let weight = weight.expect("a convolution has a weight");
+                let weight = places.weight(plan, layer.parameters[0]);
+                let bias = layer.parameters.get(1);
+                let bias = bias.map(|bias| places.weight(plan, *bias));
                 trained.forward(&mut self.draft, (weight, bias), x, y)
             }
             Operation::BatchNorm { eps, activation } => {
@@ -158,13 +155,5 @@ impl Making<'_> {
             from,
             to,
         }
-    }
-
-    /// A layer's weight and bias.
-    pub(super) fn weights(&self, layer: &Layer) -> [Option<Span>; 2] {
-        [0, 1].map(|i| {
-            let index = layer.parameters.get(i)?;
-            Some(self.places.weight(self.plan, *index))
-        })
     }
 }
