@@ -82,6 +82,7 @@ impl Launches {
     /// The memory that they were made for is there until the stream has been waited for, and nobody else uses that of
     /// the pass.
     pub(super) unsafe fn start(&self, stream: &CudaStream) -> Result<()> {
+        let mut addresses = Vec::new();
         // What stands before the first is not ours.
         let mut overlap = false;
         for ready in &self.ready {
@@ -89,7 +90,7 @@ impl Launches {
             // library starts keeps to the order of the stream.
             unsafe {
                 match ready {
-                    Ready::Kernel(kernel) => kernel.start(stream, overlap)?,
+                    Ready::Kernel(kernel) => kernel.start(stream, overlap, &mut addresses)?,
                     Ready::Multiplication(multiplication) => multiplication.start(stream)?,
                     Ready::Convolving(convolving) => convolving.start(stream)?,
                 }
@@ -149,11 +150,16 @@ impl Kernel {
         })
     }
 
-    /// Starts it, where it may overlap before the kernel before it has ended.
+    /// Starts it, where it may overlap before the kernel before it has ended. `addresses` are for any launch's use.
     ///
     /// # Safety
     /// As [`Launches::start`], and it waits by itself where it overlaps.
-    unsafe fn start(&self, stream: &CudaStream, overlap: bool) -> Result<()> {
+    unsafe fn start(
+        &self,
+        stream: &CudaStream,
+        overlap: bool,
+        addresses: &mut Vec<*mut c_void>,
+    ) -> Result<()> {
         let mut early = sys::CUlaunchAttribute {
             id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
             pad: [0; 4],
@@ -161,12 +167,11 @@ impl Kernel {
                 programmaticStreamSerializationAllowed: 1,
             },
         };
-        let mut addresses: Vec<*mut c_void> = (self.arguments.iter())
-            .map(|argument| match argument {
-                Value::Word(word) => from_ref(word).cast_mut().cast(),
-                Value::Map(map) => from_ref(&**map).cast_mut().cast(),
-            })
-            .collect();
+        addresses.clear();
+        addresses.extend(self.arguments.iter().map(|argument| match argument {
+            Value::Word(word) => from_ref(word).cast_mut().cast(),
+            Value::Map(map) => from_ref(&**map).cast_mut().cast(),
+        }));
         let [x, y, z] = self.grid.blocks.map(|blocks| blocks as u32);
         let config = sys::CUlaunchConfig {
             gridDimX: x,
