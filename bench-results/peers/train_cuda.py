@@ -20,6 +20,7 @@ from pathlib import Path
 
 import torch
 import torchvision
+from train_check import AUXILIARY, loss_of
 from zoo_check import CLASSES, NETWORKS, SEQUENCES, Sequence
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16}
@@ -28,15 +29,16 @@ SHORT = {"float32": "fp32", "float16": "fp16"}
 
 def step_of(name, arguments, dtype, way):
     """A function that trains for a step in one of PyTorch's ways."""
-    entropy = torch.nn.functional.cross_entropy
     last = torch.channels_last if way != "eager" else torch.contiguous_format
     if name in SEQUENCES:
-        model = Sequence(name).train()
+        with torch.device("cuda"):
+            model = Sequence(name).train()
         _, inputs = model.inputs(arguments.batch, arguments.tokens)
         classes = CLASSES
     else:
-        random = {"init_weights": False, "aux_logits": False} if name in ("googlenet", "inception_v3") else {}
-        model = getattr(torchvision.models, name)(**random).train()
+        random = {"init_weights": False} if name in AUXILIARY else {}
+        with torch.device("cuda"):
+            model = getattr(torchvision.models, name)(**random).train()
         size = 299 if name == "inception_v3" else arguments.size
         inputs = torch.randn(arguments.batch, 3, size, size).contiguous(memory_format=last)
         model = model.to(memory_format=last)
@@ -54,9 +56,7 @@ def step_of(name, arguments, dtype, way):
     def step():
         on_device = inputs.cuda()
         optimizer.zero_grad()
-        outputs = run(on_device)
-        loss = entropy(outputs[:, -1] if name.startswith("gpt2") else outputs, labels)
-        loss.backward()
+        loss_of(name, run, on_device, labels).backward()
         optimizer.step()
 
     return step
@@ -159,7 +159,8 @@ def main():
     arguments.out.mkdir(parents=True, exist_ok=True)
     figures = []
     with open(arguments.out / "results.jsonl", "w") as out:
-        about = {"torch": torch.__version__, "torchvision": torchvision.__version__, "transformers": version("transformers"),
+        said = subprocess.run([arguments.galley, "--version"], check=True, capture_output=True, text=True).stdout.strip()
+        about = {"galley": said, "torch": torch.__version__, "torchvision": torchvision.__version__, "transformers": version("transformers"),
                  "device": torch.cuda.get_device_name(), "arguments": {key: str(value) for key, value in vars(arguments).items()}}
         print(json.dumps(about), file=out)
         for count in range(arguments.rounds):

@@ -1,37 +1,183 @@
-"""zoo_cuda.py [--compile] NAME ...: ms of a pass of torchvision's networks in f16 on a card, channels last: eager and as a CUDA
-graph, or by torch.compile."""
+"""Times inference of torchvision's and SuperBench's networks on a CUDA device beside PyTorch's, in turn, several rounds in one sitting.
+
+    python3 zoo_cuda.py --galley ../../target/release/galley --out ../DATE-MACHINE-inference [NAME ...]
+
+Both run in f16 on random weights, on inputs that lie on the card: PyTorch (images channels last, `cudnn.benchmark`) eagerly, as a CUDA
+graph, and with `--compile` by torch.compile; the ratio is to the best of these. Of sequences every token's answer is made, as SuperBench
+does. In the folder, `results.jsonl` has one figure a line, and `table.md` the medians over the rounds.
+"""
+
+import argparse
+import json
+import math
+import statistics
+import subprocess
 import sys
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
 
-import torch, torchvision
+import torch
+import torchvision
+from zoo_check import NETWORKS, SEQUENCES, Sequence
 
-torch.backends.cudnn.benchmark=True
-def graph(m,x):
-    with torch.inference_mode():
-        for _ in range(3): m(x)
-        s=torch.cuda.Stream(); g=torch.cuda.CUDAGraph()
-        with torch.cuda.stream(s):
-            m(x)
-            with torch.cuda.graph(g,stream=s): m(x)
-    return g.replay
-def t(f,n=20):
-    for _ in range(3): f()
-    ts=[]
-    for _ in range(5):
-        a,b=torch.cuda.Event(True),torch.cuda.Event(True); a.record()
-        for _ in range(n): f()
-        b.record(); b.synchronize(); ts.append(a.elapsed_time(b)/n)
-    return sorted(ts)[2]
-names=[name for name in sys.argv[1:] if name!="--compile"]
-for name in names:
-    opts={"init_weights":False} if name in("googlenet","inception_v3") else {}
-    m=getattr(torchvision.models,name)(**opts).eval().cuda().half().to(memory_format=torch.channels_last)
-    for b in (1,32):
-        x=torch.randn(b,3,224,224,device="cuda",dtype=torch.half).to(memory_format=torch.channels_last)
-        if "--compile" in sys.argv:
-            torch.compiler.reset()
-            fast=torch.compile(m,mode="max-autotune",dynamic=False)
-            with torch.inference_mode(): print(f"{name} {b} compiled {t(lambda: fast(x)):.3f} ms",flush=True)
-            continue
-        with torch.inference_mode():
-            e=t(lambda: m(x)); g=t(graph(m,x))
-        print(f"{name} {b} eager {e:.3f} graph {g:.3f} ms",flush=True)
+WAYS = ("eager", "graph", "compiled")
+
+
+def network(name):
+    random = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
+    with torch.device("cuda"):
+        model = Sequence(name) if name in SEQUENCES else getattr(torchvision.models, name)(**random)
+    model = model.eval().half()
+    return model if name in SEQUENCES else model.to(memory_format=torch.channels_last)
+
+
+def inputs(name, model, batch, tokens):
+    if name in SEQUENCES:
+        made = model.inputs(batch, tokens)[1].cuda()
+        return made.half() if made.is_floating_point() else made
+    return torch.randn(batch, 3, 224, 224, device="cuda", dtype=torch.half).to(memory_format=torch.channels_last)
+
+
+def graph(model, on):
+    """A function that replays a pass."""
+    stream, recorded = torch.cuda.Stream(), torch.cuda.CUDAGraph()
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            model(on)
+        with torch.cuda.graph(recorded, stream=stream):
+            model(on)
+    torch.cuda.synchronize()
+    return recorded.replay
+
+
+def timed(run, least=0.1):
+    """The median milliseconds of a pass, by the device's clock, of five repeats of `least` seconds together."""
+
+    def repeat(count):
+        start, end = torch.cuda.Event(True), torch.cuda.Event(True)
+        start.record()
+        for _ in range(count):
+            run()
+        end.record()
+        end.synchronize()
+        return start.elapsed_time(end) / count
+
+    repeat(2)
+    count = max(1, min(50, round(least * 200 / repeat(2))))
+    return statistics.median(repeat(count) for _ in range(5))
+
+
+def ways(arguments, name):
+    """For each batch size, what runs a pass in each of PyTorch's ways."""
+    model = network(name)
+    made = {}
+    for batch in arguments.batch:
+        on = inputs(name, model, batch, arguments.tokens)
+        made[batch] = {"eager": lambda on=on: model(on)}
+        for way in ("graph", *(["compiled"] if arguments.compile else [])):
+            try:
+                if way == "graph":
+                    run = graph(model, on)
+                else:
+                    compiled = torch.compile(model, mode="reduce-overhead", dynamic=False)
+                    run = lambda on=on, compiled=compiled: compiled(on)
+                    run()
+                made[batch][way] = run
+            except Exception as error:
+                print(f"{name} {batch} {way}: {type(error).__name__}: {error}"[:300], file=sys.stderr)
+    return made
+
+
+def galley(arguments, name):
+    """Milliseconds of a pass on what lies on the card, for each batch size."""
+    common = ["--device", "cuda:0"]
+    if name not in SEQUENCES:
+        command = [arguments.galley, "bench", "native", name, "--weights", "synthetic", *common, "--dtype", "f16", "--no-prepare"]
+        command += ["--batch", ",".join(map(str, arguments.batch)), "--shape", "224", "--seconds", "0.1", "--json"]
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        figures = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+        return {figure["batch"]: figure["resident_ms"] for figure in figures if figure.get("resident_ms")}
+    made = {}
+    for batch in arguments.batch:
+        with tempfile.TemporaryDirectory() as folder:
+            command = [arguments.galley, "bench", "models", name, "--action", "inference", "--precision", "float16", *common]
+            command += ["--batch-size", str(batch), "--num-warmup", "2", "--num-steps", "5", "--seq-len", str(arguments.tokens)]
+            subprocess.run([*command, "--out", folder], check=True, capture_output=True)
+            records = [json.loads(line) for line in (Path(folder) / "results.jsonl").read_text().splitlines()]
+            made |= {batch: record["resident_ms"] for record in records if record.get("resident_ms")}
+    return made
+
+
+def best(figure):
+    return min(figure[way] for way in WAYS if way in figure)
+
+
+def table(figures, batches):
+    head = [f"{batch}: {cell}" for batch in batches for cell in ("galley, ms", "PyTorch eager, graph, compiled", "best / galley")]
+    lines = ["| network | " + " | ".join(head) + " |", "| --- |" + " ---: | --- | --- |" * len(batches)]
+    all_of = {batch: [] for batch in batches}
+    for name in dict.fromkeys(figure["model"] for figure in figures):
+        cells = [name]
+        for batch in batches:
+            of = [figure for figure in figures if (figure["model"], figure["batch"]) == (name, batch) and "galley" in figure]
+            if not of:
+                cells += ["-"] * 3
+                continue
+            ratios = [best(figure) / figure["galley"] for figure in of]
+            median = statistics.median(ratios)
+            all_of[batch].append(median)
+            theirs = (statistics.median(f[way] for f in of if way in f) if any(way in f for f in of) else None for way in WAYS)
+            cells += [f"{statistics.median(figure['galley'] for figure in of):.3f}",
+                      ", ".join("-" if value is None else f"{value:.3f}" for value in theirs),
+                      f"**{median:.2f}** ({min(ratios):.2f} to {max(ratios):.2f})"]
+        lines.append("| " + " | ".join(cells) + " |")
+    for batch, medians in all_of.items():
+        if medians:
+            mean = math.exp(statistics.mean(map(math.log, medians)))
+            lines.append(f"\nBatch {batch}: geometric mean of {len(medians)} medians {mean:.2f}, the least {min(medians):.2f}.")
+    return "\n".join(lines) + "\n"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("networks", nargs="*")
+    parser.add_argument("--galley", default="target/release/galley", help="the program")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--batch", default="1,32", type=lambda text: [int(batch) for batch in text.split(",")])
+    parser.add_argument("--tokens", type=int, default=512)
+    parser.add_argument("--compile", action="store_true")
+    arguments = parser.parse_args()
+    torch.backends.cudnn.benchmark = True
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    figures = []
+    with open(arguments.out / "results.jsonl", "w") as out:
+        said = subprocess.run([arguments.galley, "--version"], check=True, capture_output=True, text=True).stdout.strip()
+        about = {"galley": said, "torch": torch.__version__, "torchvision": torchvision.__version__, "transformers": version("transformers"),
+                 "device": torch.cuda.get_device_name(), "arguments": {key: str(value) for key, value in vars(arguments).items()}}
+        print(json.dumps(about), file=out)
+        for name in arguments.networks or [*NETWORKS, *SEQUENCES]:
+            with torch.inference_mode():
+                made = ways(arguments, name)
+                for count in range(arguments.rounds):
+                    try:
+                        ours = galley(arguments, name)
+                    except (subprocess.CalledProcessError, FileNotFoundError) as error:
+                        print(f"{name}: {error}", file=sys.stderr)
+                        ours = {}
+                    for batch, runs in made.items():
+                        figure = {"model": name, "round": count, "batch": batch} | {way: timed(run) for way, run in runs.items()}
+                        figure |= {"galley": ours[batch]} if batch in ours else {}
+                        figures.append(figure)
+                        print(json.dumps(figure), file=out, flush=True)
+            del made
+            torch.cuda.empty_cache()
+            print(f"{name} done", file=sys.stderr, flush=True)
+    text = table(figures, arguments.batch)
+    (arguments.out / "table.md").write_text(text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -15,7 +15,7 @@ use candle_core::{
     },
 };
 
-use super::{Element, Source, Target, handles::Handles};
+use super::{Element, Source, Target, handles::Handles, memory::settled};
 
 /// For which cards the kernels were compiled, as the build script says it: `80`, `90`.
 const BUILT_FOR: &str = env!("GALLEY_CUDA_ARCH");
@@ -173,7 +173,10 @@ impl Gpu {
     /// # Errors
     /// The driver refuses.
     pub(super) fn stream(&self) -> Result<Arc<CudaStream>> {
-        self.context.new_stream().w()
+        // The first one of a context waits for all of the device.
+        settled(&self.context, |settled| {
+            settled.and_then(|()| self.context.new_stream().w())
+        })
     }
 
     /// A new event, which a thread that waits for it sleeps for.

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// From so many rows on products fill the chip by tiles of 128 rows, and go to its asynchronous units.
-const MANY_ROWS: usize = 1024;
+pub(crate) const MANY_ROWS: usize = 1024;
 /// Inputs for which a block of the wide kernel has room.
 const WIDE_INPUTS: usize = 464;
 
@@ -52,6 +52,11 @@ impl Dense {
             inputs,
             outputs,
         })
+    }
+
+    /// The weight, and the bias of f32.
+    pub(crate) fn numbers(&self) -> (Span, Option<Span>) {
+        (self.weight, Some(self.bias))
     }
 
     pub(crate) fn inputs(&self) -> usize {

@@ -14,6 +14,7 @@ use crate::{
     activation::Activation,
     cuda::{Argument, Element, Grid, Layout, Program, Source, Span, Target},
     matmul::cuda::{Dense, Product},
+    ops::convolution::cuda::Rows,
     text::{Norm, Pooling},
 };
 
@@ -265,7 +266,10 @@ impl Steps<'_> {
             activation,
             ..Product::new(x, rows, dense, out)
         };
-        product.push(self.target, &mut self.program)
+        match Rows::of(product, self.target) {
+            Some(rows) => rows.push(self.target, &mut self.program),
+            None => product.push(self.target, &mut self.program),
+        }
     }
 
     fn attend(&mut self, shape: Shape, qkv: Span, tiles: Span, context: Span) -> Result<()> {

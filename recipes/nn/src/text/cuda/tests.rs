@@ -153,26 +153,33 @@ fn nothing_is_read_that_was_not_written_or_is_beyond_the_memory() {
 }
 
 #[test]
-fn large_batches_go_to_hoppers_matrix_units_and_equal_shapes_have_equal_programs() {
+fn products_go_to_the_kernels_for_their_rows_and_equal_shapes_have_equal_programs() {
     let (model, _) = Case::ALL[0].model(Element::F16);
-    let shape = Shape {
-        tokens: 4096,
-        sequences: 64,
-        tiles: 64,
-    };
     let target = Target::hopper(Element::F16);
-    let program = || {
-        let plan = model.plan(shape, Element::F16);
-        model.program(shape, &plan, &target).unwrap()
-    };
-    let kernels: Vec<_> = (program().launches())
-        .map(|launch| launch.kernel.clone())
-        .collect();
-    let products = (kernels.iter())
-        .filter(|kernel| kernel.contains("sm90"))
-        .count();
-    assert_eq!(products, 2 * 4, "{kernels:?}");
-    assert_eq!(program().work(), program().work());
+    for (tokens, kernel) in [
+        (64, "matmul_f16_16x16"),
+        (80, "conv_f16_sm90"),
+        (1024, "conv_f16_sm90"),
+        (4096, "matmul_f16_sm90"),
+    ] {
+        let shape = Shape {
+            tokens,
+            sequences: 64,
+            tiles: 64,
+        };
+        let program = || {
+            let plan = model.plan(shape, Element::F16);
+            model.program(shape, &plan, &target).unwrap()
+        };
+        let kernels: Vec<_> = (program().launches())
+            .map(|launch| launch.kernel.clone())
+            .collect();
+        let products = (kernels.iter())
+            .filter(|name| name.starts_with(kernel))
+            .count();
+        assert_eq!(products, 2 * 4, "{tokens}: {kernels:?}");
+        assert_eq!(program().work(), program().work());
+    }
 }
 
 #[test]

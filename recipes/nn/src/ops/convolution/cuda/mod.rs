@@ -2,11 +2,12 @@
 
 mod laid;
 mod lines;
+mod rows;
 mod tiles;
 
 use candle_core::{Result, Tensor};
 
-pub(crate) use self::laid::lines;
+pub(crate) use self::{laid::lines, rows::Rows};
 use self::{lines::Lines, tiles::Tile};
 use crate::{
     activation::Activation,
