@@ -4,6 +4,7 @@ use std::{
     collections::HashMap,
     ffi::CString,
     fmt,
+    ptr::null_mut,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -15,7 +16,7 @@ use candle_core::{
     },
 };
 
-use super::{Element, Source, Target, handles::Handles};
+use super::{Element, Grid, Source, Target, handles::Handles};
 
 /// For which cards the kernels were compiled, as the build script says it: `80`, `90`.
 const BUILT_FOR: &str = env!("GALLEY_CUDA_ARCH");
@@ -222,6 +223,59 @@ impl Gpu {
             function.shared = shared;
         }
         Ok(*function)
+    }
+
+    /// How many blocks of a kernel the card runs at once where nothing else runs, in whole clusters if it has such; the device is
+    /// the calling thread's.
+    ///
+    /// # Errors
+    /// The driver refuses.
+    pub(super) fn blocks_at_once(&self, function: Function, grid: Grid) -> Result<usize> {
+        let Grid {
+            threads, shared, ..
+        } = grid;
+        let [x, y, z] = grid.blocks.map(|blocks| blocks as u32);
+        let (mut cluster, mut count) = (0, 0);
+        let width = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_REQUIRED_CLUSTER_WIDTH;
+        // SAFETY: the handle is that of a loaded kernel, and there is a place for the answer.
+        unsafe { sys::cuFuncGetAttribute(&raw mut cluster, width, function.handle) }
+            .result()
+            .w()?;
+        // SAFETY: as above; the configuration, which is read before the call returns, has no attributes.
+        let asked = unsafe {
+            if cluster > 0 {
+                let config = sys::CUlaunchConfig {
+                    gridDimX: x,
+                    gridDimY: y,
+                    gridDimZ: z,
+                    blockDimX: threads,
+                    blockDimY: 1,
+                    blockDimZ: 1,
+                    sharedMemBytes: shared,
+                    hStream: null_mut(),
+                    attrs: null_mut(),
+                    numAttrs: 0,
+                };
+                sys::cuOccupancyMaxActiveClusters(
+                    &raw mut count,
+                    function.handle,
+                    &raw const config,
+                )
+            } else {
+                sys::cuOccupancyMaxActiveBlocksPerMultiprocessor(
+                    &raw mut count,
+                    function.handle,
+                    threads.cast_signed(),
+                    shared as usize,
+                )
+            }
+        };
+        asked.result().w()?;
+        let each = match cluster {
+            0 => self.target.processors,
+            _ => cluster.unsigned_abs() as usize,
+        };
+        Ok(count.unsigned_abs() as usize * each)
     }
 
     fn load(&self, source: Source, name: &str) -> Result<Function> {
