@@ -17,6 +17,7 @@ use candle_core::{
 };
 
 use super::{Element, Grid, Source, Target, handles::Handles};
+use crate::backend::Libraries;
 
 /// For which cards the kernels were compiled, as the build script says it: `80`, `90`.
 const BUILT_FOR: &str = env!("GALLEY_CUDA_ARCH");
@@ -86,6 +87,7 @@ pub(crate) struct Gpu {
     context: Arc<CudaContext>,
     kernels: Arc<Kernels>,
     handles: Arc<Handles>,
+    libraries: Libraries,
     target: Target,
 }
 
@@ -139,13 +141,26 @@ impl Gpu {
             context,
             kernels: Arc::default(),
             handles: Arc::default(),
+            libraries: Libraries::default(),
         })
     }
 
-    /// The same, for programs that have convolutions computed by the vendor's library, where that is there: see
-    /// [`Target::cudnn`].
+    /// The same with other use of the vendor's libraries.
+    pub(crate) fn with_libraries(mut self, libraries: Libraries) -> Self {
+        self.libraries = libraries;
+        self
+    }
+
+    /// Whether the libraries round factors of f32.
+    pub(super) fn rounds_to_tf32(&self) -> bool {
+        self.libraries.tf32
+    }
+
+    /// The same, for programs that have convolutions computed by the vendor's library, where that is there and
+    /// wanted: see [`Target::cudnn`].
     pub(crate) fn with_cudnn(mut self) -> Self {
-        self.target.cudnn = self.bind().is_ok() && self.handles.convolutions().is_some();
+        self.target.cudnn =
+            self.libraries.cudnn && self.bind().is_ok() && self.handles.convolutions().is_some();
         self
     }
 
