@@ -53,6 +53,7 @@ impl Source {
             Self::LstmInputs => fatbin!("lstm_inputs"),
             Self::Lstm => fatbin!("lstm"),
             Self::LstmPlain => fatbin!("lstm_plain"),
+            Self::LstmStack => fatbin!("lstm_stack"),
             Self::Crf => fatbin!("crf"),
             Self::Matmul => fatbin!("matmul"),
             Self::MatmulF32 => fatbin!("matmul_f32"),

@@ -26,6 +26,7 @@ pub(crate) enum Source {
     LstmInputs,
     Lstm,
     LstmPlain,
+    LstmStack,
     Crf,
     Matmul,
     MatmulF32,
@@ -286,6 +287,13 @@ impl Program {
 
     pub(crate) fn work(&self) -> &[Work] {
         &self.work
+    }
+
+    /// Whether a vendor's library computes some of it, which needs memory to work in.
+    #[cfg(feature = "cuda")]
+    pub(super) fn wants_workspace(&self) -> bool {
+        let mut work = self.work.iter();
+        work.any(|work| !matches!(work, Work::Launch(_)))
     }
 
     /// Of all that it does, the launches of our own kernels.
