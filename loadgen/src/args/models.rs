@@ -128,6 +128,8 @@ impl Action {
 pub enum Precision {
     /// 32-bit floating point, and no TF32.
     Float32,
+    /// The same, but the vendor's libraries round factors to TF32, ten bits of them: training on CUDA devices only.
+    Tf32,
     /// 16-bit floating point; CUDA devices only.
     Float16,
     /// Matrix products in 16-bit floating point with the range of f32; processors that have it only.
@@ -139,6 +141,7 @@ impl Precision {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Float32 => "float32",
+            Self::Tf32 => "tf32",
             Self::Float16 => "float16",
             Self::Bfloat16 => "bfloat16",
         }
@@ -147,7 +150,7 @@ impl Precision {
     /// What candle calls it.
     pub(crate) fn dtype(self) -> DType {
         match self {
-            Self::Float32 => DType::F32,
+            Self::Float32 | Self::Tf32 => DType::F32,
             Self::Float16 => DType::F16,
             Self::Bfloat16 => DType::BF16,
         }

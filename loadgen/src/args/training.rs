@@ -11,6 +11,9 @@ pub struct TrainingArgs {
     /// Train without dropout
     #[arg(long, env = "GALLEY_BENCH_NO_DROPOUT", help_heading = "Training")]
     pub no_dropout: bool,
+    /// Do without cuDNN's convolutions, also where it is found
+    #[arg(long, env = "GALLEY_BENCH_NO_CUDNN", help_heading = "Training")]
+    pub no_cudnn: bool,
     /// The learning rate [default: 1e-5]
     #[arg(long, env = "GALLEY_BENCH_LR", help_heading = "Training")]
     pub lr: Option<f64>,

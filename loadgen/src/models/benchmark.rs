@@ -201,8 +201,15 @@ impl Benchmarks<'_> {
         let started = Instant::now();
         let shape = self.args.batch_shape();
         let mut steps = match action {
+            Action::Inference if precision == Precision::Tf32 => {
+                let reason = "inference has no TF32, only training does";
+                return Err(Failure::Unsupported(reason.into()));
+            }
             Action::Inference => (benchmark.inference)(entry, &options, &shape)?,
-            Action::Train => training::steps(entry, &options, &shape, &self.args.training)?,
+            Action::Train => {
+                let args = (&self.args.training, precision);
+                training::steps(entry, &options, &shape, args)?
+            }
         };
         reset_peak_rss();
         let (timed, readings) = (self.meter).during(|| self.run_steps(steps.as_mut(), started));

@@ -23,7 +23,7 @@ pub(super) fn run(args: &ModelsArgs, options: &LoadOptions, input: &Path) -> Res
         let reason = "expected one model to print the losses of";
         return Err(Error::option("--losses", reason));
     };
-    let Some(precision) = args.precision.first() else {
+    let Some(&precision) = args.precision.first() else {
         let reason = "expected one to print the losses in";
         return Err(Error::option("--precision", reason));
     };
@@ -37,7 +37,7 @@ pub(super) fn run(args: &ModelsArgs, options: &LoadOptions, input: &Path) -> Res
     let tensors: HashMap<String, Tensor> =
         safetensors::load(input, &Device::Cpu).map_err(unreadable)?;
     let batch = Batch::read(&tensors).map_err(unreadable)?;
-    let mut trainer = trainer_of(entry, &options, &args.training, &batch)?;
+    let mut trainer = trainer_of(entry, &options, (&args.training, precision), &batch)?;
     let trace = trace(&mut trainer, &batch, args.num_steps)
         .map_err(|error| Error::option("--input", error.to_string()))?;
     for (step, loss) in trace.losses.iter().enumerate() {

@@ -5,11 +5,12 @@ use std::time::Duration;
 use galley_catalog::{Training, optimizer, trainable, trainer};
 use galley_core::{BatchShape, Entry, ForwardError, LoadError, LoadOptions, Steps, synthetic};
 use galley_nn::{
+    Libraries,
     graph::{Graph, Op},
     train::{Batch, Outcome, Settings, Trainer},
 };
 
-use crate::args::TrainingArgs;
+use crate::args::{Precision, TrainingArgs};
 
 /// Ids are below this, as SuperBench's are.
 const IDS: u32 = 128;
@@ -35,7 +36,7 @@ pub(super) fn steps(
     entry: &Entry,
     options: &LoadOptions,
     shape: &BatchShape,
-    args: &TrainingArgs,
+    args: (&TrainingArgs, Precision),
 ) -> Result<Box<dyn Steps>, LoadError> {
     let graph = described(entry, |graph| match graph.nodes()[0].op {
         Op::Ids => shape.seq_len,
@@ -51,7 +52,7 @@ pub(super) fn steps(
         _ => vec![shape.batch, channels, height, width],
     };
     Ok(Box::new(Trained {
-        trainer: self::trainer_of(entry, options, args, &batch)?,
+        trainer: trainer_of(entry, options, args, &batch)?,
         multiply_adds: PASSES * shape[0] as u64 * graph.multiply_adds(),
         shape,
         batch,
@@ -66,9 +67,14 @@ pub(super) fn steps(
 pub(super) fn trainer_of(
     entry: &Entry,
     options: &LoadOptions,
-    args: &TrainingArgs,
+    (args, precision): (&TrainingArgs, Precision),
     batch: &Batch,
 ) -> Result<Trainer, LoadError> {
+    let tf32 = precision == Precision::Tf32;
+    if tf32 && options.device.is_cpu() {
+        let reason = "only CUDA devices train in TF32: use --precision float32";
+        return Err(LoadError::Unsupported(reason.into()));
+    }
     let invalid = |reason| LoadError::invalid("optimizer", reason);
     let training = Training {
         size: Some(batch.shape[2]),
@@ -76,6 +82,10 @@ pub(super) fn trainer_of(
         settings: Settings {
             optimizer: args.optimizer(optimizer(entry.name)).map_err(invalid)?,
             dropout: (!args.no_dropout).then_some(DROPOUT),
+        },
+        libraries: Libraries {
+            tf32,
+            cudnn: !args.no_cudnn,
         },
     };
     trainer(entry.name, options, &training)

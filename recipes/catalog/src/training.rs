@@ -2,7 +2,7 @@
 
 use galley_core::{LoadError, LoadOptions, Source, synthetic, weights};
 use galley_nn::{
-    Backend,
+    Backend, Libraries,
     graph::{Graph, Mistake},
     train::{Optimizer, Settings, Trainer},
 };
@@ -16,6 +16,8 @@ pub struct Training {
     pub batch: usize,
     /// The optimizer, and dropout.
     pub settings: Settings,
+    /// What the vendor's libraries do on a CUDA device.
+    pub libraries: Libraries,
 }
 
 /// The network of the recipe of this name as it is trained, if it can be. `size` is that of its inputs: pixels down as across, or
@@ -51,6 +53,7 @@ pub fn trainer(
         }
     };
     let backend = Backend::of(&options.device, options.dtype).map_err(LoadError::Unsupported)?;
+    let backend = backend.with_libraries(training.libraries);
     Trainer::runs_on(&backend).map_err(LoadError::Unsupported)?;
     let weights = match entry.source(&options.weights)? {
         Source::Dir { path, .. } => weights::safetensors_dir(&path)?,
@@ -83,6 +86,7 @@ mod tests {
             size,
             batch,
             settings,
+            libraries: Libraries::default(),
         };
         match trainer(name, &options, &training) {
             Ok(trainer) => format!("{} parameters", trainer.plan().parameter_count()),

@@ -11,7 +11,7 @@
 //     The gradient of x, written or added; those of weight and bias by each block's rows, f32 [blocks, 2, features].
 // `layer_norm_finish_T(partials, dweight, dbias, blocks, features)`
 //     Their sums over blocks. Block 512, grid ceil(2 * features / 32).
-#include "train_vector.cuh"
+#include "train_vectors.cuh"
 
 namespace galley {
 
@@ -51,11 +51,11 @@ __device__ __forceinline__ void forward(const T* x, const float* weight, const f
     for (int i = 0; i < N; i++) factor[i] = works ? weight[column + i] : 0.0f, term[i] = works ? bias[column + i] : 0.0f;
     for (int first = blockIdx.x * ROWS; first < rows; first += gridDim.x * ROWS) {
         const size_t at = static_cast<size_t>(first) * features + column;
-        Vector<T, N> values[ROWS];
+        Stored<T, N> values[ROWS];
         float mean[ROWS] = {}, squares[ROWS] = {};
 #pragma unroll
         for (int row = 0; row < ROWS; row++)
-            if (works && first + row < rows) values[row] = Vector<T, N>::load(x + at + row * features);
+            if (works && first + row < rows) values[row] = Stored<T, N>::load(x + at + row * features);
 #pragma unroll
         for (int row = 0; row < ROWS; row++) {
             if (!works || first + row >= rows) continue;
@@ -105,7 +105,7 @@ __device__ __forceinline__ void backward(const T* x, const float* kept, const fl
     int turn = 0;
     for (int first = blockIdx.x * ROWS; first < rows; first += gridDim.x * ROWS, turn ^= 1) {
         const size_t at = static_cast<size_t>(first) * features + column;
-        Vector<T, N> values[ROWS], gradients[ROWS];
+        Stored<T, N> values[ROWS], gradients[ROWS];
         float mean[ROWS], reciprocal[ROWS], sums[2 * ROWS] = {};
 #pragma unroll
         for (int row = 0; row < ROWS; row++) {
@@ -113,8 +113,8 @@ __device__ __forceinline__ void backward(const T* x, const float* kept, const fl
             const float* from = kept + 2 * static_cast<size_t>(first + row);
             mean[row] = from[0], reciprocal[row] = from[1];
             if (!works) continue;
-            values[row] = Vector<T, N>::load(x + at + row * features);
-            gradients[row] = Vector<T, N>::load(dy + at + row * features);
+            values[row] = Stored<T, N>::load(x + at + row * features);
+            gradients[row] = Stored<T, N>::load(dy + at + row * features);
         }
 #pragma unroll
         for (int row = 0; row < ROWS; row++) {
@@ -135,8 +135,8 @@ __device__ __forceinline__ void backward(const T* x, const float* kept, const fl
             if (!works || first + row >= rows) continue;
             const float plain = sums[2 * row] / features, turned = sums[2 * row + 1] / features;
             T* to = dx + at + row * features;
-            Vector<T, N> result;
-            if (adds) result = Vector<T, N>::load_own(to);
+            Stored<T, N> result;
+            if (adds) result = Stored<T, N>::load_own(to);
 #pragma unroll
             for (int i = 0; i < N; i++) {
                 const float normal = (values[row].get(i) - mean[row]) * reciprocal[row];

@@ -18,7 +18,7 @@
 // `lstm_clear_T(dgates, sequences, steps, columns)`
 //     Zeros for each sequence's first step. Grid ceil(sequences * columns / 256), block 256.
 #include "train_lstm.cuh"
-#include "train_vector.cuh"
+#include "train_vectors.cuh"
 
 namespace galley {
 
@@ -89,7 +89,7 @@ __device__ __forceinline__ void bias_sums(const T* dgates, float* partials, int 
     if (column < columns) {
 #pragma unroll 8
         for (int row = blockIdx.y * per + group; row < end; row += GROUPS) {
-            const auto values = Vector<T, N>::load(dgates + static_cast<size_t>(row) * columns + column);
+            const auto values = Stored<T, N>::load(dgates + static_cast<size_t>(row) * columns + column);
 #pragma unroll
             for (int i = 0; i < N; i++) sums[i] += values.get(i);
         }

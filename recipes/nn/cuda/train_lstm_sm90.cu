@@ -5,9 +5,8 @@
 // their cells. After each step all blocks of the same sequences wait for each other. Bound by latency: a step takes four trips
 // through the second-level cache or between multiprocessors.
 //
-// Blocks that wait have to be there all at once: there may be no more than the card has multiprocessors, of which each has room
-// for two of up to 1088 units (clusters do not fit everywhere), and no other launch that waits in this way may run beside it.
-// Units are a multiple of 128. Grid (hidden / 8, ceil(sequences / 32)), block 256. `turns`, a word in each 128 bytes for 32
+// Blocks that wait have to be there all at once: they are launched as such (cooperative), and there may be no more than the card has
+// multiprocessors, of which each has room for two of up to 1088 units (clusters do not fit everywhere). Units are a multiple of 128. Grid (hidden / 8, ceil(sequences / 32)), block 256. `turns`, a word in each 128 bytes for 32
 // sequences, are zeros before.
 //
 // `lstm_steps_f16(recurrent, input_bias, recurrent_bias, gates, cells, y, turns, sequences, steps, hidden)`

@@ -37,7 +37,7 @@ template <typename T, int N>
 __device__ __forceinline__ void moments(const T* x, float* partials, const Part<N>& part) {
     __shared__ __align__(16) float shared[Part<N>::ROOM];
     float* to = partials + static_cast<size_t>(blockIdx.x) * 2 * part.channels + part.first;
-    const auto hold = [](const Vector<T, N>&, int) {};
+    const auto hold = [](const Stored<T, N>&, int) {};
     add_moments(x, part, shared, hold, [&](int c, float mean, float squares) {
         to[c] = mean;
         to[part.channels + c] = squares;
@@ -74,8 +74,8 @@ __device__ __forceinline__ void forward(const T* x, const T* residual, const flo
     const float from = start[c % part.count], own = start[settles ? c : 0];
     const Known known(with, part.first + c, settles, blockIdx.x == 0);
     const auto load = [&](Value<T, N>& to, int row, int) {
-        to.x = Vector<T, N>::load(x + part.at(row));
-        if (residual) to.residual = Vector<T, N>::load(residual + part.at(row));
+        to.x = Stored<T, N>::load(x + part.at(row));
+        if (residual) to.residual = Stored<T, N>::load(residual + part.at(row));
     };
     Walk<Value<T, N>, 4, true> walk(part, load);
     const float whole = static_cast<float>(per) * part.copies;
@@ -96,7 +96,7 @@ __device__ __forceinline__ void forward(const T* x, const T* residual, const flo
 template <typename T, int N>
 __device__ __forceinline__ void products(const Backward<T>& with, float* partials, const Part<N>& part) {
     __shared__ __align__(16) float shared[Part<N>::ROOM];
-    add_products(with, part, shared, [](const Vector<T, N>&, const Vector<T, N>&, int) {});
+    add_products(with, part, shared, [](const Stored<T, N>&, const Stored<T, N>&, int) {});
     const int c = threadIdx.x;
     if (c >= part.count) return;
     float* to = partials + static_cast<size_t>(blockIdx.x) * 2 * part.channels + part.first;

@@ -3,7 +3,7 @@
 // See `train_norm.cu` for rows, width, lanes, slices and parts.
 #pragma once
 
-#include "train_vector.cuh"
+#include "train_vectors.cuh"
 
 namespace galley {
 
@@ -168,7 +168,7 @@ __device__ __forceinline__ void settle(const Forward& with, const Known& known, 
 
 // A vector of x, and what is added to what becomes of it.
 template <typename T, int N> struct Value {
-    Vector<T, N> x, residual;
+    Stored<T, N> x, residual;
 };
 
 // Writes y, on a walk that has begun.
@@ -203,12 +203,12 @@ template <typename T> struct Backward {
 
 // What comes in for a vector.
 template <typename T, int N> struct Gradient {
-    Vector<T, N> x, y, dy;
+    Stored<T, N> x, y, dy;
 
     __device__ __forceinline__ void load(const Backward<T>& with, size_t at) {
-        x = Vector<T, N>::load(with.x + at);
-        dy = Vector<T, N>::load(with.dy + at);
-        if (with.y) y = Vector<T, N>::load(with.y + at);
+        x = Stored<T, N>::load(with.x + at);
+        dy = Stored<T, N>::load(with.dy + at);
+        if (with.y) y = Stored<T, N>::load(with.y + at);
     }
     // What of the gradient the activation has let through.
     __device__ __forceinline__ float passed(int i, bool cuts, float high) const {
@@ -282,9 +282,9 @@ __device__ __forceinline__ void put(W& walk, L load, const Backward<T>& with, co
     const bool adds_x = with.adds & 1, adds_residual = with.adds & 2;
     walk.go(part, load, [&](Gradient<T, N>& gradient, int row, int) {
         const size_t at = part.at(row);
-        Vector<T, N> to, passed;
-        if (adds_x) to = Vector<T, N>::load_own(with.dx + at);
-        if (adds_residual) passed = Vector<T, N>::load_own(with.residual + at);
+        Stored<T, N> to, passed;
+        if (adds_x) to = Stored<T, N>::load_own(with.dx + at);
+        if (adds_residual) passed = Stored<T, N>::load_own(with.residual + at);
 #pragma unroll
         for (int i = 0; i < N; i++) {
             const float dy = gradient.passed(i, cuts, with.high);
@@ -303,8 +303,8 @@ __device__ __forceinline__ void put(W& walk, L load, const Backward<T>& with, co
 template <typename T, int N, typename H, typename K>
 __device__ __forceinline__ void add_moments(const T* x, const Part<N>& part, float (&shared)[Part<N>::ROOM], H hold,
                                             K keep) {
-    const auto load = [&](Vector<T, N>& to, int row, int) { to = Vector<T, N>::load(x + part.at(row)); };
-    Walk<Vector<T, N>, 4, false> walk(part, load);
+    const auto load = [&](Stored<T, N>& to, int row, int) { to = Stored<T, N>::load(x + part.at(row)); };
+    Walk<Stored<T, N>, 4, false> walk(part, load);
     // The first pixel's channels, of all copies the same.
     const T* start = x + static_cast<size_t>(part.begin) * part.width + part.first;
     const bool any = part.begin < part.end;
@@ -314,7 +314,7 @@ __device__ __forceinline__ void add_moments(const T* x, const Part<N>& part, flo
         from[i] = any ? to_float(start[part.channel(i)]) : 0.0f;
         sum[i] = squares[i] = 0.0f;
     }
-    walk.go(part, load, [&](const Vector<T, N>& value, int, int number) {
+    walk.go(part, load, [&](const Stored<T, N>& value, int, int number) {
 #pragma unroll
         for (int i = 0; i < N; i++) {
             const float distance = value.get(i) - from[i];

@@ -22,10 +22,10 @@ template <typename T, int N, int COUNT> struct Held {
 
     __device__ __forceinline__ Held(uint4* shared, const Part<N>& part)
         : own(shared + threadIdx.x), pitch(part.stride * part.columns / N) {}
-    __device__ __forceinline__ void put(int number, int which, const Vector<T, N>& vector) const {
+    __device__ __forceinline__ void put(int number, int which, const Stored<T, N>& vector) const {
         own[(number * COUNT + which) * pitch] = vector.memory;
     }
-    __device__ __forceinline__ Vector<T, N> get(int number, int which) const {
+    __device__ __forceinline__ Stored<T, N> get(int number, int which) const {
         return {own[(number * COUNT + which) * pitch]};
     }
 };
@@ -44,14 +44,14 @@ __device__ __forceinline__ void whole_forward(const T* x, const T* residual, con
     const bool settles = c < part.count;
     const Known known(with, part.first + c, settles, blockIdx.x == 0);
     const Held<T, N, 1> held(memory, part);
-    const auto hold = [&](const Vector<T, N>& vector, int number) { held.put(number, 0, vector); };
+    const auto hold = [&](const Stored<T, N>& vector, int number) { held.put(number, 0, vector); };
     add_moments(x, part, shared, hold, [&](int c, float mean, float squares) {
         own[0][c] = mean;
         own[1][c] = squares;
     });
     const auto load = [&](Value<T, N>& to, int row, int number) {
         to.x = held.get(number, 0);
-        if (residual) to.residual = Vector<T, N>::load(residual + part.at(row));
+        if (residual) to.residual = Stored<T, N>::load(residual + part.at(row));
     };
     Walk<Value<T, N>, 2, true> walk(part, load);
     arrive();
@@ -87,7 +87,7 @@ __device__ __forceinline__ void whole_backward(const Backward<T>& with, const Pa
     const bool settles = c < part.count;
     const KnownBack known(with, part.channels, part.first + c, settles);
     const Held<T, N, 2> held(memory, part);
-    add_products(with, part, shared, [&](const Vector<T, N>& x, const Vector<T, N>& passed, int number) {
+    add_products(with, part, shared, [&](const Stored<T, N>& x, const Stored<T, N>& passed, int number) {
         held.put(number, 0, x);
         held.put(number, 1, passed);
     });

@@ -282,6 +282,8 @@ __device__ __forceinline__ void join(const float* partial, T* out, int images, i
 
 using namespace galley;
 
+#define GALLEY_KERNEL extern "C" __global__ void __launch_bounds__(BLOCK)
+
 #define GALLEY_FIELDS                                                                                                  \
     int height, int width, int out_height, int out_width, int kernel_height, int kernel_width, int stride_height,      \
         int stride_width, int top, int left

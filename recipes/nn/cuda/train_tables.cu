@@ -240,6 +240,8 @@ template <typename F> __device__ __forceinline__ void by_few(int length, F f) { 
 
 using namespace galley;
 
+#define GALLEY_KERNEL extern "C" __global__ void __launch_bounds__(BLOCK)
+
 #define GALLEY_TABLES(name, T)                                                                                         \
     GALLEY_KERNEL lookup_##name(const T* table, const int* ids, T* y, int tokens, int each, int features, int by,      \
                                 int length) {                                                                          \

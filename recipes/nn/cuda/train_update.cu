@@ -146,6 +146,8 @@ __device__ __forceinline__ void end(State* state, bool scales) {
 
 using namespace galley;
 
+#define GALLEY_KERNEL extern "C" __global__ void __launch_bounds__(BLOCK)
+
 #define GALLEY_UPDATE(name, scales)                                                                                    \
     GALLEY_KERNEL finite_##name(const float* gradients, int vectors, State* state) {                                   \
         take_turn();                                                                                                   \

@@ -244,6 +244,8 @@ template <typename F, typename G> __device__ void convert(const F* from, G* to, 
 
 using namespace galley;
 
+#define GALLEY_KERNEL extern "C" __global__ void __launch_bounds__(BLOCK)
+
 #define GALLEY_VALUES(name, T)                                                                                         \
     GALLEY_KERNEL activate_##name(const T* x, T* y, int vectors, int rest, int activation) {                           \
         take_turn();                                                                                                   \

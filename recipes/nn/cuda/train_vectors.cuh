@@ -1,4 +1,4 @@
-// What the kernels of training steps that go over values one by one share: vectors, and which thread has which.
+// What the kernels of training steps share: vectors of a thread, which thread has which, and sums over the threads of a block.
 //
 // T is what values are kept in, f16 or f32. Where a number is only known when a kernel runs but is to be one of few that the
 // compiler knows, a function is called with an `Of` of it.
@@ -54,6 +54,26 @@ template <typename T, int N> struct Vector {
         Vector vector = *this;
         if (adds) vector.add(load(to));
         vector.store(to);
+    }
+};
+
+// Values that are read and written at once, as they lie in memory: what waits in registers takes no more of these.
+template <typename T, int N> struct Stored {
+    using Memory = typename Packed<sizeof(T) * N>::Type;
+    Memory memory;
+
+    // What no thread of the kernel writes.
+    __device__ static __forceinline__ Stored load(const T* from) {
+        return {__ldg(reinterpret_cast<const Memory*>(from))};
+    }
+    // What this thread writes afterwards.
+    __device__ static __forceinline__ Stored load_own(const T* from) {
+        return {*reinterpret_cast<const Memory*>(from)};
+    }
+    __device__ __forceinline__ void store(T* to) const { *reinterpret_cast<Memory*>(to) = memory; }
+    __device__ __forceinline__ float get(int i) const { return to_float(reinterpret_cast<const T*>(&memory)[i]); }
+    __device__ __forceinline__ void set(int i, float value) {
+        reinterpret_cast<T*>(&memory)[i] = from_float<T>(value);
     }
 };
 
@@ -119,6 +139,22 @@ template <typename T, int N> struct Rows {
     }
 };
 
-}  // namespace galley
+// Adds up the rows of [rows, columns] in shared memory, by all threads of the block and always in the same order: the first
+// row becomes the sum. All of it has to be written, and the barrier before is here.
+__device__ __forceinline__ void add_rows(float* values, int rows, int columns) {
+    __syncthreads();
+    while (rows > 1) {
+        const int left = (rows + 3) / 4, count = left * columns;
+        for (int i = threadIdx.x; i < count; i += blockDim.x) {
+            float sum = values[i];
+#pragma unroll
+            for (int more = 1; more < 4; more++)
+                if (i + more * count < rows * columns) sum += values[i + more * count];
+            values[i] = sum;
+        }
+        rows = left;
+        __syncthreads();
+    }
+}
 
-#define GALLEY_KERNEL extern "C" __global__ void __launch_bounds__(256)
+}  // namespace galley

@@ -12,6 +12,25 @@ use crate::simd::Precision;
 #[derive(Clone, Debug)]
 pub struct Backend(pub(crate) Kind);
 
+/// What the vendor's libraries do where networks on a CUDA device use them, which those that are trained do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Libraries {
+    /// Whether factors of f32 are rounded to TF32, in products and in cuDNN's convolutions.
+    pub tf32: bool,
+    /// Whether cuDNN's convolutions are used where it is found.
+    pub cudnn: bool,
+}
+
+impl Default for Libraries {
+    /// f32 is f32, and cuDNN is used.
+    fn default() -> Self {
+        Self {
+            tf32: false,
+            cudnn: true,
+        }
+    }
+}
+
 #[derive(Clone, Debug)]
 pub(crate) enum Kind {
     Cpu(Precision),
@@ -42,6 +61,20 @@ impl Backend {
                 Gpu::new(device, element).map(|gpu| Self(Kind::Cuda(gpu)))
             }
             other => Err(format!("there are no kernels for {:?}", other.location())),
+        }
+    }
+
+    /// The same with other use of the vendor's libraries; the CPU has none.
+    #[must_use]
+    #[cfg_attr(
+        not(feature = "cuda"),
+        expect(unused_variables, reason = "for CUDA devices")
+    )]
+    pub fn with_libraries(self, libraries: Libraries) -> Self {
+        match self.0 {
+            Kind::Cpu(precision) => Self(Kind::Cpu(precision)),
+            #[cfg(feature = "cuda")]
+            Kind::Cuda(gpu) => Self(Kind::Cuda(gpu.with_libraries(libraries))),
         }
     }
 

@@ -32,6 +32,6 @@ pub mod text;
 pub mod train;
 mod workspace;
 
-pub use backend::{Backend, device_uuid};
+pub use backend::{Backend, Libraries, device_uuid};
 pub use matmul::bf16_gain;
 pub use simd::Precision;

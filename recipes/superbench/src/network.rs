@@ -5,8 +5,8 @@ use candle_nn::VarBuilder;
 use galley_core::LoadError;
 use galley_nn::{
     Backend, Precision,
-    lstm::Lstm,
-    text::{Activation, Head, HeadLayer, Linear, Packed, Pooling, TensorNames, Transformer},
+    lstm::LstmClassifier,
+    text::{Activation, Head, HeadLayer, Packed, Pooling, TensorNames, Transformer},
 };
 
 use crate::zoo::{Family, Model};
@@ -27,10 +27,9 @@ pub(crate) enum Sequence {
 pub(crate) enum Network {
     Transformer(Transformer),
     Lstm {
-        lstm: Lstm,
+        lstm: LstmClassifier,
         /// Numbers of a row.
         width: usize,
-        linear: Linear,
     },
 }
 
@@ -48,34 +47,37 @@ impl Network {
         let layer = |name: &str, outputs, activation| {
             HeadLayer::load(&vb.pp(name), (hidden, outputs), activation)
         };
-        let last = layer("_linear", CLASSES, Activation::None)?;
+        let last = || layer("_linear", CLASSES, Activation::None);
         let (names, prefix, head) = match model.family {
             Family::Bert => {
                 let pooler = layer("_bert.pooler.dense", hidden, Activation::Tanh)?;
                 let head = Head {
                     pooling: Pooling::First,
-                    layers: vec![pooler, last],
+                    layers: vec![pooler, last()?],
                 };
                 (&TensorNames::BERT, "_bert", head)
             }
             Family::Gpt2 => {
                 let head = Head {
                     pooling: Pooling::Tokens,
-                    layers: vec![last],
+                    layers: vec![last()?],
                 };
                 (&TensorNames::GPT2, "_gpt2", head)
             }
             Family::Lstm => {
-                if backend.cpu().map_err(LoadError::Unsupported)? != Precision::F32 {
+                if backend
+                    .cpu()
+                    .is_ok_and(|precision| precision != Precision::F32)
+                {
                     return Err(LoadError::Unsupported(
                         "an LSTM computes in f32 on the CPU: use --dtype f32".into(),
                     ));
                 }
                 let config = model.lstm();
+                let (lstm, linear) = (vb.pp("_lstm"), vb.pp("_linear"));
                 return Ok(Self::Lstm {
-                    lstm: Lstm::load(&vb.pp("_lstm"), config)?,
+                    lstm: LstmClassifier::load(backend, (&lstm, config), (&linear, CLASSES))?,
                     width: config.input,
-                    linear: Linear::new(&last.weight, &last.bias)?,
                 });
             }
         };
@@ -134,15 +136,7 @@ impl Network {
             (Self::Transformer(transformer), Batch::Ids(ids)) => {
                 transformer.forward(ids)?.flatten_all()?.to_vec1()
             }
-            (Self::Lstm { lstm, linear, .. }, Batch::Rows { rows, lengths }) => {
-                // A sequence's last output is the last state of the top layer.
-                let top = lstm.forward(rows, lengths)?.hidden;
-                let top = top.get(top.dim(0)? - 1)?.contiguous()?;
-                linear
-                    .forward(&top, Activation::None)?
-                    .flatten_all()?
-                    .to_vec1()
-            }
+            (Self::Lstm { lstm, .. }, Batch::Rows { rows, lengths }) => lstm.forward(rows, lengths),
             _ => bail!("expected a batch of the other kind"),
         }
     }

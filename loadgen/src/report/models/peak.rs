@@ -1,4 +1,4 @@
-//! What cards reach at best, as NVIDIA's data sheets say: dense products at boost clock. TF32 is not among them, as galley's f32 is f32.
+//! What cards reach at best, as NVIDIA's data sheets say: dense products at boost clock. TF32 is not among them.
 
 /// Names as NVML has them begin so; the first that fits counts. TFLOP/s in f16 with sums in f32, and in f32.
 const CARDS: [(&str, f64, f64); 11] = [

@@ -52,6 +52,24 @@ impl Draft {
         unsafe { self.program.push((source, kernel), grid, arguments) }
     }
 
+    /// As [`Self::launch`], of a kernel whose blocks wait for each other.
+    ///
+    /// # Errors
+    /// As [`Self::launch`].
+    ///
+    /// # Safety
+    /// As [`Program::push`].
+    pub(crate) unsafe fn launch_together(
+        &mut self,
+        (source, name): (Source, &str),
+        grid: Grid,
+        arguments: impl IntoIterator<Item = Argument>,
+    ) -> Result<()> {
+        let kernel = format!("{name}_{}", self.target.element.name());
+        // SAFETY: as the caller's.
+        unsafe { (self.program).push_together((source, kernel), grid, arguments) }
+    }
+
     /// What there is of the program, for operators that add to it themselves.
     pub(crate) fn program(&mut self) -> &mut Program {
         &mut self.program

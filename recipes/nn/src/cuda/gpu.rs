@@ -4,6 +4,7 @@ use std::{
     collections::HashMap,
     ffi::CString,
     fmt,
+    ptr::null_mut,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -15,7 +16,8 @@ use candle_core::{
     },
 };
 
-use super::{Element, Source, Target, handles::Handles, memory::settled};
+use super::{Element, Grid, Source, Target, handles::Handles, memory::settled};
+use crate::backend::Libraries;
 
 /// For which cards the kernels were compiled, as the build script says it: `80`, `90`.
 const BUILT_FOR: &str = env!("GALLEY_CUDA_ARCH");
@@ -51,6 +53,7 @@ impl Source {
             Self::LstmInputs => fatbin!("lstm_inputs"),
             Self::Lstm => fatbin!("lstm"),
             Self::LstmPlain => fatbin!("lstm_plain"),
+            Self::LstmStack => fatbin!("lstm_stack"),
             Self::Crf => fatbin!("crf"),
             Self::Matmul => fatbin!("matmul"),
             Self::MatmulF32 => fatbin!("matmul_f32"),
@@ -85,6 +88,7 @@ pub(crate) struct Gpu {
     context: Arc<CudaContext>,
     kernels: Arc<Kernels>,
     handles: Arc<Handles>,
+    libraries: Libraries,
     target: Target,
 }
 
@@ -138,13 +142,26 @@ impl Gpu {
             context,
             kernels: Arc::default(),
             handles: Arc::default(),
+            libraries: Libraries::default(),
         })
     }
 
-    /// The same, for programs that have convolutions computed by the vendor's library, where that is there: see
-    /// [`Target::cudnn`].
+    /// The same with other use of the vendor's libraries.
+    pub(crate) fn with_libraries(mut self, libraries: Libraries) -> Self {
+        self.libraries = libraries;
+        self
+    }
+
+    /// Whether the libraries round factors of f32.
+    pub(super) fn rounds_to_tf32(&self) -> bool {
+        self.libraries.tf32
+    }
+
+    /// The same, for programs that have convolutions computed by the vendor's library, where that is there and
+    /// wanted: see [`Target::cudnn`].
     pub(crate) fn with_cudnn(mut self) -> Self {
-        self.target.cudnn = self.bind().is_ok() && self.handles.convolutions().is_some();
+        self.target.cudnn =
+            self.libraries.cudnn && self.bind().is_ok() && self.handles.convolutions().is_some();
         self
     }
 
@@ -225,6 +242,59 @@ impl Gpu {
             function.shared = shared;
         }
         Ok(*function)
+    }
+
+    /// How many blocks of a kernel the card runs at once where nothing else runs, in whole clusters if it has such; the device is
+    /// the calling thread's.
+    ///
+    /// # Errors
+    /// The driver refuses.
+    pub(super) fn blocks_at_once(&self, function: Function, grid: Grid) -> Result<usize> {
+        let Grid {
+            threads, shared, ..
+        } = grid;
+        let [x, y, z] = grid.blocks.map(|blocks| blocks as u32);
+        let (mut cluster, mut count) = (0, 0);
+        let width = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_REQUIRED_CLUSTER_WIDTH;
+        // SAFETY: the handle is that of a loaded kernel, and there is a place for the answer.
+        unsafe { sys::cuFuncGetAttribute(&raw mut cluster, width, function.handle) }
+            .result()
+            .w()?;
+        // SAFETY: as above; the configuration, which is read before the call returns, has no attributes.
+        let asked = unsafe {
+            if cluster > 0 {
+                let config = sys::CUlaunchConfig {
+                    gridDimX: x,
+                    gridDimY: y,
+                    gridDimZ: z,
+                    blockDimX: threads,
+                    blockDimY: 1,
+                    blockDimZ: 1,
+                    sharedMemBytes: shared,
+                    hStream: null_mut(),
+                    attrs: null_mut(),
+                    numAttrs: 0,
+                };
+                sys::cuOccupancyMaxActiveClusters(
+                    &raw mut count,
+                    function.handle,
+                    &raw const config,
+                )
+            } else {
+                sys::cuOccupancyMaxActiveBlocksPerMultiprocessor(
+                    &raw mut count,
+                    function.handle,
+                    threads.cast_signed(),
+                    shared as usize,
+                )
+            }
+        };
+        asked.result().w()?;
+        let each = match cluster {
+            0 => self.target.processors,
+            _ => cluster.unsigned_abs() as usize,
+        };
+        Ok(count.unsigned_abs() as usize * each)
     }
 
     fn load(&self, source: Source, name: &str) -> Result<Function> {

@@ -50,12 +50,16 @@ pub(super) struct ProductKey {
     pub(super) matrices: [(Element, usize, bool, u32); 3],
     pub(super) biased: bool,
     pub(super) onto: Onto,
+    /// Bytes to work in.
+    pub(super) workspace: usize,
+    pub(super) tf32: bool,
 }
 
 /// What computes convolutions.
 pub(super) struct Convolutions {
     pub(super) cudnn: Cudnn,
-    pub(super) chosen: HashMap<(Geometry, Way, Onto), Arc<Plan>>,
+    /// Also by whether f32 is rounded to TF32.
+    pub(super) chosen: HashMap<(Geometry, Way, Onto, bool), Arc<Plan>>,
 }
 
 impl Handles {

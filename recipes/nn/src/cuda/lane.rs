@@ -22,6 +22,8 @@ use super::{
 };
 use crate::bench::{repeated, repetitions};
 
+/// Bytes of what a library's products work in: there is one for each pass that runs at the same time.
+const WORKSPACE: usize = 32 << 20;
 /// Recorded passes that a lane keeps; they are small, and a server meets few shapes.
 const MOST_GRAPHS: usize = 256;
 
@@ -31,6 +33,8 @@ pub(crate) struct Lane<K> {
     /// Comes when a pass is over.
     done: Option<Arc<CudaEvent>>,
     arena: Arena,
+    /// What a library's products work in, where a program has such.
+    workspace: Option<Buffer>,
     input: Option<Pinned>,
     output: Option<Pinned>,
     /// What ran once has a place here, and what ran twice a graph: most shapes never come again, and a kernel's first
@@ -57,6 +61,7 @@ impl<K> Default for Lane<K> {
             stream: None,
             done: None,
             arena: Arena::default(),
+            workspace: None,
             input: None,
             output: None,
             graphs: HashMap::new(),
@@ -99,20 +104,25 @@ impl<K: Copy + Eq + Hash> Lane<K> {
         fill(input.bytes(pass.input.bytes));
         let output = Pinned::at_least(&mut self.output, gpu, pass.output.bytes)?;
         let graphs = &mut self.graphs;
-        let ready = || {
+        let workspace = &mut self.workspace;
+        let mut ready = || {
+            let program = program()?;
+            if workspace.is_none() && program.wants_workspace() {
+                *workspace = Some(Buffer::new(gpu, WORKSPACE)?);
+            }
             let memory = Memory {
                 weights,
                 pass: (base, size),
-                workspace: None,
+                workspace: workspace.as_ref(),
             };
-            Launches::new(gpu, &program()?, memory)
+            Launches::new(gpu, &program, memory)
         };
         // SAFETY: both spans lie in the memory just reserved, and nothing here is touched until the stream is waited for
         // below, which happens whether all is well or not. Graphs are dropped when the memory moves.
         let started = unsafe {
             input
                 .send(pass.input.bytes, at(pass.input), &stream)
-                .and_then(|()| launch(graphs, pass.key, &stream, &ready))
+                .and_then(|()| launch(graphs, pass.key, &stream, &mut ready))
                 .and_then(|()| output.receive(pass.output.bytes, at(pass.output), &stream))
         };
         let ended = wait(&done, &stream);
@@ -130,7 +140,7 @@ impl<K: Copy + Eq + Hash> Lane<K> {
                         let start = Instant::now();
                         for _ in 0..repetitions() {
                             copy(to, from, pass.input.bytes, &stream)?;
-                            launch(graphs, pass.key, &stream, &ready)?;
+                            launch(graphs, pass.key, &stream, &mut ready)?;
                         }
                         stream.synchronize().w()?;
                         repeated(start.elapsed());

@@ -36,6 +36,8 @@ struct Kernel {
     function: Function,
     grid: Grid,
     arguments: Vec<Value>,
+    /// Whether all blocks run at once.
+    together: bool,
 }
 
 /// An argument as a kernel finds it; numbers are in the first bytes.
@@ -142,11 +144,23 @@ impl Kernel {
                 encode_patches(&patches, address).map(|map| Value::Map(Box::new(map)))
             }
         };
+        let function = gpu.function(launch.source, &launch.kernel, launch.grid.shared)?;
+        if launch.together {
+            let blocks: usize = launch.grid.blocks.iter().product();
+            let room = gpu.blocks_at_once(function, launch.grid)?;
+            if blocks > room {
+                let name = &launch.kernel;
+                bail!(
+                    "expected room for {blocks} blocks of {name} at once, the card has it for {room}"
+                )
+            }
+        }
         Ok(Self {
             name: launch.kernel.clone(),
-            function: gpu.function(launch.source, &launch.kernel, launch.grid.shared)?,
+            function,
             grid: launch.grid,
             arguments: launch.arguments.iter().map(value).collect::<Result<_>>()?,
+            together: launch.together,
         })
     }
 
@@ -160,12 +174,26 @@ impl Kernel {
         overlap: bool,
         addresses: &mut Vec<*mut c_void>,
     ) -> Result<()> {
-        let mut early = sys::CUlaunchAttribute {
-            id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
-            pad: [0; 4],
-            value: sys::CUlaunchAttributeValue {
+        // Blocks that wait for each other start all at once, when what ran before and what runs beside has left room for them.
+        let (id, value) = if self.together {
+            let cooperative = sys::CUlaunchAttributeValue { cooperative: 1 };
+            (
+                sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_COOPERATIVE,
+                cooperative,
+            )
+        } else {
+            let early = sys::CUlaunchAttributeValue {
                 programmaticStreamSerializationAllowed: 1,
-            },
+            };
+            (
+                sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+                early,
+            )
+        };
+        let mut attribute = sys::CUlaunchAttribute {
+            id,
+            pad: [0; 4],
+            value,
         };
         addresses.clear();
         addresses.extend(self.arguments.iter().map(|argument| match argument {
@@ -182,8 +210,8 @@ impl Kernel {
             blockDimZ: 1,
             sharedMemBytes: self.grid.shared,
             hStream: stream.cu_stream(),
-            attrs: &raw mut early,
-            numAttrs: overlap.into(),
+            attrs: &raw mut attribute,
+            numAttrs: (overlap || self.together).into(),
         };
         // SAFETY: whoever pushed the launch promised its arguments; the driver reads them before the call returns. The
         // rest is the caller's to vouch for.

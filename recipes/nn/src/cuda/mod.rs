@@ -38,7 +38,7 @@ mod memory;
 #[cfg(feature = "cuda")]
 mod session;
 
-use half::f16;
+use half::{f16, slice::HalfFloatSliceExt};
 
 pub(crate) use convolution::{Convolution, Geometry, Way};
 pub(crate) use draft::Draft;
@@ -88,8 +88,17 @@ impl Element {
     pub(crate) fn write(self, values: &[f32], to: &mut [u8]) {
         let to = &mut to[..values.len() * self.size()];
         match self {
-            Self::F16 => (to.as_chunks_mut().0.iter_mut().zip(values))
-                .for_each(|(to, &value)| *to = f16::from_f32(value).to_le_bytes()),
+            // Some at once, for which processors have instructions.
+            Self::F16 => {
+                let mut halves = [f16::ZERO; 256];
+                let chunks = to.chunks_mut(2 * halves.len());
+                for (to, values) in chunks.zip(values.chunks(halves.len())) {
+                    let halves = &mut halves[..values.len()];
+                    halves.convert_from_f32_slice(values);
+                    (to.as_chunks_mut().0.iter_mut().zip(halves))
+                        .for_each(|(to, half)| *to = half.to_le_bytes());
+                }
+            }
             Self::F32 => (to.as_chunks_mut().0.iter_mut().zip(values))
                 .for_each(|(to, value)| *to = value.to_le_bytes()),
         }

@@ -26,6 +26,7 @@ pub(crate) enum Source {
     LstmInputs,
     Lstm,
     LstmPlain,
+    LstmStack,
     Crf,
     Matmul,
     MatmulF32,
@@ -188,6 +189,8 @@ pub(crate) struct Launch {
     pub(crate) kernel: String,
     pub(crate) grid: Grid,
     pub(crate) arguments: Vec<Argument>,
+    /// Whether its blocks wait for each other, so that all of them have to run at once.
+    pub(crate) together: bool,
 }
 
 /// One thing that a program does.
@@ -233,7 +236,30 @@ impl Program {
                 kernel,
                 grid,
                 arguments: arguments.into_iter().collect(),
+                together: false,
             }));
+        }
+        Ok(())
+    }
+
+    /// Adds a launch whose blocks wait for each other. A card that has no room for all of them at once refuses the program.
+    ///
+    /// # Errors
+    /// As [`Self::push`].
+    ///
+    /// # Safety
+    /// As [`Self::push`].
+    pub(crate) unsafe fn push_together(
+        &mut self,
+        kernel: (Source, impl Into<String>),
+        grid: Grid,
+        arguments: impl IntoIterator<Item = Argument>,
+    ) -> Result<()> {
+        let before = self.work.len();
+        // SAFETY: as the caller's.
+        unsafe { self.push(kernel, grid, arguments) }?;
+        if let Some(Work::Launch(launch)) = self.work.get_mut(before) {
+            launch.together = true;
         }
         Ok(())
     }
@@ -261,6 +287,13 @@ impl Program {
 
     pub(crate) fn work(&self) -> &[Work] {
         &self.work
+    }
+
+    /// Whether a vendor's library computes some of it, which needs memory to work in.
+    #[cfg(feature = "cuda")]
+    pub(super) fn wants_workspace(&self) -> bool {
+        let mut work = self.work.iter();
+        work.any(|work| !matches!(work, Work::Launch(_)))
     }
 
     /// Of all that it does, the launches of our own kernels.

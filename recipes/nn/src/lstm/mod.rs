@@ -1,6 +1,6 @@
 //! LSTMs over sequences of unlike lengths: of any size, any number of layers and one direction or two in f32 on the CPU
-//! ([`Lstm`]); a layer of both directions also in f16 or f32 on CUDA, where it and the tagger of words that is made of two of
-//! them are each a pass by themselves (`cuda`).
+//! ([`Lstm`]), and with a linear layer on the last output ([`LstmClassifier`]) also in f16 or f32 on CUDA; there a layer of both
+//! directions and the tagger of words that is made of two of them are each a pass by themselves too (`cuda`).
 //!
 //! Sequences are *packed*: their rows stand end to end with no padding, and a step runs over those that still have one,
 //! the longest first. The product with the input does not depend on the recurrence, so it is made for many steps at
@@ -12,6 +12,7 @@
 //!
 //! Gates, names and shapes are torch's: `i, f, g, o`, both biases added.
 
+mod classifier;
 #[cfg(any(test, feature = "cuda"))]
 mod cuda;
 mod direction;
@@ -30,6 +31,7 @@ use candle_core::{Device, Result, Tensor, bail};
 use candle_nn::VarBuilder;
 use rayon::prelude::*;
 
+pub use classifier::LstmClassifier;
 #[cfg(feature = "cuda")]
 pub use cuda::CudaBiLstm;
 use direction::{Direction, Sequence, Sink, Source};

@@ -3,6 +3,7 @@
 use candle_core::Result;
 use candle_nn::VarBuilder;
 
+use super::LstmConfig;
 use crate::host;
 
 /// The weights of one direction, on the host. Gates are in torch's order: input, forget, cell, output.
@@ -41,6 +42,30 @@ impl DirectionWeights {
             recurrent: get("weight_hh", &[gates, hidden])?,
             bias,
         })
+    }
+
+    /// A layer of a stack, of one direction or both.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    #[cfg_attr(
+        not(any(test, feature = "cuda")),
+        expect(dead_code, reason = "for devices")
+    )]
+    pub(super) fn of_layer(
+        vb: &VarBuilder<'_>,
+        layer: usize,
+        config: LstmConfig,
+    ) -> Result<Vec<Self>> {
+        let input = if layer == 0 {
+            config.input
+        } else {
+            config.outputs()
+        };
+        let directions = &["", "_reverse"][..config.directions()];
+        (directions.iter())
+            .map(|suffix| Self::load(vb, layer, suffix, (input, config.hidden)))
+            .collect()
     }
 
     /// Both directions of a layer, forward and backward.

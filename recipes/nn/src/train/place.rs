@@ -63,6 +63,21 @@ pub(super) fn place(plan: &Plan, places: &[Place]) -> (Vec<Slot>, usize) {
     (slots.collect(), len)
 }
 
+impl Plan {
+    /// Its slots, and the memory for all of them, where values of a slot are so many times as wide as others.
+    #[cfg_attr(
+        not(any(test, feature = "cuda")),
+        expect(dead_code, reason = "for devices")
+    )]
+    pub(super) fn laid_out(&self, width: impl Fn(usize) -> usize) -> (Vec<Slot>, usize) {
+        let places = self.slots.iter().enumerate().map(|(i, slot)| Place {
+            len: slot.len * width(i),
+            over: slot.over,
+        });
+        place(self, &places.collect::<Vec<_>>())
+    }
+}
+
 /// The first and the last moment at which each place is needed; step `i` is moment `i + 1`, and the input is there before.
 fn lives(plan: &Plan, roots: &[usize]) -> Vec<RangeInclusive<usize>> {
     let mut lives: Vec<Option<(usize, usize)>> = vec![None; roots.len()];

@@ -28,7 +28,7 @@ macro_rules! ptx {
 }
 
 /// All sources, each with the PTX that its kernels were compiled from.
-const SOURCES: [(Source, &str); 35] = [
+const SOURCES: [(Source, &str); 36] = [
     (Source::Stem, ptx!("stem")),
     (Source::Depthwise, ptx!("depthwise")),
     (Source::SqueezeExcite, ptx!("squeeze_excite")),
@@ -40,6 +40,7 @@ const SOURCES: [(Source, &str); 35] = [
     (Source::LstmInputs, ptx!("lstm_inputs")),
     (Source::Lstm, ptx!("lstm")),
     (Source::LstmPlain, ptx!("lstm_plain")),
+    (Source::LstmStack, ptx!("lstm_stack")),
     (Source::Crf, ptx!("crf")),
     (Source::Matmul, ptx!("matmul")),
     (Source::MatmulF32, ptx!("matmul_f32")),

@@ -158,8 +158,9 @@ impl Cudnn {
         Ok(engines)
     }
 
-    /// Whether an engine adds in f32 what was not rounded to less before, and gives the same bits each time.
-    fn is_exact(&self, engine: &Descriptor, element: Element) -> Result<bool, String> {
+    /// Whether an engine adds in f32 what was not rounded to less before, but for TF32 where that may be, and gives the same bits
+    /// each time.
+    fn is_exact(&self, engine: &Descriptor, element: Element, tf32: bool) -> Result<bool, String> {
         let of = self.make(kind::ENGINE)?;
         let which = (attribute::ENGINE_CONFIG_ENGINE, value::DESCRIPTOR);
         // SAFETY: a descriptor, which is there.
@@ -170,13 +171,16 @@ impl Cudnn {
         let count = unsafe { self.get(&of, which, &mut notes) }?;
         let is_bad = |note: &c_int| match *note {
             value::NOTE_REDUCED_SUMS | value::NOTE_RANDOM => true,
-            value::NOTE_TENSOR_CORES | value::NOTE_ROUNDED_INPUTS => element == Element::F32,
+            value::NOTE_TENSOR_CORES | value::NOTE_ROUNDED_INPUTS => {
+                element == Element::F32 && !tf32
+            }
             _ => false,
         };
         Ok(!notes[..count].iter().any(is_bad))
     }
 
-    /// Ways to compute a convolution in so many bytes of memory, the best first as the library believes.
+    /// Ways to compute a convolution in so many bytes of memory, the best first as the library believes; whether it is added to
+    /// what is there, and whether f32 may be rounded to TF32.
     ///
     /// # Errors
     /// The library does not take such a one.
@@ -184,7 +188,7 @@ impl Cudnn {
         &self,
         geometry: &Geometry,
         way: Way,
-        add: bool,
+        (add, tf32): (bool, bool),
         workspace: usize,
     ) -> Result<Vec<Plan>, String> {
         let convolution = Arc::new(self.convolution(geometry, way, add)?);
@@ -193,7 +197,7 @@ impl Cudnn {
         for mode in [value::HEURISTICS_FAST, value::HEURISTICS_FALLBACK] {
             // Where there is none of a mode, another may have one.
             for engine in self.engines(graph, mode).unwrap_or_default() {
-                if plans.len() == PLANS || !self.is_exact(&engine, geometry.element)? {
+                if plans.len() == PLANS || !self.is_exact(&engine, geometry.element, tf32)? {
                     continue;
                 }
                 let plan = self.make(kind::PLAN)?;

@@ -22,8 +22,8 @@ pub(in crate::cuda) struct Convolving {
     places: Descriptor,
 }
 
-/// What the choice of a plan hangs on.
-type Kind = (Geometry, Way, Onto);
+/// What the choice of a plan hangs on; the last is whether f32 is rounded to TF32.
+type Kind = (Geometry, Way, Onto, bool);
 
 impl Convolving {
     /// Describes a convolution to the library and has its plan chosen; the device is the calling thread's.
@@ -49,7 +49,7 @@ impl Convolving {
             memory.address(weight)?,
             memory.address(y)?,
         ];
-        let kind = (geometry, way, onto);
+        let kind = (geometry, way, onto, gpu.rounds_to_tf32());
         let mut library = library(gpu.handles(), &kind)?;
         let plan = choose(gpu, &mut library, &kind, bytes)?;
         let places = library.cudnn.places(values, workspace);
@@ -88,7 +88,7 @@ impl Gpu {
             (Way::Weight, Onto::Write),
         ];
         let supported = |(way, onto)| {
-            let kind = (*geometry, way, onto);
+            let kind = (*geometry, way, onto, self.rounds_to_tf32());
             library(self.handles(), &kind)
                 .and_then(|mut library| choose(self, &mut library, &kind, super::WORKSPACE))
                 .is_ok()
@@ -113,10 +113,10 @@ fn choose(
     if let Some(known) = known.filter(|known| known.workspace <= workspace) {
         return Ok(Arc::clone(known));
     }
-    let (geometry, way, onto) = kind;
+    let (geometry, way, onto, tf32) = kind;
     let add = *onto == Onto::Add;
     let told = |error: String| refused(kind, &error);
-    let plans = library.cudnn.plans(geometry, *way, add, workspace);
+    let plans = library.cudnn.plans(geometry, *way, (add, *tf32), workspace);
     let mut plans = plans.map_err(told)?;
     let most = plans.iter().map(|plan| plan.workspace).max();
     let memory = Buffer::new(gpu, most.unwrap_or(0))?;
@@ -138,7 +138,7 @@ fn choose(
     Ok(chosen)
 }
 
-fn refused((geometry, way, onto): &Kind, error: &str) -> Error {
+fn refused((geometry, way, onto, _): &Kind, error: &str) -> Error {
     let Geometry {
         element,
         images,

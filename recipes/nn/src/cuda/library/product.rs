@@ -58,9 +58,10 @@ impl Multiplication {
         let refused = |error| refused(product, error);
         let mut products = gpu.handles().products();
         let handle = products.handle().map_err(refused)?;
-        let described = Described::new(handle, product, bias).map_err(refused)?;
+        let tf32 = gpu.rounds_to_tf32() && product.a.element == Element::F32;
+        let described = Described::new(handle, product, bias, tf32).map_err(refused)?;
         let alignments = addresses.map(alignment);
-        let key = key(product, alignments);
+        let key = key(product, alignments, (workspace.1, tf32));
         let algorithm = match products.chosen.get(&key) {
             Some(algorithm) => *algorithm,
             None => {
@@ -92,13 +93,15 @@ impl Multiplication {
 }
 
 /// What the choice of an algorithm hangs on.
-fn key(product: &Product, [a, b, c]: [u32; 3]) -> ProductKey {
+fn key(product: &Product, [a, b, c]: [u32; 3], (workspace, tf32): (usize, bool)) -> ProductKey {
     let of = |matrix: &Matrix, alignment| (matrix.element, matrix.pitch, matrix.turned, alignment);
     ProductKey {
         sizes: product.sizes,
         matrices: [of(&product.a, a), of(&product.b, b), of(&product.c, c)],
         biased: product.bias.is_some(),
         onto: product.onto,
+        workspace,
+        tf32,
     }
 }
 
@@ -115,12 +118,12 @@ struct Described {
 unsafe impl Send for Described {}
 
 impl Described {
-    fn new(handle: Lt, product: &Product, bias: Option<CUdeviceptr>) -> Answer<Self> {
+    fn new(handle: Lt, product: &Product, bias: Option<CUdeviceptr>, tf32: bool) -> Answer<Self> {
         let [rows, columns, depth] = product.sizes;
         Ok(Self {
             product: *product,
             handle,
-            operation: Operation::new(product, bias)?,
+            operation: Operation::new(product, bias, tf32)?,
             layouts: [
                 Layout::new(&product.a, [rows, depth])?,
                 Layout::new(&product.b, [depth, columns])?,
@@ -271,9 +274,13 @@ fn alignment(address: CUdeviceptr) -> u32 {
 struct Operation(sys::cublasLtMatmulDesc_t);
 
 impl Operation {
-    fn new(product: &Product, bias: Option<CUdeviceptr>) -> Answer<Self> {
+    fn new(product: &Product, bias: Option<CUdeviceptr>, tf32: bool) -> Answer<Self> {
         use sys::cublasLtMatmulDescAttributes_t as Attribute;
-        let compute = sys::cublasComputeType_t::CUBLAS_COMPUTE_32F;
+        let compute = if tf32 {
+            sys::cublasComputeType_t::CUBLAS_COMPUTE_32F_FAST_TF32
+        } else {
+            sys::cublasComputeType_t::CUBLAS_COMPUTE_32F
+        };
         let scale = sys::cudaDataType::CUDA_R_32F;
         let operation = Self(result::create_matmul_desc(compute, scale)?);
         // `cublasOperation_t`: 0 as it is, 1 turned.

@@ -1,14 +1,16 @@
-//! What the kernels of `lstm*.cu` and, in a file of its own, `crf.cu` do, on the host: from their heads, value by value.
+//! What the kernels of `lstm*.cu` and, in files of their own, `crf.cu` and `lstm_stack.cu` do, on the host: from their heads, value
+//! by value.
 //!
 //! It runs a program as it would be launched, from the packed weights and with the arguments that the kernels get, and holds
 //! these against what the heads demand: sizes of blocks and grids, shared memory, and that nobody leaves his span. It is compiled
 //! for tests alone, and what is wrong in a program panics here.
 
 mod crf;
+mod stack;
 
 use half::f16;
 
-use crate::cuda::{Argument, Element, Grid, Launch, Place, Program, Span};
+use crate::cuda::{Argument, Element, Grid, Launch, Place, Program, Span, Work};
 
 /// Device memory.
 pub(super) struct Memory<'a> {
@@ -22,7 +24,15 @@ impl Memory<'_> {
     /// # Panics
     /// A launch is not what its kernel's head demands.
     pub(super) fn run(&mut self, program: &Program) {
-        for launch in program.launches() {
+        for work in program.work() {
+            let launch = match work {
+                Work::Launch(launch) => launch,
+                Work::Product(product) => {
+                    self.multiply(product);
+                    continue;
+                }
+                Work::Convolution(_) => panic!("no LSTM has convolutions"),
+            };
             let mut call = Call {
                 memory: self,
                 launch,
@@ -36,6 +46,12 @@ impl Memory<'_> {
                 "crf_emissions_f16" => call.score(Element::F16),
                 "crf_emissions_f32_plain" => call.score(Element::F32),
                 "crf_viterbi_f32" => call.decode(),
+                "lstm_unset" => call.unset(),
+                "lstm_advance_f16" => call.advance(Element::F16),
+                "lstm_advance_f32" => call.advance(Element::F32),
+                "lstm_last_f16" => call.last(Element::F16),
+                "lstm_last_f32" => call.last(Element::F32),
+                name if name.starts_with("lstm_wave") => call.wave(),
                 name => call.recur_tensor(name),
             }
         }

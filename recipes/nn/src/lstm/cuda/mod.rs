@@ -2,6 +2,8 @@
 //!
 //! Sequences are packed as on the CPU, and a layer has the same two steps: the input's part of the gates for all rows at
 //! once, and the recurrence. In f16 both run on tensor cores, for up to 128 units; f32 runs on CUDA cores, for goldens.
+//!
+//! Stacks of any size are `stack`'s, where rows stand step by step.
 
 mod crf;
 #[cfg(test)]
@@ -11,6 +13,7 @@ mod layout;
 mod network;
 mod operator;
 mod sequences;
+mod stack;
 #[cfg(feature = "cuda")]
 mod tagger;
 #[cfg(test)]
@@ -19,7 +22,7 @@ mod tests;
 #[cfg(feature = "cuda")]
 pub use operator::CudaBiLstm;
 #[cfg(feature = "cuda")]
-pub(super) use tagger::Tagger;
+pub(super) use {stack::Classifier, tagger::Tagger};
 
 use crate::cuda::Span;
 

@@ -22,14 +22,14 @@ use crate::{
 const ELEMENTS: [Element; 2] = [Element::F32, Element::F16];
 
 /// By how much results may differ from those in f32 on the CPU; states are between -1 and 1.
-fn tolerance(element: Element) -> f32 {
+pub(super) fn tolerance(element: Element) -> f32 {
     match element {
         Element::F32 => 1e-5,
         Element::F16 => 4e-3,
     }
 }
 
-fn assert_close(what: &str, got: &[f32], want: &[f32], tolerance: f32) {
+pub(super) fn assert_close(what: &str, got: &[f32], want: &[f32], tolerance: f32) {
     assert_eq!(got.len(), want.len(), "{what}: length");
     for (i, (got, want)) in got.iter().zip(want).enumerate() {
         let close = (got - want).abs() <= tolerance * want.abs().max(1.0);
@@ -39,7 +39,11 @@ fn assert_close(what: &str, got: &[f32], want: &[f32], tolerance: f32) {
 
 /// Runs a program in memory that holds nothing: whatever is read without having been written is not a number. Gives the
 /// memory after it.
-fn emulate(check: &Check<'_>, weights: &Weights, fill: impl FnOnce(&mut [u8])) -> Vec<u8> {
+pub(super) fn emulate(
+    check: &Check<'_>,
+    weights: &Weights,
+    fill: impl FnOnce(&mut [u8]),
+) -> Vec<u8> {
     check.run();
     let mut memory = Memory {
         weights: weights.bytes(),
@@ -50,7 +54,7 @@ fn emulate(check: &Check<'_>, weights: &Weights, fill: impl FnOnce(&mut [u8])) -
     memory.pass
 }
 
-fn of(pass: &mut [u8], span: Span) -> &mut [u8] {
+pub(super) fn of(pass: &mut [u8], span: Span) -> &mut [u8] {
     let Place::Pass(at) = span.place else {
         panic!("expected a place in the pass, got {span:?}")
     };
@@ -58,14 +62,14 @@ fn of(pass: &mut [u8], span: Span) -> &mut [u8] {
 }
 
 /// Input rows, and how many each sequence has.
-fn batch(seed: u64, input: usize, lengths: &[usize]) -> Tensor {
+pub(super) fn batch(seed: u64, input: usize, lengths: &[usize]) -> Tensor {
     let rows: usize = lengths.iter().sum();
     let values: Vec<f32> = synthetic::uniform("x", seed).take(rows * input).collect();
     Tensor::from_vec(values, (rows, input), &Device::Cpu).unwrap()
 }
 
 /// `count` lengths from 1 to 60, some of which are 0 all the same.
-fn lengths(seed: u64, count: usize) -> Vec<usize> {
+pub(super) fn lengths(seed: u64, count: usize) -> Vec<usize> {
     let length = |u: f32| {
         if u < -0.9 {
             0

@@ -41,16 +41,36 @@ pub struct LstmConfig {
 }
 
 impl LstmConfig {
+    /// Directions of a layer.
+    pub(super) fn directions(&self) -> usize {
+        1 + usize::from(self.bidirectional)
+    }
+
+    /// Values of an output row.
+    pub fn outputs(&self) -> usize {
+        self.directions() * self.hidden
+    }
+
+    /// That there is something to compute.
+    ///
+    /// # Errors
+    /// There is no layer, or no unit.
+    pub(super) fn check(&self) -> Result<()> {
+        if self.layers == 0 || self.hidden == 0 {
+            bail!("lstm: expected at least one layer of at least one unit")
+        }
+        Ok(())
+    }
+
     /// Multiplications, each with an addition, that the gates of all layers take for a sequence of so many steps.
     pub fn multiply_adds(&self, steps: usize) -> u64 {
-        let directions = 1 + usize::from(self.bidirectional);
         let layer = |layer: usize| {
             let input = if layer == 0 {
                 self.input
             } else {
-                directions * self.hidden
+                self.outputs()
             };
-            4 * directions * self.hidden * (input + self.hidden)
+            4 * self.outputs() * (input + self.hidden)
         };
         (steps * (0..self.layers).map(layer).sum::<usize>()) as u64
     }
@@ -79,9 +99,7 @@ impl Lstm {
 
     pub(super) fn load_at(level: Level, vb: &VarBuilder<'_>, config: LstmConfig) -> Result<Self> {
         let hidden = config.hidden;
-        if config.layers == 0 || hidden == 0 {
-            bail!("lstm: expected at least one layer of at least one unit")
-        }
+        config.check()?;
         let layers = if config.bidirectional {
             let input = |layer| if layer == 0 { config.input } else { 2 * hidden };
             let load = |layer| BiLstm::load_at(level, vb, layer, input(layer), hidden);

@@ -4,7 +4,7 @@ use candle_core::{Result, bail};
 
 use crate::{
     cuda::{Argument, Draft, Element, Grid, Source, Span, Target},
-    ops::{Onto, dropout::Dropout},
+    ops::{Onto, dropout::Dropout, pixels::cuda::adds},
 };
 
 /// Queries, or keys, of a block.
@@ -89,7 +89,7 @@ impl Backward {
         ]);
         let kept = leaves.then_some(kept);
         let (dqkv, onto) = self.dqkv;
-        let adds = Argument::from(usize::from(onto == Onto::Add));
+        let adds = adds(onto);
         let [qkv, out, log_sums, dout] =
             [self.qkv, self.out, self.log_sums, self.dout].map(Span::read);
         let rest = || {

@@ -4,7 +4,7 @@ use candle_core::{Result, bail};
 
 use crate::{
     cuda::{Argument, Draft, Grid, Source, Span, Target},
-    ops::Onto,
+    ops::{Onto, pixels::cuda::adds},
 };
 
 /// Threads of a block, at most.
@@ -83,7 +83,6 @@ impl Backward {
         let columns = 2 * self.features;
         let [partials] = draft.scratch([tiles.blocks * columns * FLOAT]);
         let dx = self.dx.map_or(Argument::Null, |(dx, _)| dx.write());
-        let adds = usize::from(matches!(self.dx, Some((_, Onto::Add))));
         let arguments = [
             self.x.read(),
             self.kept.read(),
@@ -93,7 +92,7 @@ impl Backward {
             partials.write(),
             self.rows.into(),
             self.features.into(),
-            adds.into(),
+            adds(self.dx.map_or(Onto::Write, |(_, onto)| onto)),
         ];
         tiles.launch(draft, "backward", arguments)?;
         let grid = Grid::row(columns.div_ceil(WARP), MOST_THREADS as u32);

@@ -71,16 +71,18 @@ impl Places {
         let statistics = norms
             .map(|(i, layer)| (i, words(layout, 2 * layer.output.shape.channels)))
             .collect();
-        let memory = layout.place(plan.len * element.size());
         let size = element.size();
-        let place = |slot: &crate::train::Slot| memory.part(slot.offset * size, slot.len * size);
-        let mut slots: Vec<Span> = plan.slots.iter().map(place).collect();
-        for kept in plan.layers.iter().filter_map(|layer| layer.kept) {
-            slots[kept] = words(layout, plan.slots[kept].len);
-        }
+        // What a layer keeps is f32, and ids are words.
+        let mut wide: Vec<usize> = plan.layers.iter().filter_map(|layer| layer.kept).collect();
         if takes_ids(plan) {
-            slots[plan.input] = words(layout, plan.slots[plan.input].len);
+            wide.push(plan.input);
         }
+        let width = |slot| if wide.contains(&slot) { WORD / size } else { 1 };
+        let (slots, len) = plan.laid_out(width);
+        let memory = layout.place(len * size);
+        let slots: Vec<Span> = (slots.iter())
+            .map(|slot| memory.part(slot.offset * size, slot.len * size))
+            .collect();
         Self {
             element,
             input: slots[plan.input],

@@ -114,6 +114,25 @@ fn activations_of_what_nobody_else_reads_are_made_in_place() {
 }
 
 #[test]
+fn what_is_wider_has_room_and_nothing_is_overwritten() {
+    let graph = super::sequences::lstm();
+    let plan = plan(&graph, 2, false);
+    assert_eq!(plan.laid_out(|_| 1), (plan.slots.clone(), plan.len));
+    let kept: Vec<usize> = plan.layers.iter().filter_map(|layer| layer.kept).collect();
+    assert!(!kept.is_empty());
+    let (slots, len) = plan.laid_out(|slot| 1 + usize::from(kept.contains(&slot)));
+    for (i, (wide, slot)) in slots.iter().zip(&plan.slots).enumerate() {
+        assert_eq!(wide.len, slot.len * if kept.contains(&i) { 2 } else { 1 });
+        assert!(wide.offset + wide.len <= len);
+    }
+    // What is kept takes its own room, and not that of values beside.
+    let kept: usize = kept.iter().map(|slot| plan.slots[*slot].len).sum();
+    assert!(len > plan.len && len < plan.len + 2 * kept);
+    let wide = Plan { slots, len, ..plan };
+    wide.verify().unwrap();
+}
+
+#[test]
 fn what_cannot_be_trained_is_told() {
     let told = |batch, describe: &dyn Fn(&mut Builder) -> Value| {
         let mut net = Builder::new(3, [2, 2]);

@@ -165,7 +165,7 @@ fn transformer(causal: bool, dropout: f64) -> Graph {
     net.finish(x).unwrap()
 }
 
-fn lstm() -> Graph {
+pub(super) fn lstm() -> Graph {
     let mut net = Builder::new(6, [1, 9]);
     let mut x = net.input();
     for layer in 0..3 {

@@ -20,7 +20,8 @@ const SEQUENCES: usize = 32;
 const TURN: usize = 128;
 
 impl Sizes {
-    /// Blocks that take all steps together, if the card runs so many at once.
+    /// Blocks that take all steps together, if the card may run so many at once; whether it does is asked when a program is
+    /// made ready.
     fn together(self, draft: &Draft) -> Option<[usize; 2]> {
         let target = draft.target;
         let blocks = [self.hidden / OWN, self.sequences.div_ceil(SEQUENCES)];
@@ -53,7 +54,7 @@ impl Sizes {
         let arguments = (spans.into_iter().chain([turns.write()])).chain(numbers);
         // SAFETY: callers give the arguments that the head of `train_lstm_sm90.cu` lists, of the shapes that it states; the launch
         // before writes zeros.
-        unsafe { draft.launch((Source::TrainLstmSm90, name), grid, arguments) }
+        unsafe { draft.launch_together((Source::TrainLstmSm90, name), grid, arguments) }
     }
 
     /// A kernel of `train_lstm.cu` with a thread for each unit of a step.

@@ -6,7 +6,7 @@ use super::{Layer, THREADS, share};
 use crate::{
     cuda::{Argument, Draft, Grid, Source, Span},
     graph::{Shape, Window},
-    ops::Onto,
+    ops::{Onto, pixels::cuda::adds},
 };
 
 /// Pixels of a strip.
@@ -199,10 +199,11 @@ impl Pass {
         };
         let numbers = (shapes.into_iter().chain(window))
             .chain([spread.lanes, spread.share])
-            .chain(backward)
-            .chain([usize::from(onto == Onto::Add)]);
+            .chain(backward);
         let spans = [to.write(), from.read(), weight.read()];
-        let arguments = (spans.into_iter().chain(biases)).chain(numbers.map(Argument::from));
+        let arguments = (spans.into_iter().chain(biases))
+            .chain(numbers.map(Argument::from))
+            .chain([adds(onto)]);
         let kernel = format!("train_depthwise_{name}_{}", spread.vector);
         // SAFETY: the arguments are those that the head of `train_conv_depthwise.cu` lists, of the shapes that it states.
         unsafe { draft.launch((Source::TrainConvDepthwise, &kernel), grid, arguments) }
