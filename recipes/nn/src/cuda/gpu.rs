@@ -15,7 +15,10 @@ use candle_core::{
     },
 };
 
-use super::{Element, Source, Target, handles::Handles};
+use super::{
+    Element, Source, Target,
+    handles::{Communicator, Handles},
+};
 
 /// For which cards the kernels were compiled, as the build script says it: `80`, `90`.
 const BUILT_FOR: &str = env!("GALLEY_CUDA_ARCH");
@@ -85,6 +88,8 @@ pub(crate) struct Gpu {
     context: Arc<CudaContext>,
     kernels: Arc<Kernels>,
     handles: Arc<Handles>,
+    /// Where there are others that it averages with.
+    communicator: Option<Arc<Communicator>>,
     target: Target,
 }
 
@@ -134,10 +139,12 @@ impl Gpu {
                 processors: processors.unsigned_abs() as usize,
                 capability,
                 cudnn: false,
+                bucket: None,
             },
             context,
             kernels: Arc::default(),
             handles: Arc::default(),
+            communicator: None,
         })
     }
 
@@ -146,6 +153,32 @@ impl Gpu {
     pub(crate) fn with_cudnn(mut self) -> Self {
         self.target.cudnn = self.bind().is_ok() && self.handles.convolutions().is_some();
         self
+    }
+
+    /// The same, for programs that average gradients with each other's: see [`Target::bucket`].
+    ///
+    /// # Errors
+    /// A device is among them twice, or there is no NCCL.
+    pub(crate) fn joined(mut gpus: Vec<Self>, bucket: usize) -> Result<Vec<Self>> {
+        let ordinals: Vec<usize> = gpus.iter().map(|gpu| gpu.context.ordinal()).collect();
+        for (place, ordinal) in ordinals.iter().enumerate() {
+            if ordinals[..place].contains(ordinal) {
+                bail!("expected different devices, got cuda:{ordinal} twice")
+            }
+        }
+        let contexts: Vec<_> = gpus.iter().map(|gpu| Arc::clone(&gpu.context)).collect();
+        for (gpu, communicator) in gpus.iter_mut().zip(Communicator::all(&contexts)?) {
+            gpu.communicator = Some(Arc::new(communicator));
+            gpu.target.bucket = Some(bucket);
+        }
+        Ok(gpus)
+    }
+
+    /// Has devices that were joined give up what they wait for, as one of them has failed.
+    pub(crate) fn give_up(&self) {
+        if let Some(communicator) = &self.communicator {
+            communicator.give_up();
+        }
     }
 
     /// Whether each kernel waits by itself for those before it (`take_turn`), which the machine code of older cards cannot.
@@ -162,6 +195,10 @@ impl Gpu {
 
     pub(super) fn handles(&self) -> &Arc<Handles> {
         &self.handles
+    }
+
+    pub(super) fn communicator(&self) -> Option<&Arc<Communicator>> {
+        self.communicator.as_ref()
     }
 
     pub(super) fn context(&self) -> &Arc<CudaContext> {
