@@ -1,5 +1,6 @@
 //! Networks by their recipes' names, to be trained.
 
+use candle_core::Device;
 use galley_core::{LoadError, LoadOptions, Source, synthetic, weights};
 use galley_nn::{
     Backend,
@@ -9,11 +10,13 @@ use galley_nn::{
 
 /// How a recipe's network is to be trained.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Training {
+pub struct Training<'a> {
     /// Pixels down as across, or tokens or steps; without it, as many as [`trainable`] says.
     pub size: Option<usize>,
-    /// Examples of a step.
+    /// Examples of a step, of all devices together.
     pub batch: usize,
+    /// CUDA devices that each take an equal part of a step, beside that of the options.
+    pub beside: &'a [Device],
     /// The optimizer, and dropout.
     pub settings: Settings,
 }
@@ -40,7 +43,7 @@ pub fn optimizer(name: &str) -> Optimizer {
 pub fn trainer(
     name: &str,
     options: &LoadOptions,
-    training: &Training,
+    training: &Training<'_>,
 ) -> Result<Trainer, LoadError> {
     let entry = crate::find(name)?;
     let graph = match trainable(name, training.size) {
@@ -50,8 +53,20 @@ pub fn trainer(
             return Err(LoadError::Unsupported(message));
         }
     };
-    let backend = Backend::of(&options.device, options.dtype).map_err(LoadError::Unsupported)?;
-    Trainer::runs_on(&backend).map_err(LoadError::Unsupported)?;
+    let Training {
+        batch,
+        beside,
+        settings,
+        ..
+    } = training;
+    let backend = |device| {
+        let backend = Backend::of(device, options.dtype)?;
+        Trainer::runs_on(&backend).map(|()| backend)
+    };
+    let backends = [&options.device].into_iter().chain(*beside).map(backend);
+    let backends: Vec<_> = backends
+        .collect::<Result<_, _>>()
+        .map_err(LoadError::Unsupported)?;
     let weights = match entry.source(&options.weights)? {
         Source::Dir { path, .. } => weights::safetensors_dir(&path)?,
         Source::Synthetic(seed) => synthetic::var_builder(seed),
@@ -59,10 +74,7 @@ pub fn trainer(
             return Err(LoadError::Unsupported(format!("{what} cannot be trained")));
         }
     };
-    let Training {
-        batch, settings, ..
-    } = training;
-    Ok(Trainer::new(&graph, *batch, &weights, settings, &backend)?)
+    Ok(Trainer::on(&graph, *batch, &weights, settings, &backends)?)
 }
 
 #[cfg(test)]
@@ -82,6 +94,7 @@ mod tests {
         let training = Training {
             size,
             batch,
+            beside: &[],
             settings,
         };
         match trainer(name, &options, &training) {
