@@ -27,8 +27,8 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16}
 SHORT = {"float32": "fp32", "float16": "fp16"}
 
 
-def step_of(name, arguments, dtype, way):
-    """A function that trains for a step in one of PyTorch's ways."""
+def step_of(name, arguments, dtype, way, wrap=lambda model: model):
+    """A function that trains for a step in one of PyTorch's ways, with the model as it is wrapped."""
     last = torch.channels_last if way != "eager" else torch.contiguous_format
     if name in SEQUENCES:
         with torch.device("cuda"):
@@ -51,7 +51,7 @@ def step_of(name, arguments, dtype, way):
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, **fused)
     else:
         optimizer = torch.optim.SGD(model.parameters(), lr=1e-5, momentum=0.9, weight_decay=1e-4, nesterov=True, **fused)
-    run = torch.compile(model) if way == "compile" else model
+    run = wrap(torch.compile(model) if way == "compile" else model)
 
     def step():
         on_device = inputs.cuda()
@@ -62,8 +62,8 @@ def step_of(name, arguments, dtype, way):
     return step
 
 
-def peer(step, steps):
-    """The median milliseconds of a step, and the most memory that tensors took."""
+def times_of(step, steps):
+    """The milliseconds of each step, after some that do not count."""
     for _ in range(3):
         step()
     torch.cuda.synchronize()
@@ -73,15 +73,20 @@ def peer(step, steps):
         step()
         torch.cuda.synchronize()
         times.append((time.perf_counter() - start) * 1e3)
-    return statistics.median(times), torch.cuda.max_memory_allocated()
+    return times
 
 
-def galley(arguments, name, precision):
+def peer(step, steps):
+    """The median milliseconds of a step, and the most memory that tensors took."""
+    return statistics.median(times_of(step, steps)), torch.cuda.max_memory_allocated()
+
+
+def galley(arguments, name, precision, device="cuda:0"):
     """The same of galley; none where it does not train the network so."""
     with tempfile.TemporaryDirectory() as folder:
         size = 299 if name == "inception_v3" else arguments.size
         command = [arguments.galley, "bench", "models", name, "--action", "train", "--precision", precision]
-        command += ["--device", "cuda:0", "--batch-size", str(arguments.batch), "--num-warmup", "3"]
+        command += ["--device", device, "--batch-size", str(arguments.batch), "--num-warmup", "3"]
         command += ["--num-steps", str(arguments.steps), "--image-size", str(size), "--seq-len", str(arguments.tokens)]
         ended = subprocess.run([*command, "--out", folder], capture_output=True, text=True)
         records = [json.loads(line) for line in (Path(folder) / "results.jsonl").read_text().splitlines()]

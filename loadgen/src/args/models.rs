@@ -36,7 +36,7 @@ pub struct ModelsArgs {
         env = "GALLEY_BENCH_PRECISION"
     )]
     pub precision: Vec<Precision>,
-    /// Inputs in a batch
+    /// Inputs in a batch; of each device, where several train
     #[arg(long, default_value = "32", env = "GALLEY_BENCH_BATCH_SIZE")]
     pub batch_size: NonZeroUsize,
     /// Steps that do not count, before those that do
@@ -63,9 +63,14 @@ pub struct ModelsArgs {
     /// Run everything so many times, each anew from loading on
     #[arg(long, default_value = "1", env = "GALLEY_BENCH_RUN_COUNT")]
     pub run_count: NonZeroUsize,
-    /// The device: auto, cpu or cuda:N
-    #[arg(long, default_value = "cpu", env = "GALLEY_BENCH_DEVICE")]
-    pub device: DeviceName,
+    /// The device: auto, cpu or cuda:N; or several of the last, cuda:0,cuda:1, that train together
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "cpu",
+        env = "GALLEY_BENCH_DEVICE"
+    )]
+    pub device: Vec<DeviceName>,
     /// The framework's name in metrics: pytorch to compare with baselines that have it
     #[arg(
         long,
@@ -204,6 +209,7 @@ mod tests {
         assert_eq!((args.image_size.get(), args.seq_len.get()), (224, 512));
         assert_eq!((args.check_frequency.get(), args.run_count.get()), (100, 1));
         assert!(!args.exclude_copy_time && args.framework == Framework::Galley);
+        assert_eq!(args.device, [DeviceName::Cpu]);
     }
 
     #[test]
@@ -215,6 +221,8 @@ mod tests {
         let args = parse("x y --models z --action train,inference").unwrap();
         assert_eq!(args.action, [Action::Train, Action::Inference]);
         assert_eq!(args.names(), ["x", "y", "z"]);
+        let args = parse("x --device cuda:0,cuda:1").unwrap();
+        assert_eq!(args.device, [0, 1].map(DeviceName::Cuda));
         for bad in [
             "",
             "--models x --precision fp16",

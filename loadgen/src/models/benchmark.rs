@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use candle_core::Device;
 use galley_core::{Entry, ForwardError, LoadError, LoadOptions, ModelBenchmark};
 use galley_nn::bench::resident;
 
@@ -45,6 +46,10 @@ pub(super) struct Benchmarks<'a> {
     pub(super) actions: Vec<Action>,
     pub(super) stop: Stop,
     pub(super) options: LoadOptions,
+    /// Devices that train with that of the options.
+    pub(super) beside: &'a [Device],
+    /// Of all devices.
+    pub(super) device: String,
     pub(super) meter: Meter,
     pub(super) progress: Progress,
 }
@@ -199,7 +204,9 @@ impl Benchmarks<'_> {
             ..self.options.clone()
         };
         let started = Instant::now();
-        let shape = self.args.batch_shape();
+        let devices = 1 + self.beside.len();
+        let mut shape = self.args.batch_shape();
+        shape.batch *= devices;
         let mut steps = match action {
             Action::Inference if precision == Precision::Tf32 => {
                 let reason = "inference has no TF32, only training does";
@@ -208,7 +215,7 @@ impl Benchmarks<'_> {
             Action::Inference => (benchmark.inference)(entry, &options, &shape)?,
             Action::Train => {
                 let args = (&self.args.training, precision);
-                training::steps(entry, &options, &shape, args)?
+                training::steps(entry, &options, self.beside, &shape, args)?
             }
         };
         reset_peak_rss();
@@ -232,10 +239,10 @@ impl Benchmarks<'_> {
             model: entry.name.into(),
             action: action.name().into(),
             precision: precision.name().into(),
-            device: options.device_name(),
+            device: self.device.clone(),
             device_name,
             run,
-            batch: self.args.batch_size.get(),
+            batch: shape.batch,
             shape: steps.shape(),
             parameters: steps.parameters(),
             multiply_adds: steps.multiply_adds(),
@@ -246,8 +253,8 @@ impl Benchmarks<'_> {
             training,
             peak_rss_bytes: peak_rss(None),
             device_peak_bytes: readings.device_peak_bytes,
-            // Where copies are excluded, a step is a pass with them and one without.
-            energy: (readings.energy).filter(|_| !self.args.exclude_copy_time),
+            // Where copies are excluded, a step is a pass with them and one without. Of several devices the first alone is measured.
+            energy: (readings.energy).filter(|_| !self.args.exclude_copy_time && devices == 1),
             resident_ms: self.resident(steps.as_mut(), mean)?,
         };
         Ok((record, numbers))

@@ -14,11 +14,16 @@ use crate::{
 };
 
 /// Trains a model on the file's batch and prints a JSON line for each step's loss, and one for each parameter after the last,
-/// in the first of the precisions.
+/// in the first of the precisions. Several devices each take a part of the batch.
 ///
 /// # Errors
 /// There is more than one model or no precision, the file is none of batches for it, or the model cannot be trained.
-pub(super) fn run(args: &ModelsArgs, options: &LoadOptions, input: &Path) -> Result<()> {
+pub(super) fn run(
+    args: &ModelsArgs,
+    options: &LoadOptions,
+    beside: &[Device],
+    input: &Path,
+) -> Result<()> {
     let [(entry, _)] = chosen(&args.names())?[..] else {
         let reason = "expected one model to print the losses of";
         return Err(Error::option("--losses", reason));
@@ -37,7 +42,8 @@ pub(super) fn run(args: &ModelsArgs, options: &LoadOptions, input: &Path) -> Res
     let tensors: HashMap<String, Tensor> =
         safetensors::load(input, &Device::Cpu).map_err(unreadable)?;
     let batch = Batch::read(&tensors).map_err(unreadable)?;
-    let mut trainer = trainer_of(entry, &options, (&args.training, precision), &batch)?;
+    let training = (&args.training, precision);
+    let mut trainer = trainer_of(entry, &options, beside, training, &batch)?;
     let trace = trace(&mut trainer, &batch, args.num_steps)
         .map_err(|error| Error::option("--input", error.to_string()))?;
     for (step, loss) in trace.losses.iter().enumerate() {

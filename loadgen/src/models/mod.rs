@@ -9,7 +9,8 @@ mod losses;
 mod stop;
 mod training;
 
-use galley_core::{Entry, LoadError, LoadOptions, ModelBenchmark};
+use candle_core::Device;
+use galley_core::{DeviceName, Entry, LoadError, LoadOptions, ModelBenchmark, device_name};
 
 use self::{benchmark::Benchmarks, stop::Stop};
 use crate::{
@@ -38,11 +39,14 @@ pub(crate) fn run(args: &ModelsArgs, context: &Context) -> Result<()> {
         distinct(args.precision.clone()),
         distinct(args.action.clone()),
     );
-    let device = (args.device.open())
-        .map_err(|reason| LoadError::Unsupported(format!("--device {reason}")))?;
-    let meter = Meter::of(&device);
+    let devices = open(&args.device, &actions)?;
+    let names: Vec<String> = devices.iter().map(device_name).collect();
+    let Some((device, beside)) = devices.split_first() else {
+        return Err(Error::option("--device", "expected a device, got none"));
+    };
+    let meter = Meter::of(device);
     let options = LoadOptions {
-        device,
+        device: device.clone(),
         weights: args.weights.clone(),
         ..LoadOptions::default()
     };
@@ -51,16 +55,16 @@ pub(crate) fn run(args: &ModelsArgs, context: &Context) -> Result<()> {
             let reason = "expected --action train, of which there are losses";
             return Err(Error::option("--losses", reason));
         }
-        return losses::run(args, &options, input);
+        return losses::run(args, &options, beside, input);
     }
-    let names: Vec<&str> = precisions
+    let dtypes: Vec<&str> = precisions
         .iter()
         .map(|precision| precision.name())
         .collect();
     let run = Run {
         weights: options.weights.to_string(),
-        dtype: names.join(","),
-        device: options.device_name(),
+        dtype: dtypes.join(","),
+        device: names.join(","),
         repeats: args.run_count.get(),
         ..described(MODELS, context, args.output.machine.as_deref()).bare()
     };
@@ -71,7 +75,9 @@ pub(crate) fn run(args: &ModelsArgs, context: &Context) -> Result<()> {
         precisions,
         actions,
         stop,
+        device: run.device.clone(),
         options,
+        beside,
         meter,
         progress: Progress::new(cells as f64, args.output.json),
     };
@@ -79,6 +85,25 @@ pub(crate) fn run(args: &ModelsArgs, context: &Context) -> Result<()> {
         .try_for_each(|(entry, benchmark)| benchmarks.model(entry, benchmark, &mut output));
     benchmarks.progress.clear();
     finish(output, result)
+}
+
+/// Opens the devices of these names.
+///
+/// # Errors
+/// One cannot be used, or there are several and not only training.
+fn open(names: &[DeviceName], actions: &[Action]) -> Result<Vec<Device>> {
+    if names.len() > 1 && actions != [Action::Train] {
+        let reason = format!(
+            "expected one device for inference, got {}: several are for --action train alone",
+            names.len()
+        );
+        return Err(Error::option("--device", reason));
+    }
+    let open = |name: &DeviceName| {
+        let opened = name.open();
+        opened.map_err(|reason| LoadError::Unsupported(format!("--device {reason}")).into())
+    };
+    names.iter().map(open).collect()
 }
 
 /// The models of these names, each once.
@@ -157,6 +182,23 @@ mod tests {
             ("wide_resnet", 2),
         ];
         assert_eq!(groups, BTreeMap::from(expected));
+    }
+
+    #[test]
+    fn several_devices_are_for_training() {
+        let two = [DeviceName::Cpu; 2];
+        assert_eq!(open(&two, &[Action::Train]).unwrap().len(), 2);
+        assert_eq!(open(&two[1..], &[Action::Inference]).unwrap().len(), 1);
+        for actions in [
+            &[Action::Inference][..],
+            &[Action::Train, Action::Inference],
+        ] {
+            let told = open(&two, actions).unwrap_err().to_string();
+            assert!(
+                told.contains("--device: expected one device for inference, got 2"),
+                "{told}"
+            );
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use candle_core::Device;
 use galley_catalog::{Training, optimizer, trainable, trainer};
 use galley_core::{BatchShape, Entry, ForwardError, LoadError, LoadOptions, Steps, synthetic};
 use galley_nn::{
@@ -28,13 +29,14 @@ struct Trained {
     last: Option<Outcome>,
 }
 
-/// Loads a model and makes steps of training.
+/// Loads a model and makes steps of training, on the options' device and those beside it; the batch is that of all together.
 ///
 /// # Errors
 /// As [`galley_catalog::trainer`]; a number is none of the model's optimizer.
 pub(super) fn steps(
     entry: &Entry,
     options: &LoadOptions,
+    beside: &[Device],
     shape: &BatchShape,
     args: (&TrainingArgs, Precision),
 ) -> Result<Box<dyn Steps>, LoadError> {
@@ -52,7 +54,7 @@ pub(super) fn steps(
         _ => vec![shape.batch, channels, height, width],
     };
     Ok(Box::new(Trained {
-        trainer: trainer_of(entry, options, args, &batch)?,
+        trainer: trainer_of(entry, options, beside, args, &batch)?,
         multiply_adds: PASSES * shape[0] as u64 * graph.multiply_adds(),
         shape,
         batch,
@@ -67,6 +69,7 @@ pub(super) fn steps(
 pub(super) fn trainer_of(
     entry: &Entry,
     options: &LoadOptions,
+    beside: &[Device],
     (args, precision): (&TrainingArgs, Precision),
     batch: &Batch,
 ) -> Result<Trainer, LoadError> {
@@ -79,6 +82,7 @@ pub(super) fn trainer_of(
     let training = Training {
         size: Some(batch.shape[2]),
         batch: batch.labels.len(),
+        beside,
         settings: Settings {
             optimizer: args.optimizer(optimizer(entry.name)).map_err(invalid)?,
             dropout: (!args.no_dropout).then_some(DROPOUT),

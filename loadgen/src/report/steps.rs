@@ -15,14 +15,14 @@ pub struct Steps {
     pub action: String,
     /// What the model computes in: `float32`.
     pub precision: String,
-    /// The device.
+    /// The device; or those that trained together, as `cuda:0,cuda:1`.
     pub device: String,
     /// The device's model; absent for the CPU, which the machine names.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device_name: Option<String>,
     /// Which run, from 0.
     pub run: usize,
-    /// Inputs in a batch.
+    /// Inputs in a batch, of all devices.
     pub batch: usize,
     /// The shape of the batch.
     pub shape: Vec<usize>,
@@ -48,7 +48,7 @@ pub struct Steps {
     /// The process's peak memory during the steps, where the system tells.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peak_rss_bytes: Option<u64>,
-    /// The most of the device's memory that was in use, by whomever, where the device tells.
+    /// The most of the first device's memory that was in use, by whomever, where the device tells.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device_peak_bytes: Option<u64>,
     /// What the steps consumed, where there is a counter.

@@ -1,5 +1,6 @@
 //! Networks by their recipes' names, to be trained.
 
+use candle_core::Device;
 use galley_core::{LoadError, LoadOptions, Source, synthetic, weights};
 use galley_nn::{
     Backend, Libraries,
@@ -9,11 +10,13 @@ use galley_nn::{
 
 /// How a recipe's network is to be trained.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Training {
+pub struct Training<'a> {
     /// Pixels down as across, or tokens or steps; without it, as many as [`trainable`] says.
     pub size: Option<usize>,
-    /// Examples of a step.
+    /// Examples of a step, of all devices together.
     pub batch: usize,
+    /// CUDA devices that each take an equal part of a step, beside that of the options.
+    pub beside: &'a [Device],
     /// The optimizer, and dropout.
     pub settings: Settings,
     /// What the vendor's libraries do on a CUDA device.
@@ -42,7 +45,7 @@ pub fn optimizer(name: &str) -> Optimizer {
 pub fn trainer(
     name: &str,
     options: &LoadOptions,
-    training: &Training,
+    training: &Training<'_>,
 ) -> Result<Trainer, LoadError> {
     let entry = crate::find(name)?;
     let graph = match trainable(name, training.size) {
@@ -52,9 +55,21 @@ pub fn trainer(
             return Err(LoadError::Unsupported(message));
         }
     };
-    let backend = Backend::of(&options.device, options.dtype).map_err(LoadError::Unsupported)?;
-    let backend = backend.with_libraries(training.libraries);
-    Trainer::runs_on(&backend).map_err(LoadError::Unsupported)?;
+    let Training {
+        batch,
+        beside,
+        settings,
+        libraries,
+        ..
+    } = training;
+    let backend = |device| {
+        let backend = Backend::of(device, options.dtype)?.with_libraries(*libraries);
+        Trainer::runs_on(&backend).map(|()| backend)
+    };
+    let backends = [&options.device].into_iter().chain(*beside).map(backend);
+    let backends: Vec<_> = backends
+        .collect::<Result<_, _>>()
+        .map_err(LoadError::Unsupported)?;
     let weights = match entry.source(&options.weights)? {
         Source::Dir { path, .. } => weights::safetensors_dir(&path)?,
         Source::Synthetic(seed) => synthetic::var_builder(seed),
@@ -62,10 +77,7 @@ pub fn trainer(
             return Err(LoadError::Unsupported(format!("{what} cannot be trained")));
         }
     };
-    let Training {
-        batch, settings, ..
-    } = training;
-    Ok(Trainer::new(&graph, *batch, &weights, settings, &backend)?)
+    Ok(Trainer::on(&graph, *batch, &weights, settings, &backends)?)
 }
 
 #[cfg(test)]
@@ -85,6 +97,7 @@ mod tests {
         let training = Training {
             size,
             batch,
+            beside: &[],
             settings,
             libraries: Libraries::default(),
         };

@@ -31,7 +31,7 @@ pub mod weights;
 
 pub use architecture::{Architecture, ParameterCount, counted};
 pub use benchmark::{BatchShape, MakeSteps, ModelBenchmark, Steps};
-pub use device::{DeviceName, usual_dtype};
+pub use device::{DeviceName, device_name, usual_dtype};
 pub use entry::{BundledWeights, Embedded, Entry, HubWeights, LoadOptions, Source, WeightSource};
 pub use error::{ForwardError, InputError, LoadError, RunError, without_backtrace};
 pub use input::{Input, InputKind, InputLimits, Pixels};

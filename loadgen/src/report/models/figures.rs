@@ -42,6 +42,7 @@ impl Figures {
         let rates = times.iter().map(|ms| rate(steps.batch, *ms));
         let tflops = 2.0 * steps.multiply_adds as f64 / mean / 1e9;
         let card = steps.device_name.as_deref();
+        let devices = steps.device.split(',').count() as f64;
         let peak = card.and_then(|card| peak::tflops(card, &steps.precision));
         Self {
             step_ms: mean,
@@ -51,7 +52,7 @@ impl Figures {
             p99: (times.len() >= TELLING).then(|| nearest(times, 99.0)),
             throughput: rates.sum::<f64>() / times.len() as f64,
             tflops,
-            of_peak: peak.map(|peak| tflops / peak),
+            of_peak: peak.map(|peak| tflops / (devices * peak)),
             beside: steps.resident_ms.map(|resident| mean - resident),
             joules: steps.energy.as_ref().map(|energy| {
                 let all = times.len() as f64 + steps.warmup as f64;

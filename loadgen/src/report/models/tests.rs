@@ -91,6 +91,17 @@ fn a_row_has_what_superbench_leaves_out() {
 }
 
 #[test]
+fn devices_that_train_together_have_a_peak_together() {
+    let one = steps("resnet50", "float16", &[2.0; 8]);
+    let two = Steps {
+        device: "cuda:0,cuda:1".into(),
+        ..one.clone()
+    };
+    let [one, two] = [one, two].map(|steps| Figures::of(&steps).of_peak.unwrap());
+    assert_eq!(one, 2.0 * two);
+}
+
+#[test]
 fn what_is_not_known_is_not_said() {
     let cpu = Steps {
         device: "cpu".into(),

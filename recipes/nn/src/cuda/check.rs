@@ -70,6 +70,8 @@ pub(crate) fn name(work: &Work) -> &str {
         Work::Launch(launch) => &launch.kernel,
         Work::Product(_) => "product",
         Work::Convolution(_) => "convolution",
+        Work::Average(_) => "average",
+        Work::Join => "join",
     }
 }
 
@@ -79,6 +81,8 @@ pub(crate) fn spans(work: &Work) -> (Vec<Span>, Vec<Span>) {
         Work::Launch(launch) => of_launch(launch),
         Work::Product(product) => of_product(product),
         Work::Convolution(convolution) => of_convolution(convolution),
+        Work::Average(values) => (vec![*values], vec![*values]),
+        Work::Join => (Vec::new(), Vec::new()),
     }
 }
 
@@ -125,7 +129,8 @@ fn bounds(span: Span) -> (usize, usize) {
     }
 }
 
-fn overlap(a: Span, b: Span) -> bool {
+/// Whether two spans have memory in common.
+pub(crate) fn overlap(a: Span, b: Span) -> bool {
     let ((a, a_end), (b, b_end)) = (bounds(a), bounds(b));
     a < b_end && b < a_end
 }

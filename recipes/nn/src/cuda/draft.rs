@@ -91,6 +91,16 @@ impl Draft {
         self.program.convolve(convolution);
     }
 
+    /// Adds an average over all devices.
+    pub(crate) fn average(&mut self, values: Span) {
+        self.program.average(values);
+    }
+
+    /// Has what follows wait for all averages.
+    pub(crate) fn join(&mut self) {
+        self.program.join();
+    }
+
     /// The program, and all memory that it uses.
     pub(crate) fn finish(self) -> (Program, Layout) {
         let mut layout = self.layout;

@@ -16,7 +16,11 @@ use candle_core::{
     },
 };
 
-use super::{Element, Grid, Source, Target, handles::Handles, memory::settled};
+use super::{
+    Element, Grid, Source, Target,
+    handles::{Communicator, Handles},
+    memory::settled,
+};
 use crate::backend::Libraries;
 
 /// For which cards the kernels were compiled, as the build script says it: `80`, `90`.
@@ -89,6 +93,8 @@ pub(crate) struct Gpu {
     kernels: Arc<Kernels>,
     handles: Arc<Handles>,
     libraries: Libraries,
+    /// Where there are others that it averages with.
+    communicator: Option<Arc<Communicator>>,
     target: Target,
 }
 
@@ -138,11 +144,13 @@ impl Gpu {
                 processors: processors.unsigned_abs() as usize,
                 capability,
                 cudnn: false,
+                bucket: None,
             },
             context,
             kernels: Arc::default(),
             handles: Arc::default(),
             libraries: Libraries::default(),
+            communicator: None,
         })
     }
 
@@ -165,6 +173,32 @@ impl Gpu {
         self
     }
 
+    /// The same, for programs that average gradients with each other's: see [`Target::bucket`].
+    ///
+    /// # Errors
+    /// A device is among them twice, or there is no NCCL.
+    pub(crate) fn joined(mut gpus: Vec<Self>, bucket: usize) -> Result<Vec<Self>> {
+        let ordinals: Vec<usize> = gpus.iter().map(|gpu| gpu.context.ordinal()).collect();
+        for (place, ordinal) in ordinals.iter().enumerate() {
+            if ordinals[..place].contains(ordinal) {
+                bail!("expected different devices, got cuda:{ordinal} twice")
+            }
+        }
+        let contexts: Vec<_> = gpus.iter().map(|gpu| Arc::clone(&gpu.context)).collect();
+        for (gpu, communicator) in gpus.iter_mut().zip(Communicator::all(&contexts)?) {
+            gpu.communicator = Some(Arc::new(communicator));
+            gpu.target.bucket = Some(bucket);
+        }
+        Ok(gpus)
+    }
+
+    /// Has devices that were joined give up what they wait for, as one of them has failed.
+    pub(crate) fn give_up(&self) {
+        if let Some(communicator) = &self.communicator {
+            communicator.give_up();
+        }
+    }
+
     /// Whether each kernel waits by itself for those before it (`take_turn`), which the machine code of older cards cannot.
     pub(super) fn kernels_take_turns(&self) -> bool {
         BUILT_FOR
@@ -179,6 +213,10 @@ impl Gpu {
 
     pub(super) fn handles(&self) -> &Arc<Handles> {
         &self.handles
+    }
+
+    pub(super) fn communicator(&self) -> Option<&Arc<Communicator>> {
+        self.communicator.as_ref()
     }
 
     pub(super) fn context(&self) -> &Arc<CudaContext> {

@@ -2,6 +2,7 @@
 
 mod convolution;
 mod cudnn;
+mod nccl;
 mod words;
 
 use std::{
@@ -20,6 +21,30 @@ use crate::ops::Onto;
 pub(super) use convolution::Plan;
 use cudnn::Cudnn;
 pub(super) use cudnn::Descriptor;
+pub(super) use nccl::Communicator;
+
+/// Functions of a library that is looked for at run time, under names of ours.
+macro_rules! functions {
+    ($($name:ident: $symbol:literal($($argument:ty),*) -> $result:ty;)*) => {
+        pub(super) struct Functions {
+            $(pub(super) $name: unsafe extern "C" fn($($argument),*) -> $result,)*
+        }
+
+        impl Functions {
+            /// # Safety
+            /// The library's headers declare them so, and it stays loaded.
+            unsafe fn of(
+                library: &libloading::Library,
+            ) -> std::result::Result<Self, libloading::Error> {
+                Ok(Self {
+                    // SAFETY: as the caller's.
+                    $($name: *unsafe { library.get($symbol) }?,)*
+                })
+            }
+        }
+    };
+}
+use functions;
 
 /// Handles, made when they are first asked for. They are kept for as long as the process lives.
 #[derive(Default)]

@@ -18,7 +18,7 @@ use candle_core::{
 use super::{
     Buffer, Gpu, Layout, Place, Program, Span,
     launch::{Graph, Launches},
-    memory::{Arena, Memory, Pinned},
+    memory::{Arena, Memory, Pinned, recording},
 };
 use crate::bench::{repeated, repetitions};
 
@@ -201,7 +201,7 @@ unsafe fn launch<K: Eq + Hash>(
         Some(Some(graph)) => graph.start(),
         Some(graph) => {
             // SAFETY: as the caller's.
-            let recorded = unsafe { ready()?.record(stream) }?;
+            let recorded = unsafe { ready()?.record(stream, &recording()) }?;
             graph.insert(recorded).start()
         }
         None => {

@@ -18,8 +18,8 @@ use candle_core::{
 use super::{
     Argument, Boxes, Element, Gpu, Grid, Map, Patches, Program, Swizzle, Work,
     gpu::Function,
-    library::{Convolving, Multiplication},
-    memory::{Memory, recording},
+    library::{Averaging, Convolving, Multiplication},
+    memory::{Memory, Recording},
     program::Launch,
 };
 
@@ -28,6 +28,7 @@ enum Ready {
     Kernel(Kernel),
     Multiplication(Multiplication),
     Convolving(Convolving),
+    Averaging(Averaging),
 }
 
 /// A launch that the driver can be given.
@@ -68,6 +69,10 @@ impl Launches {
             Work::Convolution(convolution) => {
                 Convolving::new(gpu, convolution, memory).map(Ready::Convolving)
             }
+            Work::Average(values) => {
+                Averaging::new(gpu, Some(*values), memory).map(Ready::Averaging)
+            }
+            Work::Join => Averaging::new(gpu, None, memory).map(Ready::Averaging),
         };
         Ok(Self {
             ready: program.work().iter().map(ready).collect::<Result<_>>()?,
@@ -95,6 +100,7 @@ impl Launches {
                     Ready::Kernel(kernel) => kernel.start(stream, overlap, &mut addresses)?,
                     Ready::Multiplication(multiplication) => multiplication.start(stream)?,
                     Ready::Convolving(convolving) => convolving.start(stream)?,
+                    Ready::Averaging(averaging) => averaging.start(stream)?,
                 }
             }
             // Where a library's work ends is the library's to know.
@@ -110,14 +116,26 @@ impl Launches {
     ///
     /// # Safety
     /// As [`Self::start`], whenever the graph runs.
-    pub(super) unsafe fn record(&self, stream: &Arc<CudaStream>) -> Result<Graph> {
+    pub(super) unsafe fn record(
+        &self,
+        stream: &Arc<CudaStream>,
+        _recording: &Recording,
+    ) -> Result<Graph> {
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
-        let _recording = recording();
         stream.begin_capture(mode).w()?;
         // SAFETY: as the caller's.
         let started = unsafe { self.start(stream) };
         // The capture ends whatever happened within it.
-        let graph = stream.end_capture(sys::CUgraphInstantiate_flags(0)).w();
+        // What is averaged goes before what computes, as on its stream.
+        let by_priority =
+            sys::CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_USE_NODE_PRIORITY;
+        let averages = |ready: &Ready| matches!(ready, Ready::Averaging(_));
+        let flags = if self.ready.iter().any(averages) {
+            by_priority
+        } else {
+            sys::CUgraphInstantiate_flags(0)
+        };
+        let graph = stream.end_capture(flags).w();
         started?;
         match graph? {
             Some(graph) => Ok(Graph(graph)),
@@ -242,6 +260,14 @@ impl Graph {
     /// The driver refuses.
     pub(super) fn start(&self) -> Result<()> {
         self.0.launch().w()
+    }
+
+    /// Has all on the device that its first start needs.
+    ///
+    /// # Errors
+    /// The driver refuses.
+    pub(super) fn upload(&self) -> Result<()> {
+        self.0.upload().w()
     }
 }
 

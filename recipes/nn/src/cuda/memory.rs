@@ -54,8 +54,11 @@ impl Memory<'_> {
 /// while the other is.
 static RECORDING: RwLock<()> = RwLock::new(());
 
+/// Leave to record.
+pub(crate) type Recording = RwLockReadGuard<'static, ()>;
+
 /// While this is held nobody waits for all of a device.
-pub(super) fn recording() -> RwLockReadGuard<'static, ()> {
+pub(crate) fn recording() -> Recording {
     RECORDING.read().unwrap_or_else(PoisonError::into_inner)
 }
 

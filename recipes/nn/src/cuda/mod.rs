@@ -9,7 +9,8 @@
 //! lane's pass computes, another's input can be on its way.
 //!
 //! What is trained stays in a `Session`'s memory from step to step. Its weights change with each, so that there is nothing to
-//! lay out for kernels of our own: products, and convolutions where there is a library of these, are the vendor's.
+//! lay out for kernels of our own: products, and convolutions where there is a library of these, are the vendor's. So are the
+//! averages of what several devices have found (`Gpu::joined`), which are made beside what computes.
 //!
 //! Layouts and programs are plain data: they are made, and tested, without a device. What talks to one is compiled
 //! where the feature `cuda` is.
@@ -53,7 +54,7 @@ pub(crate) use weights::Weights;
 pub(crate) use {
     gpu::Gpu,
     lane::{Lane, Pass},
-    memory::Buffer,
+    memory::{Buffer, Recording, recording},
     session::{Recorded, Session},
 };
 
@@ -127,6 +128,8 @@ pub(crate) struct Target {
     pub(crate) capability: (i32, i32),
     /// Whether the vendor's library of convolutions is there and to be used.
     pub(crate) cudnn: bool,
+    /// Where other devices train the same network, how many values of gradients are averaged with theirs at once, at least.
+    pub(crate) bucket: Option<usize>,
 }
 
 #[cfg(test)]
@@ -138,6 +141,7 @@ impl Target {
             processors: 132,
             capability: (9, 0),
             cudnn: false,
+            bucket: None,
         }
     }
 
@@ -148,6 +152,7 @@ impl Target {
             processors: 108,
             capability: (8, 0),
             cudnn: false,
+            bucket: None,
         }
     }
 }

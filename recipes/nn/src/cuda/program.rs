@@ -199,9 +199,13 @@ pub(crate) enum Work {
     Launch(Launch),
     Product(Product),
     Convolution(Convolution),
+    /// Averages f32 values in place with those that other devices have there, beside all that follows until they are joined.
+    Average(Span),
+    /// Waits for all averages.
+    Join,
 }
 
-/// Launches, products and convolutions in their order.
+/// Launches, products, convolutions and averages in their order.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Program {
     work: Vec<Work>,
@@ -285,6 +289,16 @@ impl Program {
         self.work.push(Work::Convolution(convolution));
     }
 
+    /// Adds the average of f32 values over all devices. Until [`Self::join`], nothing may touch them.
+    pub(crate) fn average(&mut self, values: Span) {
+        self.work.push(Work::Average(values));
+    }
+
+    /// Has what follows wait for all averages before.
+    pub(crate) fn join(&mut self) {
+        self.work.push(Work::Join);
+    }
+
     pub(crate) fn work(&self) -> &[Work] {
         &self.work
     }
@@ -301,7 +315,7 @@ impl Program {
     pub(crate) fn launches(&self) -> impl ExactSizeIterator<Item = &Launch> {
         let launches = self.work.iter().filter_map(|work| match work {
             Work::Launch(launch) => Some(launch),
-            Work::Product(_) | Work::Convolution(_) => None,
+            _ => None,
         });
         launches.collect::<Vec<_>>().into_iter()
     }

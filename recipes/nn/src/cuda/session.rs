@@ -18,7 +18,7 @@ use super::{
     lane::wait,
     launch::{Graph, Launches},
     library::WORKSPACE,
-    memory::{Memory, Pinned, settled},
+    memory::{Memory, Pinned, Recording, recording, settled},
 };
 
 /// A stream, and the memory of programs on it. Nothing runs on it between two calls.
@@ -43,9 +43,10 @@ pub(crate) struct Session {
 pub(crate) struct Recorded(usize);
 
 struct Ready {
+    /// It goes first: what a graph's launches use has to outlive it.
+    graph: Option<Graph>,
     launches: Launches,
     has_run: bool,
-    graph: Option<Graph>,
 }
 
 impl Ready {
@@ -59,7 +60,7 @@ impl Ready {
         }
         if self.has_run {
             // SAFETY: as the caller's.
-            let graph = unsafe { self.launches.record(stream) }?;
+            let graph = unsafe { self.launches.record(stream, &recording()) }?;
             return self.graph.insert(graph).start();
         }
         self.has_run = true;
@@ -226,6 +227,24 @@ impl Session {
         started.and(ended)?;
         self.measured = programs.len();
         Ok(results.bytes(output.bytes))
+    }
+
+    /// Records programs that have run, which otherwise happens when they run again, and has all on the device that they need then.
+    ///
+    /// # Errors
+    /// The driver refuses.
+    ///
+    /// # Panics
+    /// As [`Self::run`].
+    pub(crate) fn record(&mut self, programs: &[Recorded], recording: &Recording) -> Result<()> {
+        self.gpu.bind()?;
+        for Recorded(program) in programs {
+            let ready = &mut self.programs[*program];
+            // SAFETY: as in `run`.
+            let graph = unsafe { ready.launches.record(&self.stream, recording) }?;
+            ready.graph.insert(graph).upload()?;
+        }
+        self.stream.synchronize().w()
     }
 
     /// How long the device took for each program of the last run, none if that failed.

@@ -9,6 +9,18 @@ pub struct Settings {
     pub dropout: Option<u64>,
 }
 
+#[cfg(any(test, feature = "cuda"))]
+impl Settings {
+    /// Those of one of several devices that train together: each drops others.
+    pub(super) fn of(&self, rank: usize) -> Self {
+        let seed = |seed: u64| seed.wrapping_add(rank as u64);
+        Self {
+            dropout: self.dropout.map(seed),
+            ..*self
+        }
+    }
+}
+
 /// How parameters follow their gradients, as PyTorch's optimizers of these names.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Optimizer {

@@ -11,13 +11,15 @@ use candle_core::{Result, bail};
 use candle_nn::VarBuilder;
 
 #[cfg(feature = "cuda")]
-use super::cuda::Cuda;
+use super::cuda::Ranks;
 use super::{
     Form, Plan, Settings, Tensor,
     cpu::{Cpu, Numbers},
     differentiate,
     update::Update,
 };
+#[cfg(feature = "cuda")]
+use crate::cuda::Gpu;
 use crate::{
     aligned::Aligned,
     backend::{Backend, Kind},
@@ -26,9 +28,13 @@ use crate::{
     simd::Precision,
 };
 
+/// Values of gradients that devices average at once, at least: 25 MiB, as PyTorch's buckets.
+const BUCKET: usize = 25 << 18;
+
 /// A network with its numbers, and all that a step needs.
 #[derive(Debug)]
 pub struct Trainer {
+    /// Of a device's part of a batch.
     plan: Arc<Plan>,
     device: Device,
     /// The CPU's; or what was last fetched from another device.
@@ -44,7 +50,7 @@ pub struct Trainer {
 enum Device {
     Cpu(Box<(Cpu, Update)>),
     #[cfg(feature = "cuda")]
-    Cuda(Box<Cuda>),
+    Cuda(Box<Ranks>),
 }
 
 /// What a step did, and how long its parts took.
@@ -61,6 +67,21 @@ pub struct Outcome {
     pub backward: Duration,
     /// Of the parameters.
     pub update: Duration,
+}
+
+#[cfg(any(test, feature = "cuda"))]
+impl Outcome {
+    /// Of several devices, each with its part of the batch: the mean of their losses, and the times of the slowest.
+    pub(super) fn of(ranks: &[Self]) -> Self {
+        let most = |time: fn(&Self) -> Duration| ranks.iter().map(time).max().unwrap_or_default();
+        Self {
+            loss: ranks.iter().map(|rank| rank.loss).sum::<f64>() / ranks.len() as f64,
+            copy: most(|rank| rank.copy),
+            forward: most(|rank| rank.forward),
+            backward: most(|rank| rank.backward),
+            update: most(|rank| rank.update),
+        }
+    }
 }
 
 /// A tensor of a network.
@@ -117,9 +138,43 @@ impl Trainer {
         settings: &Settings,
         backend: &Backend,
     ) -> Result<Self> {
-        Self::runs_on(backend).map_err(candle_core::Error::msg)?;
+        Self::on(graph, batch, weights, settings, &[backend.clone()])
+    }
+
+    /// The same for several CUDA devices that train together. A batch is cut into parts of one size, one a device in their
+    /// order; each normalises by its own part's statistics and drops others, and what all make of the parameters is the same.
+    /// Running statistics are the first's.
+    ///
+    /// # Errors
+    /// As [`Self::new`]; the batch cannot be cut so, not all of several devices are different CUDA devices, or there is no NCCL.
+    pub fn on(
+        graph: &Graph,
+        batch: usize,
+        weights: &VarBuilder<'_>,
+        settings: &Settings,
+        backends: &[Backend],
+    ) -> Result<Self> {
+        let bucket = (backends.len() > 1).then_some(BUCKET);
+        Self::averaging(graph, batch, weights, settings, (backends, bucket))
+    }
+
+    /// The same, where gradients are averaged, so many at once at least, if that is told.
+    pub(super) fn averaging(
+        graph: &Graph,
+        batch: usize,
+        weights: &VarBuilder<'_>,
+        settings: &Settings,
+        (backends, bucket): (&[Backend], Option<usize>),
+    ) -> Result<Self> {
+        for backend in backends {
+            Self::runs_on(backend).map_err(candle_core::Error::msg)?;
+        }
+        let devices = backends.len().max(1);
+        if !batch.is_multiple_of(devices) {
+            bail!("expected a batch that {devices} devices share evenly, got {batch} examples")
+        }
         let form = Form {
-            batch,
+            batch: batch / devices,
             dropout: settings.dropout.is_some(),
         };
         let plan = Arc::new(differentiate(graph, form)?);
@@ -128,13 +183,19 @@ impl Trainer {
             gradients: Aligned::zeros(plan.parameters_len()),
             buffers: read(&plan.buffers, plan.buffers_len(), weights)?,
         };
-        let device = match &backend.0 {
-            Kind::Cpu(_) => Device::Cpu(Box::new((
+        let device = match (backends, bucket) {
+            ([Backend(Kind::Cpu(_))], None) => Device::Cpu(Box::new((
                 Cpu::new(Arc::clone(&plan), settings.dropout.unwrap_or(0)),
                 Update::new(settings.optimizer, plan.parameters_len()),
             ))),
             #[cfg(feature = "cuda")]
-            Kind::Cuda(gpu) => Device::Cuda(Box::new(Cuda::new(gpu, &plan, settings, &numbers)?)),
+            ([_, ..], bucket) if !backends.iter().any(Backend::is_cpu) => {
+                let gpus = gpus(backends);
+                Device::Cuda(Box::new(Ranks::new(
+                    gpus, bucket, &plan, settings, &numbers,
+                )?))
+            }
+            _ => bail!("expected one device, or several CUDA devices, to train on"),
         };
         Ok(Self {
             classes: graph.shape(graph.output()).channels,
@@ -145,7 +206,7 @@ impl Trainer {
         })
     }
 
-    /// Its plan.
+    /// Its plan: of a device's part of a batch, where there are several.
     pub fn plan(&self) -> &Plan {
         &self.plan
     }
@@ -160,7 +221,7 @@ impl Trainer {
         let (device, update) = match &mut self.device {
             Device::Cpu(both) => &mut **both,
             #[cfg(feature = "cuda")]
-            Device::Cuda(cuda) => return cuda.step(input, labels),
+            Device::Cuda(ranks) => return ranks.step(input, labels),
         };
         pool::run(|| {
             let start = Instant::now();
@@ -192,7 +253,7 @@ impl Trainer {
         let device = match &mut self.device {
             Device::Cpu(both) => &mut both.0,
             #[cfg(feature = "cuda")]
-            Device::Cuda(cuda) => return cuda.loss(input, labels),
+            Device::Cuda(ranks) => return ranks.loss(input, labels),
         };
         // A pass moves running statistics.
         let buffers = numbers.buffers.clone();
@@ -204,7 +265,12 @@ impl Trainer {
     /// Whether a batch can be trained on.
     fn check(&self, input: &[f32], labels: &[u32]) -> Result<()> {
         let plan = &self.plan;
-        let expected = [plan.slots[plan.input].len, plan.batch];
+        let devices = match &self.device {
+            Device::Cpu(_) => 1,
+            #[cfg(feature = "cuda")]
+            Device::Cuda(ranks) => ranks.count(),
+        };
+        let expected = [plan.slots[plan.input].len, plan.batch].map(|part| devices * part);
         if [input.len(), labels.len()] != expected {
             bail!(
                 "expected {} values and {} labels, got {} and {}",
@@ -261,14 +327,38 @@ impl Trainer {
         Ok(tensors.map(|tensor| (&tensor.name[..], part(&self.numbers.buffers, &tensor.range))))
     }
 
-    /// Brings a device's numbers here.
+    /// Brings the first device's numbers here.
     fn fetch(&mut self) -> Result<()> {
         match &mut self.device {
             Device::Cpu(_) => Ok(()),
             #[cfg(feature = "cuda")]
-            Device::Cuda(cuda) => cuda.fetch(&mut self.numbers),
+            Device::Cuda(ranks) => ranks.fetch(0, &mut self.numbers),
         }
     }
+
+    /// All parameters and gradients of one of several devices.
+    #[cfg(all(test, feature = "cuda"))]
+    pub(super) fn numbers_of(&mut self, rank: usize) -> [Vec<f32>; 2] {
+        if let Device::Cuda(ranks) = &mut self.device {
+            ranks.fetch(rank, &mut self.numbers).unwrap();
+        }
+        let Numbers {
+            parameters,
+            gradients,
+            ..
+        } = &self.numbers;
+        [parameters, gradients].map(|values| values.as_slice().to_vec())
+    }
+}
+
+/// The CUDA devices among them.
+#[cfg(feature = "cuda")]
+fn gpus(backends: &[Backend]) -> Vec<Gpu> {
+    let gpu = |backend: &Backend| match &backend.0 {
+        Kind::Cuda(gpu) => Some(gpu.clone()),
+        Kind::Cpu(_) => None,
+    };
+    backends.iter().filter_map(gpu).collect()
 }
 
 fn part<'a>(values: &'a Aligned, range: &Range<usize>) -> &'a [f32] {

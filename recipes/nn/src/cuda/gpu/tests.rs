@@ -3,11 +3,16 @@ use crate::cuda::{Argument, Program};
 
 /// The first device, or nothing where there is none, and says so.
 pub(crate) fn device(element: Element) -> Option<Gpu> {
-    let device = CudaDevice::new_with_stream(0).map_err(|error| error.to_string());
+    device_at(0, element)
+}
+
+/// The device of a number, as [`device`].
+pub(crate) fn device_at(ordinal: usize, element: Element) -> Option<Gpu> {
+    let device = CudaDevice::new_with_stream(ordinal).map_err(|error| error.to_string());
     match device.and_then(|device| Gpu::new(&device, element)) {
         Ok(gpu) => Some(gpu),
         Err(error) => {
-            eprintln!("skipped: no CUDA device ({error})");
+            eprintln!("skipped: no CUDA device {ordinal} ({error})");
             None
         }
     }

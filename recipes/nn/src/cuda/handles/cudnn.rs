@@ -9,7 +9,7 @@ use std::{
 
 use libloading::Library;
 
-use super::words::value;
+use super::{functions, words::value};
 
 /// The versions that have what is called.
 const NAMES: [&str; 2] = ["libcudnn.so.9", "libcudnn.so.8"];
@@ -18,25 +18,6 @@ const NAMES: [&str; 2] = ["libcudnn.so.9", "libcudnn.so.8"];
 pub(super) type Status = c_int;
 pub(super) type Handle = *mut c_void;
 pub(super) type Raw = *mut c_void;
-
-macro_rules! functions {
-    ($($name:ident: $symbol:literal($($argument:ty),*) -> $result:ty;)*) => {
-        pub(super) struct Functions {
-            $(pub(super) $name: unsafe extern "C" fn($($argument),*) -> $result,)*
-        }
-
-        impl Functions {
-            /// # Safety
-            /// The library is cuDNN, and stays loaded.
-            unsafe fn of(library: &Library) -> Result<Self, libloading::Error> {
-                Ok(Self {
-                    // SAFETY: the headers declare it so.
-                    $($name: *unsafe { library.get($symbol) }?,)*
-                })
-            }
-        }
-    };
-}
 
 functions! {
     text: "cudnnGetErrorString"(Status) -> *const c_char;

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use super::{Element, Places, Programs, order::Order, places::takes_ids};
 use crate::{
     aligned::Aligned,
-    cuda::{Gpu, Recorded, Session, Span},
+    cuda::{Gpu, Recorded, Recording, Session, Span},
     ops::optimizer::cuda::State,
     train::{Outcome, Plan, Settings, cpu::Numbers},
 };
@@ -17,7 +17,7 @@ use crate::{
 const TOGETHER: usize = 1 << 15;
 
 /// A network on a device, with all that its steps need.
-pub(in crate::train) struct Cuda {
+pub(super) struct Cuda {
     plan: Arc<Plan>,
     places: Places,
     orders: Vec<Order>,
@@ -33,6 +33,7 @@ pub(in crate::train) struct Cuda {
     /// A batch and its labels as the device reads them.
     input: Vec<u8>,
     labels: Vec<u8>,
+    gpu: Gpu,
 }
 
 impl fmt::Debug for Cuda {
@@ -48,7 +49,7 @@ impl Cuda {
     ///
     /// # Errors
     /// The device has too little memory, or the batch is too large for it.
-    pub(in crate::train) fn new(
+    pub(super) fn new(
         gpu: &Gpu,
         plan: &Arc<Plan>,
         settings: &Settings,
@@ -79,7 +80,10 @@ impl Cuda {
         let state = State::first(places.element);
         session.write(places.state, &state.to_bytes())?;
         let start = session.ready(&start)?;
-        session.run(&[start], &[], places.state)?;
+        let [input, labels] = [places.input, places.labels].map(|span| vec![0; span.bytes]);
+        // It also has the host's memory that batches pass through. Later that might wait for a device which waits for this one.
+        let inputs = [(places.input, &input[..]), (places.labels, &labels[..])];
+        session.run(&[start], &inputs, places.results)?;
         Ok(Self {
             forward: session.ready(&forward)?,
             losses: session.ready(&losses)?,
@@ -89,16 +93,17 @@ impl Cuda {
             orders,
             state,
             scale: state.scale,
-            input: vec![0; places.input.bytes],
-            labels: vec![0; places.labels.bytes],
+            input,
+            labels,
             places,
             plan: Arc::clone(plan),
+            gpu,
         })
     }
 
     /// # Errors
     /// A launch failed.
-    pub(in crate::train) fn step(&mut self, input: &[f32], labels: &[u32]) -> Result<Outcome> {
+    pub(super) fn step(&mut self, input: &[f32], labels: &[u32]) -> Result<Outcome> {
         let parts = [self.forward, self.backward, self.update];
         self.scale = self.state.scale;
         let loss = self.run(&parts, input, labels)?;
@@ -113,9 +118,23 @@ impl Cuda {
         })
     }
 
+    /// Records the parts of a step, after the first.
+    ///
+    /// # Errors
+    /// The driver refuses.
+    pub(super) fn record(&mut self, recording: &Recording) -> Result<()> {
+        let parts = [self.forward, self.backward, self.update];
+        self.session.record(&parts, recording)
+    }
+
+    /// Has other devices not wait for this one, which has failed.
+    pub(super) fn give_up(&self) {
+        self.gpu.give_up();
+    }
+
     /// # Errors
     /// A launch failed.
-    pub(in crate::train) fn loss(&mut self, input: &[f32], labels: &[u32]) -> Result<f64> {
+    pub(super) fn loss(&mut self, input: &[f32], labels: &[u32]) -> Result<f64> {
         self.run(&[self.losses], input, labels)
     }
 
@@ -153,7 +172,7 @@ impl Cuda {
     ///
     /// # Errors
     /// A copy failed.
-    pub(in crate::train) fn fetch(&mut self, numbers: &mut Numbers) -> Result<()> {
+    pub(super) fn fetch(&mut self, numbers: &mut Numbers) -> Result<()> {
         let Places {
             parameters,
             gradients,

@@ -3,23 +3,31 @@
 //! Parameters, their gradients and what the optimizer keeps are f32; in f16 what computes reads a rounded copy of the parameters, and
 //! the loss is multiplied by as much as gradients bear. Whether they have borne it is known on the device, where a step whose gradients
 //! are not finite changes nothing but that number. So a step is the same launches each time.
+//!
+//! Several devices each have all of this and a part of the batch. Their gradients are averaged while the way back goes on
+//! (`buckets`), before anybody looks at them: what is not finite on one is not finite on all then, so that all pass over the
+//! same steps, and parameters, the optimizer's numbers and the loss's factor stay the same bits everywhere. Statistics of
+//! BatchNorm are each device's own.
 
 mod backward;
+mod buckets;
 #[cfg(feature = "cuda")]
 mod device;
 mod forward;
 mod order;
 mod places;
+#[cfg(feature = "cuda")]
+mod ranks;
 mod sequences;
 #[cfg(test)]
 mod tests;
 
 #[cfg(feature = "cuda")]
-pub(super) use device::Cuda;
+pub(super) use ranks::Ranks;
 
 use candle_core::Result;
 
-use self::places::Places;
+use self::{buckets::Bucket, places::Places};
 use super::{Optimizer, Plan, Settings};
 use crate::{
     cuda::{Draft, Element, Layout, Program, Target},
@@ -74,9 +82,19 @@ impl Programs {
             (0..plan.layers.len()).try_for_each(|layer| making.forward(layer))?;
             (0..plan.losses.len()).try_for_each(|loss| making.loss(loss))
         };
-        let backward = |making: &mut Making<'_>| {
-            let mut layers = plan.backward.iter();
-            layers.try_for_each(|backward| making.backward(backward))
+        let backward = |making: &mut Making<'_>| -> Result<()> {
+            let buckets = target.bucket.map(|values| Bucket::all(plan, values));
+            for (step, backward) in plan.backward.iter().enumerate() {
+                making.backward(backward)?;
+                let buckets = buckets.iter().flatten();
+                for bucket in buckets.filter(|bucket| bucket.after == step) {
+                    making.draft.average(places.gradients_of(&bucket.values));
+                }
+            }
+            if buckets.is_some() {
+                making.draft.join();
+            }
+            Ok(())
         };
         Ok(Self {
             start: make(true, &|making| making.round())?,

@@ -1,6 +1,6 @@
 //! Where everything of a training step lies in the device's memory.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, ops::Range};
 
 use crate::{
     cuda::{Element, Layout, Span},
@@ -129,8 +129,12 @@ impl Places {
 
     /// A parameter's gradient.
     pub(super) fn gradient(&self, plan: &Plan, index: usize) -> Span {
-        let range = &plan.parameters[index].range;
-        (self.gradients).part(range.start * WORD, range.len() * WORD)
+        self.gradients_of(&plan.parameters[index].range)
+    }
+
+    /// So many gradients.
+    pub(super) fn gradients_of(&self, values: &Range<usize>) -> Span {
+        (self.gradients).part(values.start * WORD, values.len() * WORD)
     }
 
     /// A running statistic.

@@ -2,18 +2,22 @@
 
 use super::*;
 use crate::{
-    cuda::check::{name, spans},
+    cuda::{
+        Span, Work,
+        check::{name, overlap, spans},
+    },
     executor::tests::network,
     train::{Form, differentiate, tests::descent},
 };
 
+const FORM: Form = Form {
+    batch: 3,
+    dropout: true,
+};
+
 /// Programs for a card of a network that is all its own.
 fn programs(seed: u64, element: Element) -> Programs {
-    let form = Form {
-        batch: 3,
-        dropout: true,
-    };
-    let plan = differentiate(&network(seed), form).unwrap();
+    let plan = differentiate(&network(seed), FORM).unwrap();
     Programs::new(&plan, &descent(0.1, Some(7)), Target::hopper(element)).unwrap()
 }
 
@@ -58,6 +62,46 @@ fn launches_are_as_their_kernels_want_them() {
             let programs = programs(seed, element);
             for part in parts(&programs) {
                 crate::cuda::tests::check_signatures(part);
+            }
+        }
+    }
+}
+
+/// What the update reads are averages of what the way back wrote last, and while these are made nobody else touches it.
+#[test]
+fn all_gradients_are_averaged_once_after_their_last_write() {
+    for element in [Element::F16, Element::F32] {
+        for seed in 5000..5060 {
+            let together = Target {
+                bucket: Some(100),
+                ..Target::hopper(element)
+            };
+            let plan = differentiate(&network(seed), FORM).unwrap();
+            let settings = descent(0.1, Some(7));
+            let alone = Programs::new(&plan, &settings, Target::hopper(element)).unwrap();
+            let together = Programs::new(&plan, &settings, together).unwrap();
+            let mut averaged: Vec<Span> = Vec::new();
+            for work in together.backward.work() {
+                let (read, written) = spans(work);
+                for span in read.iter().chain(&written) {
+                    let free = averaged.iter().all(|values| !overlap(*values, *span));
+                    assert!(free, "seed {seed}: {} touches averages", name(work));
+                }
+                if let Work::Average(values) = work {
+                    averaged.push(*values);
+                }
+            }
+            let gradients = together.places.gradients;
+            let inside = |span: &Span| overlap(*span, gradients);
+            assert!(averaged.iter().all(inside), "seed {seed}");
+            let bytes: usize = averaged.iter().map(|values| values.bytes).sum();
+            assert_eq!(bytes, gradients.bytes, "seed {seed}");
+            assert_eq!(together.backward.work().last(), Some(&Work::Join));
+            // All else is as it is with one device.
+            for (alone, together) in parts(&alone).into_iter().zip(parts(&together)) {
+                let works = together.work().iter();
+                let same = works.filter(|work| !matches!(work, Work::Average(_) | Work::Join));
+                assert!(same.eq(alone.work()), "seed {seed}");
             }
         }
     }

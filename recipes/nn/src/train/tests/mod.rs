@@ -6,6 +6,8 @@ mod golden;
 mod gradients;
 mod operators;
 mod plans;
+#[cfg(feature = "cuda")]
+mod ranks;
 mod sequences;
 mod steps;
 

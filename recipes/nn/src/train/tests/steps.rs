@@ -1,5 +1,7 @@
 //! Steps of a trainer against the plain reference.
 
+use std::time::Duration;
+
 use candle_core::{DType, Device};
 use candle_nn::VarBuilder;
 
@@ -8,7 +10,7 @@ use crate::{
     Backend, Precision,
     executor::tests::network,
     graph::{Builder, Convolution, Graph},
-    train::reference::Outcome,
+    train::{self, reference::Outcome},
 };
 
 /// The Euclidean length.
@@ -221,6 +223,40 @@ fn what_does_not_fit_is_told() {
     if let Some(precision) = Precision::bf16() {
         assert!(build(2, &precision.into()).contains("on the CPU in f32"));
     }
+}
+
+#[test]
+fn what_devices_cannot_do_together_is_told() {
+    let case = small();
+    let weights = VarBuilder::from_tensors(case.tensors.clone(), DType::F32, &Device::Cpu);
+    let told = |backends: &[Backend]| {
+        let made = Trainer::on(&case.graph, 6, &weights, &descent(0.1, None), backends);
+        made.unwrap_err().to_string()
+    };
+    let cpu = || Backend::from(Precision::F32);
+    let expected = "expected one device, or several CUDA devices, to train on";
+    assert_eq!(told(&[cpu(), cpu()]), expected);
+    assert_eq!(told(&[]), expected);
+    let expected = "expected a batch that 4 devices share evenly, got 6 examples";
+    assert_eq!(told(&[cpu(), cpu(), cpu(), cpu()]), expected);
+}
+
+#[test]
+fn devices_together_are_as_slow_as_the_slowest_and_lose_the_mean() {
+    let millis = Duration::from_millis;
+    let outcome = |loss, [forward, backward, update]: [u64; 3]| train::Outcome {
+        loss,
+        copy: Duration::ZERO,
+        forward: millis(forward),
+        backward: millis(backward),
+        update: millis(update),
+    };
+    let ranks = [outcome(1.0, [1, 5, 3]), outcome(2.5, [2, 4, 3])];
+    assert_eq!(train::Outcome::of(&ranks), outcome(1.75, [2, 5, 3]));
+    let settings = descent(0.1, Some(u64::MAX));
+    assert_eq!(settings.of(0), settings);
+    assert_eq!(settings.of(2).dropout, Some(1));
+    assert_eq!(descent(0.1, None).of(2).dropout, None);
 }
 
 /// A loss that is not a number is what a step says.

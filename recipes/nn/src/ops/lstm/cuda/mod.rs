@@ -238,7 +238,7 @@ mod tests {
                 let name = |work: &Work| match work {
                     Work::Launch(launch) => launch.kernel.replace("lstm_", ""),
                     Work::Product(product) => format!("{:?}", product.sizes),
-                    Work::Convolution(_) => "convolution".into(),
+                    other => unreachable!("{other:?} in a layer"),
                 };
                 program
                     .work()
