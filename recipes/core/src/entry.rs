@@ -4,7 +4,9 @@ use std::{collections::BTreeMap, fmt, path::PathBuf, str::FromStr};
 
 use candle_core::{DType, Device};
 
-use crate::{AnyRecipe, InputKind, InputLimits, LoadError, MemoryBudget, ModelBenchmark};
+use crate::{
+    AnyRecipe, InputKind, InputLimits, LoadError, MemoryBudget, ModelBenchmark, device_name,
+};
 
 /// A recipe in the catalog.
 #[derive(Clone, Copy, Debug)]

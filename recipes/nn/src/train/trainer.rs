@@ -3,6 +3,7 @@
 use std::{
     borrow::Cow,
     ops::Range,
+    slice::from_ref,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -138,7 +139,7 @@ impl Trainer {
         settings: &Settings,
         backend: &Backend,
     ) -> Result<Self> {
-        Self::on(graph, batch, weights, settings, &[backend.clone()])
+        Self::on(graph, batch, weights, settings, from_ref(backend))
     }
 
     /// The same for several CUDA devices that train together. A batch is cut into parts of one size, one a device in their
@@ -338,16 +339,16 @@ impl Trainer {
 
     /// All parameters and gradients of one of several devices.
     #[cfg(all(test, feature = "cuda"))]
-    pub(super) fn numbers_of(&mut self, rank: usize) -> [Vec<f32>; 2] {
+    pub(super) fn numbers_of(&mut self, rank: usize) -> Result<[Vec<f32>; 2]> {
         if let Device::Cuda(ranks) = &mut self.device {
-            ranks.fetch(rank, &mut self.numbers).unwrap();
+            ranks.fetch(rank, &mut self.numbers)?;
         }
         let Numbers {
             parameters,
             gradients,
             ..
         } = &self.numbers;
-        [parameters, gradients].map(|values| values.as_slice().to_vec())
+        Ok([parameters, gradients].map(|values| values.as_slice().to_vec()))
     }
 }
 

@@ -76,7 +76,7 @@ fn one_device_that_averages_has_the_same_bits() {
             for step in 0..4 {
                 let [averaged, expected] = [&mut averaging, &mut alone].map(|trainer| {
                     let loss = trainer.step(&case.input, &case.labels).unwrap().loss;
-                    let [parameters, gradients] = trainer.numbers_of(0);
+                    let [parameters, gradients] = trainer.numbers_of(0).unwrap();
                     [&[loss as f32][..], &parameters, &gradients].map(bits)
                 });
                 assert!(
@@ -104,9 +104,9 @@ fn two_devices_train_as_one_on_the_whole_batch() {
         let apart = (got.loss - expected.loss).abs();
         assert!(apart < 1e-4, "step {step}: {got:?}, expected {expected:?}");
         assert!(!got.backward.is_zero() && !got.update.is_zero(), "{got:?}");
-        let of_ranks = [0, 1].map(|rank| both.numbers_of(rank));
+        let of_ranks = [0, 1].map(|rank| both.numbers_of(rank).unwrap());
         assert!(of_ranks[0] == of_ranks[1], "step {step}: devices differ");
-        for (got, expected) in of_ranks[0].iter().zip(one.numbers_of(0)) {
+        for (got, expected) in of_ranks[0].iter().zip(one.numbers_of(0).unwrap()) {
             let expected: Vec<f64> = expected.into_iter().map(f64::from).collect();
             let off = off(got, &expected, 0.0);
             assert!(off < 1e-3, "step {step}: off by {off}");
@@ -128,7 +128,7 @@ fn an_overflow_on_one_device_changes_nothing_on_any() {
             return;
         };
         let parameters = |trainer: &mut Trainer| {
-            let numbers = |rank| trainer.numbers_of(rank);
+            let numbers = |rank| trainer.numbers_of(rank).unwrap();
             let all: Vec<_> = (0..count).map(numbers).map(|[values, _]| values).collect();
             assert!(all.iter().all(|values| *values == all[0]), "devices differ");
             all[0].clone()
