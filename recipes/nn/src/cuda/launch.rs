@@ -122,19 +122,17 @@ impl Launches {
         _recording: &Recording,
     ) -> Result<Graph> {
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        let averages = |ready: &Ready| matches!(ready, Ready::Averaging(_));
+        let flags = if self.ready.iter().any(averages) {
+            // They go before what computes, as on their stream.
+            sys::CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_USE_NODE_PRIORITY
+        } else {
+            sys::CUgraphInstantiate_flags(0)
+        };
         stream.begin_capture(mode).w()?;
         // SAFETY: as the caller's.
         let started = unsafe { self.start(stream) };
         // The capture ends whatever happened within it.
-        // What is averaged goes before what computes, as on its stream.
-        let by_priority =
-            sys::CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_USE_NODE_PRIORITY;
-        let averages = |ready: &Ready| matches!(ready, Ready::Averaging(_));
-        let flags = if self.ready.iter().any(averages) {
-            by_priority
-        } else {
-            sys::CUgraphInstantiate_flags(0)
-        };
         let graph = stream.end_capture(flags).w();
         started?;
         match graph? {
