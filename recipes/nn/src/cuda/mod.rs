@@ -54,7 +54,7 @@ pub(crate) use {
     gpu::Gpu,
     lane::{Lane, Pass},
     memory::Buffer,
-    session::{Recorded, Session},
+    session::{Fill, Recorded, Session},
 };
 
 /// What is kept in device memory between kernels; they compute in f32.

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use super::{Element, Places, Programs, order::Order, places::takes_ids};
 use crate::{
     aligned::Aligned,
-    cuda::{Gpu, Recorded, Session, Span},
+    cuda::{Fill, Gpu, Recorded, Session, Span},
     ops::optimizer::cuda::State,
     train::{Outcome, Plan, Settings, cpu::Numbers},
 };
@@ -30,9 +30,6 @@ pub(in crate::train) struct Cuda {
     state: State,
     /// What the last step's gradients were multiplied by.
     scale: f32,
-    /// A batch and its labels as the device reads them.
-    input: Vec<u8>,
-    labels: Vec<u8>,
 }
 
 impl fmt::Debug for Cuda {
@@ -89,8 +86,6 @@ impl Cuda {
             orders,
             state,
             scale: state.scale,
-            input: vec![0; places.input.bytes],
-            labels: vec![0; places.labels.bytes],
             places,
             plan: Arc::clone(plan),
         })
@@ -121,14 +116,8 @@ impl Cuda {
 
     /// Runs parts of a step on a batch; gives the loss that they find.
     fn run(&mut self, parts: &[Recorded], input: &[f32], labels: &[u32]) -> Result<f64> {
-        if takes_ids(&self.plan) {
-            let words = |id: &f32| (*id as u32).to_le_bytes();
-            write(&mut self.input, input, words);
-        } else {
-            self.places.element.write_all(input, &mut self.input);
-        }
-        write(&mut self.labels, labels, |label| label.to_le_bytes());
         let Places {
+            element,
             input: to,
             labels: to_labels,
             losses,
@@ -136,7 +125,13 @@ impl Cuda {
             results,
             ..
         } = self.places;
-        let inputs: [(Span, &[u8]); 2] = [(to, &self.input), (to_labels, &self.labels)];
+        let ids = takes_ids(&self.plan);
+        let fill = |bytes: &mut [u8]| match ids {
+            true => write(bytes, input, |id| (*id as u32).to_le_bytes()),
+            false => element.write_all(input, bytes),
+        };
+        let fill_labels = |bytes: &mut [u8]| write(bytes, labels, |label| label.to_le_bytes());
+        let inputs: [(Span, Fill<'_>); 2] = [(to, &fill), (to_labels, &fill_labels)];
         let read = self.session.run(parts, &inputs, results)?;
         let part = |span: Span| {
             let start = results.distance(span);
