@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use candle_core::Result;
 use rayon::prelude::*;
 
-use super::{Element, Places, Programs, order::Order, places::takes_ids};
+use super::{Element, Places, Programs, is_pure, order::Order, places::takes_ids};
 use crate::{
     aligned::Aligned,
     cuda::{Fill, Gpu, Recorded, Session, Span},
@@ -73,7 +73,7 @@ impl Cuda {
         for kept in &places.kept {
             session.clear(*kept)?;
         }
-        let state = State::first(places.element);
+        let state = State::first(places.element, is_pure(settings, places.element));
         session.write(places.state, &state.to_bytes())?;
         let start = session.ready(&start)?;
         session.run(&[start], &[], places.state)?;

@@ -124,5 +124,6 @@ pub(super) fn descent(lr: f64, dropout: Option<u64>) -> Settings {
             nesterov: true,
         },
         dropout,
+        pure_half: false,
     }
 }
