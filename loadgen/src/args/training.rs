@@ -14,6 +14,9 @@ pub struct TrainingArgs {
     /// Do without cuDNN's convolutions, also where it is found
     #[arg(long, env = "GALLEY_BENCH_NO_CUDNN", help_heading = "Training")]
     pub no_cudnn: bool,
+    /// With --precision float16, keep parameters, gradients and the optimizer's numbers in f16 too and do not scale the loss
+    #[arg(long, env = "GALLEY_BENCH_PURE_HALF", help_heading = "Training")]
+    pub pure_half: bool,
     /// The learning rate [default: 1e-5]
     #[arg(long, env = "GALLEY_BENCH_LR", help_heading = "Training")]
     pub lr: Option<f64>,

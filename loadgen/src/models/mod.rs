@@ -14,7 +14,7 @@ use galley_core::{DeviceName, Entry, LoadError, LoadOptions, ModelBenchmark, dev
 
 use self::{benchmark::Benchmarks, stop::Stop};
 use crate::{
-    args::{Action, ModelsArgs},
+    args::{Action, ModelsArgs, Precision},
     error::{Error, Result},
     meter::Meter,
     output::Output,
@@ -57,9 +57,12 @@ pub(crate) fn run(args: &ModelsArgs, context: &Context) -> Result<()> {
         }
         return losses::run(args, &options, beside, input);
     }
-    let dtypes: Vec<&str> = precisions
-        .iter()
-        .map(|precision| precision.name())
+    let pure = args.training.pure_half && actions.contains(&Action::Train);
+    let dtypes: Vec<&str> = (precisions.iter())
+        .map(|precision| match precision {
+            Precision::Float16 if pure => "float16 (pure)",
+            precision => precision.name(),
+        })
         .collect();
     let run = Run {
         weights: options.weights.to_string(),

@@ -86,6 +86,7 @@ pub(super) fn trainer_of(
         settings: Settings {
             optimizer: args.optimizer(optimizer(entry.name)).map_err(invalid)?,
             dropout: (!args.no_dropout).then_some(DROPOUT),
+            pure_half: args.pure_half,
         },
         libraries: Libraries {
             tf32,

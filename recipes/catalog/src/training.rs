@@ -93,6 +93,7 @@ mod tests {
         let settings = Settings {
             optimizer: optimizer(name),
             dropout: None,
+            pure_half: false,
         };
         let training = Training {
             size,

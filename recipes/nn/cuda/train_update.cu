@@ -17,6 +17,10 @@
 // `adam_w_T(parameters, gradients, mean, square, copy, vectors, keep, beta1, beta2, eps, state)`
 //     As PyTorch's AdamW; keep = 1 - lr * weight_decay.
 //
+// `sgd_pure`, `adam_w_pure`, `end_pure`
+//     The same with every number rounded to f16 as soon as it is computed, as where all arrays are f16; gradients that are no finite
+//     numbers are not looked for, and the scale stays.
+//
 // `end_T(state)`
 //     Counts. In f16 it halves the scale after a step that overflowed, and doubles it after 2000 that did not. One thread.
 #include "train_state.cuh"
@@ -60,7 +64,13 @@ __device__ __forceinline__ void keep_values(const Four& values, float* to, __hal
     narrow.store(copy + at);
 }
 
+// What of a number is kept.
+template <bool PURE> __device__ __forceinline__ float kept_of(float x) {
+    return PURE ? __half2float(__float2half_rn(x)) : x;
+}
+
 // The arithmetic of `ops/optimizer.rs`, operation by operation.
+template <bool PURE>
 __device__ __forceinline__ void sgd(float* parameters, const float* gradients, float* momentum, __half* copy,
                                     int vectors, float lr, float factor, float weight_decay, bool nesterov,
                                     const State* state) {
@@ -72,14 +82,18 @@ __device__ __forceinline__ void sgd(float* parameters, const float* gradients, f
         if (momentum && !is_first) kept = Four::load(momentum + at);
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-            const float gradient = fmaf(values.values[i], weight_decay, all.values[i] * unscale);
+            const auto keep = [](float x) { return kept_of<PURE>(x); };
+            const float value = keep(values.values[i]);
+            const float gradient = keep(fmaf(value, weight_decay, keep(all.values[i] * unscale)));
             float step = gradient;
             if (momentum) {
-                if (!is_first) step = fmaf(kept.values[i], factor, gradient);
+                if (!is_first) {
+                    step = PURE ? keep(keep(kept.values[i] * factor) + gradient) : fmaf(kept.values[i], factor, gradient);
+                }
                 kept.values[i] = step;
-                if (nesterov) step = fmaf(step, factor, gradient);
+                if (nesterov) step = keep(fmaf(step, factor, gradient));
             }
-            values.values[i] = fmaf(step, -lr, values.values[i]);
+            values.values[i] = keep(fmaf(step, -lr, value));
         }
         if (momentum) kept.store(momentum + at);
         keep_values(values, parameters, copy, at);
@@ -95,6 +109,7 @@ __device__ __forceinline__ double power(double base, unsigned exponent) {
     }
 }
 
+template <bool PURE>
 __device__ __forceinline__ void adam_w(float* parameters, const float* gradients, float* mean, float* square,
                                        __half* copy, int vectors, float keep, float beta1, float beta2, float eps,
                                        const State* state) {
@@ -104,12 +119,14 @@ __device__ __forceinline__ void adam_w(float* parameters, const float* gradients
         const Four all = Four::load(gradients + at);
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-            const float gradient = all.values[i] * unscale;
-            const float m = fmaf(gradient, 1.0f - beta1, means.values[i] * beta1);
-            const float v = fmaf(gradient * gradient, 1.0f - beta2, squares.values[i] * beta2);
+            const auto kept = [](float x) { return kept_of<PURE>(x); };
+            const float gradient = kept(all.values[i] * unscale);
+            const float m = kept(fmaf(gradient, 1.0f - beta1, means.values[i] * beta1));
+            const float v = kept(fmaf(gradient * gradient, 1.0f - beta2, kept(squares.values[i] * beta2)));
             means.values[i] = m, squares.values[i] = v;
-            const float below = fmaf(sqrtf(v), correction, eps);
-            values.values[i] = fmaf(m / below, -step_size, values.values[i] * keep);
+            const float below =
+                PURE ? kept(kept(kept(sqrtf(v)) * correction) + eps) : fmaf(sqrtf(v), correction, eps);
+            values.values[i] = kept(fmaf(m / below, -step_size, kept(kept(values.values[i]) * keep)));
         }
         means.store(mean + at);
         squares.store(square + at);
@@ -148,31 +165,37 @@ using namespace galley;
 
 #define GALLEY_KERNEL extern "C" __global__ void __launch_bounds__(BLOCK)
 
-#define GALLEY_UPDATE(name, scales)                                                                                    \
-    GALLEY_KERNEL finite_##name(const float* gradients, int vectors, State* state) {                                   \
-        take_turn();                                                                                                   \
-        find_overflow(gradients, vectors, state);                                                                      \
-    }                                                                                                                  \
+#define GALLEY_UPDATE(name, scales, pure)                                                                              \
     GALLEY_KERNEL sgd_##name(float* parameters, const float* gradients, float* momentum, __half* copy, int vectors,    \
                              float lr, float factor, float weight_decay, int nesterov, const State* state) {           \
         take_turn();                                                                                                   \
-        sgd(parameters, gradients, momentum, copy, vectors, lr, factor, weight_decay, nesterov, state);                \
-    }                                                                                                                  \
-    GALLEY_KERNEL prepare_##name(int lr_low, int lr_high, int beta1_low, int beta1_high, int beta2_low,                \
-                                 int beta2_high, State* state) {                                                       \
-        take_turn();                                                                                                   \
-        prepare(__hiloint2double(lr_high, lr_low), __hiloint2double(beta1_high, beta1_low),                            \
-                __hiloint2double(beta2_high, beta2_low), state);                                                       \
+        sgd<pure>(parameters, gradients, momentum, copy, vectors, lr, factor, weight_decay, nesterov, state);          \
     }                                                                                                                  \
     GALLEY_KERNEL adam_w_##name(float* parameters, const float* gradients, float* mean, float* square, __half* copy,   \
                                 int vectors, float keep, float beta1, float beta2, float eps, const State* state) {    \
         take_turn();                                                                                                   \
-        adam_w(parameters, gradients, mean, square, copy, vectors, keep, beta1, beta2, eps, state);                    \
+        adam_w<pure>(parameters, gradients, mean, square, copy, vectors, keep, beta1, beta2, eps, state);              \
     }                                                                                                                  \
     GALLEY_KERNEL end_##name(State* state) {                                                                           \
         take_turn();                                                                                                   \
         end(state, scales);                                                                                            \
     }
 
-GALLEY_UPDATE(f16, true)
-GALLEY_UPDATE(f32, false)
+GALLEY_UPDATE(f16, true, false)
+GALLEY_UPDATE(f32, false, false)
+GALLEY_UPDATE(pure, false, true)
+
+#define GALLEY_BEFORE(name)                                                                                            \
+    GALLEY_KERNEL finite_##name(const float* gradients, int vectors, State* state) {                                   \
+        take_turn();                                                                                                   \
+        find_overflow(gradients, vectors, state);                                                                      \
+    }                                                                                                                  \
+    GALLEY_KERNEL prepare_##name(int lr_low, int lr_high, int beta1_low, int beta1_high, int beta2_low,                \
+                                 int beta2_high, State* state) {                                                       \
+        take_turn();                                                                                                   \
+        prepare(__hiloint2double(lr_high, lr_low), __hiloint2double(beta1_high, beta1_low),                            \
+                __hiloint2double(beta2_high, beta2_low), state);                                                       \
+    }
+
+GALLEY_BEFORE(f16)
+GALLEY_BEFORE(f32)

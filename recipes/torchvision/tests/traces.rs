@@ -65,6 +65,7 @@ fn every_family_is_trained_as_by_pytorch() {
         let settings = Settings {
             optimizer: Optimizer::SGD.with_rate(1e-4),
             dropout: None,
+            pure_half: false,
         };
         let graph = trained(name, Some(size)).unwrap().unwrap();
         let backend = Backend::of(&Device::Cpu, DType::F32).unwrap();

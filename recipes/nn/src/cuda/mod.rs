@@ -55,7 +55,7 @@ pub(crate) use {
     gpu::Gpu,
     lane::{Lane, Pass},
     memory::{Buffer, Recording, recording},
-    session::{Recorded, Session},
+    session::{Fill, Recorded, Session},
 };
 
 /// What is kept in device memory between kernels; they compute in f32.

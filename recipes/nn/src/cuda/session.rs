@@ -38,6 +38,9 @@ pub(crate) struct Session {
     done: CudaEvent,
 }
 
+/// Writes all bytes of an input.
+pub(crate) type Fill<'a> = &'a dyn Fn(&mut [u8]);
+
 /// A program of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Recorded(usize);
@@ -167,39 +170,33 @@ impl Session {
         Ok(Recorded(self.programs.len() - 1))
     }
 
-    /// Copies inputs to their spans, runs programs one after the other and waits for them. Gives what is in the output then.
+    /// Copies what fills inputs to their spans, runs programs one after the other and waits for them. Gives what is in the output
+    /// then.
     ///
     /// # Errors
-    /// A span is not of this memory, an input is not as long as its span, or a launch failed.
+    /// A span is not of this memory, or a launch failed.
     ///
     /// # Panics
     /// A program is another session's.
     pub(crate) fn run(
         &mut self,
         programs: &[Recorded],
-        inputs: &[(Span, &[u8])],
+        inputs: &[(Span, Fill<'_>)],
         output: Span,
     ) -> Result<&[u8]> {
         self.gpu.bind()?;
         self.measured = 0;
         let from = self.address(output)?;
         let mut copies = Vec::with_capacity(inputs.len());
-        for (span, bytes) in inputs {
-            if bytes.len() != span.bytes {
-                bail!(
-                    "expected an input of {} bytes, got {}",
-                    span.bytes,
-                    bytes.len()
-                )
-            }
-            copies.push((self.address(*span)?, *bytes));
+        for (span, _) in inputs {
+            copies.push((self.address(*span)?, span.bytes));
         }
         if self.inputs.len() < inputs.len() {
             self.inputs.resize_with(inputs.len(), || None);
         }
-        for (pinned, (_, bytes)) in self.inputs.iter_mut().zip(&copies) {
-            let pinned = Pinned::at_least(pinned, &self.gpu, bytes.len())?;
-            pinned.bytes(bytes.len()).copy_from_slice(bytes);
+        for (pinned, (span, fill)) in self.inputs.iter_mut().zip(inputs) {
+            let pinned = Pinned::at_least(pinned, &self.gpu, span.bytes)?;
+            fill(pinned.bytes(span.bytes));
         }
         while self.marks.len() <= programs.len() {
             self.marks.push(self.gpu.event()?);
@@ -211,7 +208,7 @@ impl Session {
             for (pinned, (to, bytes)) in pinned.iter_mut().flatten().zip(&copies) {
                 // SAFETY: the span lies in the session's memory. Neither end is touched until the stream is waited for
                 // below, which happens whether all is well or not.
-                unsafe { pinned.send(bytes.len(), *to, stream) }?;
+                unsafe { pinned.send(*bytes, *to, stream) }?;
             }
             for (mark, Recorded(program)) in marks.iter().zip(programs) {
                 mark.record(stream).w()?;

@@ -7,6 +7,9 @@ pub struct Settings {
     pub optimizer: Optimizer,
     /// The seed of dropout's zeros; without one there is no dropout.
     pub dropout: Option<u64>,
+    /// Whether f16 is all that there is where a CUDA device computes in it: parameters, gradients and what the optimizer keeps are
+    /// rounded whenever they change, and the loss is not scaled.
+    pub pure_half: bool,
 }
 
 #[cfg(any(test, feature = "cuda"))]

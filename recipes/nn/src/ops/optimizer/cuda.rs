@@ -35,12 +35,12 @@ impl State {
     /// On the device.
     pub(crate) const BYTES: usize = 32;
 
-    /// Before the first step.
-    pub(crate) fn first(element: Element) -> Self {
+    /// Before the first step, of whose arithmetic only f16 with f32 beside it has its loss scaled.
+    pub(crate) fn first(element: Element, pure: bool) -> Self {
         Self {
             scale: match element {
-                Element::F16 => 65536.0,
-                Element::F32 => 1.0,
+                Element::F16 if !pure => 65536.0,
+                _ => 1.0,
             },
             good: 0,
             passes: 0,
@@ -93,6 +93,8 @@ pub(crate) struct Trained {
     pub(crate) gradients: Span,
     /// [`State::BYTES`].
     pub(crate) state: Span,
+    /// Whether every number is rounded to f16.
+    pub(crate) pure: bool,
 }
 
 /// A step of stochastic gradient descent, as PyTorch's `SGD`.
@@ -125,7 +127,7 @@ impl Trained {
     /// # Errors
     /// There are too many; so for all that follow.
     pub(crate) fn check(&self, draft: &mut Draft) -> Result<()> {
-        if draft.target.element == Element::F32 {
+        if draft.target.element == Element::F32 || self.pure {
             return Ok(());
         }
         let grid = Grid::row(
@@ -156,7 +158,7 @@ impl Trained {
             self.state.read(),
         ];
         // SAFETY: as for `check`.
-        unsafe { draft.launch((Source::TrainUpdate, "sgd"), self.grid(), arguments) }
+        unsafe { self.launch(draft, "sgd", self.grid(), arguments) }
     }
 
     /// A step.
@@ -186,14 +188,36 @@ impl Trained {
             self.state.read(),
         ];
         // SAFETY: as for `check`.
-        unsafe { draft.launch((Source::TrainUpdate, "adam_w"), self.grid(), arguments) }
+        unsafe { self.launch(draft, "adam_w", self.grid(), arguments) }
     }
 
     /// Counts the pass and the step, and changes the scale as f16 wants it. It comes last.
     pub(crate) fn end(&self, draft: &mut Draft) -> Result<()> {
         let arguments = [self.state.write()];
         // SAFETY: as for `check`.
-        unsafe { draft.launch((Source::TrainUpdate, "end"), Grid::row(1, 1), arguments) }
+        unsafe { self.launch(draft, "end", Grid::row(1, 1), arguments) }
+    }
+
+    /// A kernel of the arithmetic.
+    ///
+    /// # Safety
+    /// As [`Draft::launch`].
+    unsafe fn launch(
+        &self,
+        draft: &mut Draft,
+        name: &str,
+        grid: Grid,
+        arguments: impl IntoIterator<Item = Argument>,
+    ) -> Result<()> {
+        // SAFETY: as the caller's.
+        unsafe {
+            if self.pure {
+                let kernel = (Source::TrainUpdate, format!("{name}_pure"));
+                draft.program().push(kernel, grid, arguments)
+            } else {
+                draft.launch((Source::TrainUpdate, name), grid, arguments)
+            }
+        }
     }
 
     fn grid(&self) -> Grid {
@@ -241,6 +265,7 @@ mod tests {
                     copy: (element == Element::F16).then_some(copy),
                     gradients,
                     state,
+                    pure: false,
                 };
                 trained.check(draft)?;
                 let with = AdamW {

@@ -5,10 +5,10 @@ use std::{fmt, sync::Arc, time::Duration};
 use candle_core::Result;
 use rayon::prelude::*;
 
-use super::{Element, Places, Programs, order::Order, places::takes_ids};
+use super::{Element, Places, Programs, is_pure, order::Order, places::takes_ids};
 use crate::{
     aligned::Aligned,
-    cuda::{Gpu, Recorded, Recording, Session, Span},
+    cuda::{Fill, Gpu, Recorded, Recording, Session, Span},
     ops::optimizer::cuda::State,
     train::{Outcome, Plan, Settings, cpu::Numbers},
 };
@@ -30,9 +30,6 @@ pub(super) struct Cuda {
     state: State,
     /// What the last step's gradients were multiplied by.
     scale: f32,
-    /// A batch and its labels as the device reads them.
-    input: Vec<u8>,
-    labels: Vec<u8>,
     gpu: Gpu,
 }
 
@@ -77,12 +74,12 @@ impl Cuda {
         for kept in &places.kept {
             session.clear(*kept)?;
         }
-        let state = State::first(places.element);
+        let state = State::first(places.element, is_pure(settings, places.element));
         session.write(places.state, &state.to_bytes())?;
         let start = session.ready(&start)?;
-        let [input, labels] = [places.input, places.labels].map(|span| vec![0; span.bytes]);
         // It also has the host's memory that batches pass through. Later that might wait for a device which waits for this one.
-        let inputs = [(places.input, &input[..]), (places.labels, &labels[..])];
+        let clear = |bytes: &mut [u8]| bytes.fill(0);
+        let inputs = [places.input, places.labels].map(|span| (span, &clear as Fill<'_>));
         session.run(&[start], &inputs, places.results)?;
         Ok(Self {
             forward: session.ready(&forward)?,
@@ -93,8 +90,6 @@ impl Cuda {
             orders,
             state,
             scale: state.scale,
-            input,
-            labels,
             places,
             plan: Arc::clone(plan),
             gpu,
@@ -140,14 +135,8 @@ impl Cuda {
 
     /// Runs parts of a step on a batch; gives the loss that they find.
     fn run(&mut self, parts: &[Recorded], input: &[f32], labels: &[u32]) -> Result<f64> {
-        if takes_ids(&self.plan) {
-            let words = |id: &f32| (*id as u32).to_le_bytes();
-            write(&mut self.input, input, words);
-        } else {
-            self.places.element.write_all(input, &mut self.input);
-        }
-        write(&mut self.labels, labels, |label| label.to_le_bytes());
         let Places {
+            element,
             input: to,
             labels: to_labels,
             losses,
@@ -155,7 +144,13 @@ impl Cuda {
             results,
             ..
         } = self.places;
-        let inputs: [(Span, &[u8]); 2] = [(to, &self.input), (to_labels, &self.labels)];
+        let ids = takes_ids(&self.plan);
+        let fill = |bytes: &mut [u8]| match ids {
+            true => write(bytes, input, |id| (*id as u32).to_le_bytes()),
+            false => element.write_all(input, bytes),
+        };
+        let fill_labels = |bytes: &mut [u8]| write(bytes, labels, |label| label.to_le_bytes());
+        let inputs: [(Span, Fill<'_>); 2] = [(to, &fill), (to_labels, &fill_labels)];
         let read = self.session.run(parts, &inputs, results)?;
         let part = |span: Span| {
             let start = results.distance(span);

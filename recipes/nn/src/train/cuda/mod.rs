@@ -68,6 +68,7 @@ impl Programs {
                 plan,
                 places: &places,
                 draft: Draft::new(target, layout),
+                pure: is_pure(settings, target.element),
                 seed: settings.dropout.unwrap_or(0),
                 drops,
             };
@@ -108,11 +109,18 @@ impl Programs {
     }
 }
 
+/// Whether f16 is all that there is on a device that computes in an element.
+fn is_pure(settings: &Settings, element: Element) -> bool {
+    settings.pure_half && element == Element::F16
+}
+
 /// A program in the making.
 struct Making<'a> {
     plan: &'a Plan,
     places: &'a Places,
     draft: Draft,
+    /// Whether f16 is all that there is.
+    pure: bool,
     seed: u64,
     /// Whether dropout does anything, and running statistics run on.
     drops: bool,
@@ -151,6 +159,7 @@ impl Making<'_> {
             copy: (places.element != Element::F32).then_some(places.rounded),
             gradients: places.gradients,
             state: places.state,
+            pure: self.pure,
         };
         let draft = &mut self.draft;
         trained.check(draft)?;

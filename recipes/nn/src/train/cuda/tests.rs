@@ -53,6 +53,39 @@ fn steps_stay_within_their_memory() {
     }
 }
 
+/// What becomes of parameters where f16 is all that there is.
+fn pure(optimizer: Optimizer) -> Programs {
+    let plan = differentiate(
+        &network(5000),
+        Form {
+            batch: 3,
+            dropout: false,
+        },
+    )
+    .unwrap();
+    let settings = Settings {
+        optimizer,
+        pure_half: true,
+        ..descent(0.1, None)
+    };
+    Programs::new(&plan, &settings, Target::hopper(Element::F16)).unwrap()
+}
+
+#[test]
+fn where_f16_is_all_that_there_is_nothing_looks_for_overflows() {
+    for (optimizer, expected) in [
+        (Optimizer::SGD, vec!["sgd_pure", "end_pure"]),
+        (
+            Optimizer::ADAM_W,
+            vec!["prepare_f16", "adam_w_pure", "end_pure"],
+        ),
+    ] {
+        let programs = pure(optimizer);
+        let names = programs.update.work().iter().map(name);
+        assert_eq!(names.collect::<Vec<_>>(), expected);
+    }
+}
+
 /// Of all kernels, as they were compiled.
 #[cfg(feature = "cuda")]
 #[test]
@@ -64,6 +97,9 @@ fn launches_are_as_their_kernels_want_them() {
                 crate::cuda::tests::check_signatures(part);
             }
         }
+    }
+    for optimizer in [Optimizer::SGD, Optimizer::ADAM_W] {
+        crate::cuda::tests::check_signatures(&pure(optimizer).update);
     }
 }
 

@@ -6,7 +6,7 @@ use super::{Case, descent, steps::worst};
 use crate::{
     backend::{Backend, Kind},
     cuda::{Element, tests::device},
-    train::{Trainer, reference::Outcome},
+    train::{Settings, Trainer, reference::Outcome},
 };
 
 /// Steps after which gradients have become small enough for f16, at most.
@@ -20,6 +20,33 @@ fn backends() -> &'static [(Element, Backend)] {
         both.filter_map(|element| Some((element, Backend(Kind::Cuda(device(element)?)))))
             .collect()
     })
+}
+
+/// Whether all parameters are numbers of f16 after a step, and have changed.
+#[test]
+fn where_f16_is_all_that_there_is_parameters_are_numbers_of_it() {
+    for (_, backend) in backends()
+        .iter()
+        .filter(|(element, _)| *element == Element::F16)
+    {
+        let case = Case::new(super::sequences::lstm(), 6, 3);
+        let settings = Settings {
+            pure_half: true,
+            ..descent(0.1, None)
+        };
+        let mut trainer = case.trainer_on(&settings, backend);
+        let values = |trainer: &mut Trainer| -> Vec<f32> {
+            let parameters = trainer.parameters().unwrap();
+            parameters
+                .flat_map(|parameter| parameter.values.to_vec())
+                .collect()
+        };
+        let before = values(&mut trainer);
+        let loss = trainer.step(&case.input, &case.labels).unwrap().loss;
+        let after = values(&mut trainer);
+        assert!(loss.is_finite() && before != after);
+        assert!(after.iter().all(|&x| half::f16::from_f32(x).to_f32() == x));
+    }
 }
 
 /// Whether a step's gradients were more than f16 holds: then it has changed nothing but what the next loss is multiplied by.

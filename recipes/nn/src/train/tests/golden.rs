@@ -53,6 +53,7 @@ fn check(kind: &str, graph: &Graph, input: Vec<f32>, optimizer: Optimizer) {
     let settings = Settings {
         optimizer,
         dropout: None,
+        pure_half: false,
     };
     let backend = Precision::F32.into();
     let mut trainer = Trainer::new(graph, BATCH, &weights, &settings, &backend).unwrap();

@@ -126,5 +126,6 @@ pub(super) fn descent(lr: f64, dropout: Option<u64>) -> Settings {
             nesterov: true,
         },
         dropout,
+        pure_half: false,
     }
 }

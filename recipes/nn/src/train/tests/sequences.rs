@@ -246,7 +246,11 @@ fn sequences_are_learnt() {
         }
         for dropout in [None, Some(1)] {
             let optimizer = Optimizer::ADAM_W.with_rate(0.002);
-            let mut trainer = case.trainer(&Settings { optimizer, dropout });
+            let mut trainer = case.trainer(&Settings {
+                optimizer,
+                dropout,
+                pure_half: false,
+            });
             let mut step = || trainer.step(&case.input, &case.labels).unwrap().loss;
             let first = step();
             let losses: Vec<f64> = (0..400).map(|_| step()).collect();

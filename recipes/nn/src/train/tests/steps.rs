@@ -121,7 +121,11 @@ fn a_batch_is_learnt() {
     ];
     for optimizer in optimizers {
         for dropout in [None, Some(1)] {
-            let mut trainer = case.trainer(&Settings { optimizer, dropout });
+            let mut trainer = case.trainer(&Settings {
+                optimizer,
+                dropout,
+                pure_half: false,
+            });
             let mut step = || trainer.step(&case.input, &case.labels).unwrap().loss;
             let first = step();
             let last = (0..60).map(|_| step()).last().unwrap();
