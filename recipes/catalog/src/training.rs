@@ -9,7 +9,7 @@ use galley_nn::{
 };
 
 /// How a recipe's network is to be trained.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug)]
 pub struct Training<'a> {
     /// Pixels down as across, or tokens or steps; without it, as many as [`trainable`] says.
     pub size: Option<usize>,
