@@ -31,7 +31,7 @@ impl Memory<'_> {
                     self.multiply(product);
                     continue;
                 }
-                Work::Convolution(_) => panic!("no LSTM has convolutions"),
+                other => panic!("no LSTM has {other:?}"),
             };
             let mut call = Call {
                 memory: self,
