@@ -1,15 +1,19 @@
 //! The command line as typed. [`crate::config`] turns it into what is valid.
 
+mod access;
 mod jobs;
 mod model;
+mod objective;
 
 use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use bytesize::ByteSize;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub use self::access::AccessArgs;
 pub use self::jobs::JobsArgs;
 pub use self::model::{AutoSize, BatchingArgs, DtypeArg, ModelArgs};
+pub use self::objective::Objective;
 
 use crate::{
     host::Host,
@@ -146,6 +150,16 @@ pub struct ServeArgs {
     /// How batches are made.
     #[command(flatten)]
     pub batching: BatchingArgs,
+    /// Within what time requests are to be answered, of all recipes (50ms) or of one (RECIPE=50ms); may be repeated. What
+    /// cannot be by what is predicted is refused at once, and batches stay small enough for it [default: no objective]
+    #[arg(
+        long,
+        env = "GALLEY_SLO",
+        value_delimiter = ',',
+        value_name = "[RECIPE=]TIME",
+        help_heading = "Batching"
+    )]
+    pub slo: Vec<Objective>,
     /// How long an answer may take; a request may ask for less
     #[arg(
         long, env = "GALLEY_TIMEOUT", default_value = "60s", value_parser = humantime::parse_duration, value_name = "TIME",
@@ -262,48 +276,6 @@ pub struct ServeArgs {
         value_name = "TIME"
     )]
     pub drain_delay: Duration,
-}
-
-/// Who may ask a server, and over what.
-#[derive(Args, Clone, Debug)]
-pub struct AccessArgs {
-    /// A file of API keys, one a line as KEY or NAME KEY, # for comments; every request but probes and the web page's
-    /// files then needs one, as Authorization: Bearer KEY or X-API-Key: KEY. SIGHUP reads the file again
-    #[arg(
-        long,
-        env = "GALLEY_API_KEY_FILE",
-        value_name = "FILE",
-        help_heading = "Access"
-    )]
-    pub api_key_file: Option<PathBuf>,
-    /// With API keys: metrics need none
-    #[arg(long, env = "GALLEY_OPEN_METRICS", help_heading = "Access")]
-    pub open_metrics: bool,
-    /// Serve https with this certificate and its chain, in PEM. SIGHUP reads it again, with its key
-    #[arg(
-        long,
-        env = "GALLEY_TLS_CERT",
-        value_name = "FILE",
-        help_heading = "Access"
-    )]
-    pub tls_cert: Option<PathBuf>,
-    /// The certificate's private key, in PEM
-    #[arg(
-        long,
-        env = "GALLEY_TLS_KEY",
-        value_name = "FILE",
-        help_heading = "Access"
-    )]
-    pub tls_key: Option<PathBuf>,
-    /// Origins of other web pages that browsers may let ask this server, separated by commas; without it there are none
-    #[arg(
-        long,
-        env = "GALLEY_CORS_ORIGIN",
-        value_delimiter = ',',
-        value_name = "URL",
-        help_heading = "Access"
-    )]
-    pub cors_origin: Vec<String>,
 }
 
 /// `galley predict`.

@@ -13,7 +13,7 @@ use url::{Origin, Url};
 
 use crate::{
     access::{Access, Keyring, Tls},
-    cli::{AccessArgs, AutoSize, BatchingArgs, DtypeArg, ModelArgs, ServeArgs},
+    cli::{AccessArgs, AutoSize, BatchingArgs, DtypeArg, ModelArgs, Objective, ServeArgs},
     engine::EngineConfig,
     http::HttpConfig,
     jobs::JobsConfig,
@@ -132,8 +132,11 @@ impl ServeConfig {
             address: SocketAddr::new(address, args.port),
             grpc_address: args.grpc_port.map(|port| SocketAddr::new(address, port)),
             model: ModelConfig::new(&args.model, &recipes)?,
+            engine: EngineConfig {
+                objectives: objectives(&args.slo, &recipes)?,
+                ..engine(&args.batching)
+            },
             recipes,
-            engine: engine(&args.batching),
             batches_in_flight: args.batching.batches_in_flight,
             http,
             jobs: args.jobs.config()?,
@@ -224,6 +227,31 @@ pub(crate) fn engine(args: &BatchingArgs) -> EngineConfig {
         max_queue_size: args.max_queue_size.get(),
         ..EngineConfig::default()
     }
+}
+
+/// Each recipe's objective: its own, or else that of all.
+fn objectives(
+    typed: &[Objective],
+    recipes: &[&'static Entry],
+) -> anyhow::Result<BTreeMap<String, Duration>> {
+    let mut named: BTreeMap<Option<&str>, Duration> = BTreeMap::new();
+    for objective in typed {
+        let recipe = objective.recipe.as_deref();
+        let name = recipe.unwrap_or("all recipes");
+        ensure!(
+            recipe.is_none_or(|name| recipes.iter().any(|entry| entry.name == name)),
+            "--slo: {name} is not among the recipes"
+        );
+        ensure!(
+            named.insert(recipe, objective.within).is_none(),
+            "--slo: expected one objective for {name}, got two"
+        );
+    }
+    let of = |entry: &&Entry| {
+        let within = named.get(&Some(entry.name)).or_else(|| named.get(&None));
+        Some((entry.name.to_owned(), *within?))
+    };
+    Ok(recipes.iter().filter_map(of).collect())
 }
 
 fn access(args: &AccessArgs) -> anyhow::Result<Access> {

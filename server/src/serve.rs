@@ -71,24 +71,9 @@ fn load_onto(
         batches_in_flight.unwrap_or(NonZeroUsize::MIN.saturating_add(usual - 1));
     Ok(Device {
         name,
-        kind: kind(device),
         recipes,
         batches_in_flight,
     })
-}
-
-/// What a device is: others of the same name are as fast.
-fn kind(device: &candle_core::Device) -> String {
-    #[cfg(feature = "cuda")]
-    if let Ok(cuda) = device.as_cuda_device()
-        && let Ok(name) = cuda.cuda_stream().context().name()
-    {
-        return name;
-    }
-    match device.is_cpu() {
-        true => "cpu".into(),
-        false => format!("{:?}", device.location()),
-    }
 }
 
 /// Serves until a signal comes and everything accepted is answered.

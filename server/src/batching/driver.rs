@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Limits, Lost, Policy, QueueId, Queued, RequestId, Run, Speed, Step};
+use super::{Limits, Lost, Policy, QueueId, Queued, RequestId, Run, Speed, Step, Wanted};
 
 /// The queues of all recipes.
 #[derive(Debug)]
@@ -61,21 +61,21 @@ impl<T> Dispatcher<T> {
     }
 
     /// Adds items of a request at once, so that a device cannot take the first before the last is there. All of a
-    /// request's items have its deadline. After [`Dispatcher::close`] they are given back.
+    /// request's items are wanted at the same time. After [`Dispatcher::close`] they are given back.
     ///
     /// # Errors
     /// The dispatcher is closed.
     pub fn push(
         &self,
         id: QueueId,
-        request: (RequestId, Instant),
+        wanted: Wanted,
         items: Vec<Queued<T>>,
     ) -> Result<(), Vec<Queued<T>>> {
         let mut state = self.lock();
         if state.closed {
             return Err(items);
         }
-        state.policy.push(id, request, items);
+        state.policy.push(id, wanted, items);
         let wake = state.waiting > 0;
         drop(state);
         if wake {
@@ -194,7 +194,7 @@ impl<T> Dispatcher<T> {
 mod tests {
     use std::{sync::Arc, thread};
 
-    use super::*;
+    use super::{super::Curve, *};
 
     const LONG: Duration = Duration::from_secs(3600);
 
@@ -206,7 +206,9 @@ mod tests {
         Some(Limits {
             max_batch_size: 4,
             max_batch_cost: 100,
-            speed: Speed::default(),
+            curve: Curve::default(),
+            in_flight: 1,
+            longest: Duration::MAX,
         })
     }
 
@@ -217,9 +219,13 @@ mod tests {
             since,
             item,
         };
-        let request = (RequestId(u64::from(item)), since + within);
+        let wanted = Wanted {
+            request: RequestId(u64::from(item)),
+            due: since + within,
+            deadline: since + within,
+        };
         dispatcher
-            .push(QueueId(queue), request, vec![queued])
+            .push(QueueId(queue), wanted, vec![queued])
             .is_ok()
     }
 

@@ -5,14 +5,18 @@
 //! [`Pace`] says before a request is taken whether it can be. These are pure; [`Dispatcher`] is the thin shell that puts
 //! a lock and a clock around the policy.
 
+mod curve;
 mod driver;
 mod pace;
 mod policy;
 mod queue;
 mod speed;
+#[cfg(test)]
+mod tests;
 
+pub use curve::Curve;
 pub use driver::{Dispatcher, Due, Next};
-pub use pace::{Ahead, Pace};
+pub use pace::{Ahead, Pace, longest_batch};
 pub use policy::{Lost, Policy, QueueId, Run, Step};
-pub use queue::{Limits, Queue, Queued, RequestId};
+pub use queue::{Limits, Queue, Queued, RequestId, Wanted};
 pub use speed::Speed;

@@ -16,6 +16,12 @@ const EXPECTED_ITEMS: f64 = 4.0;
 /// longer to keep a device busy, and an item that comes too late is time wasted.
 const HEADROOM: f64 = 0.8;
 
+/// The longest batch that an objective allows: while it runs, and others that the device has in hand, the next one fills, and all
+/// of that is to be over in time.
+pub fn longest_batch(objective: Duration, batches_in_flight: usize) -> Duration {
+    objective.mul_f64(HEADROOM / (batches_in_flight + 1) as f64)
+}
+
 /// What is before a new request: admitted and not answered yet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ahead {

@@ -8,7 +8,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Limits, Queue, Queued, RequestId, Speed};
+use super::{Limits, Queue, Queued, RequestId, Speed, Wanted};
 
 /// How much less a prediction counts each time that all of a recipe's requests were given up for its sake.
 const DOUBT: f64 = 0.5;
@@ -24,6 +24,8 @@ pub struct Run<T> {
     pub queue: QueueId,
     /// The items to run, in the order of their turns.
     pub batch: Vec<Queued<T>>,
+    /// How many others wait that it had no room for.
+    pub left: usize,
     /// What it is expected to take; to be given back to [`Policy::ran`].
     pub predicted: Duration,
 }
@@ -94,18 +96,13 @@ impl<T> Policy<T> {
         self.shares[id.0].speed = speed;
     }
 
-    /// Adds items of a request, all of which have its deadline.
-    pub fn push(
-        &mut self,
-        id: QueueId,
-        (request, deadline): (RequestId, Instant),
-        items: Vec<Queued<T>>,
-    ) {
+    /// Adds items of a request, all of which are wanted at the same time.
+    pub fn push(&mut self, id: QueueId, wanted: Wanted, items: Vec<Queued<T>>) {
         let share = &mut self.shares[id.0];
         if share.queue.is_empty() {
             share.given = share.given.max(self.present);
         }
-        share.queue.push(request, deadline, items);
+        share.queue.push(wanted, items);
     }
 
     /// Takes out what is left of a request.
@@ -135,7 +132,7 @@ impl<T> Policy<T> {
         now: Instant,
         mut limits: impl FnMut(QueueId) -> Option<Limits>,
     ) -> Step<T> {
-        let mut waiting: Vec<(f64, Instant, QueueId)> = self
+        let mut waiting: Vec<(f64, (Instant, Instant), QueueId)> = self
             .shares
             .iter()
             .enumerate()
@@ -143,25 +140,32 @@ impl<T> Policy<T> {
             .collect();
         // Among equals whoever has waited longest.
         waiting.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+        // Each of them waits for the others' batches too.
+        let sharing = waiting.len().max(1) as u32;
         let mut until: Option<Instant> = None;
-        for (_, since, id) in waiting {
-            let Some(limits) = limits(id) else {
+        for (_, (since, due), id) in waiting {
+            let Some(mut limits) = limits(id) else {
                 continue;
             };
+            limits.longest /= sharing;
             let share = &mut self.shares[id.0];
-            let ripe = since + self.max_queue_delay;
+            // Whoever is waited for may not make the first late.
+            let finish = limits.finish(share.queue.len(), share.queue.cost());
+            let latest = due.checked_sub(finish).unwrap_or(now);
+            let ripe = latest.min(since + self.max_queue_delay);
             if now < ripe && !share.queue.fills(&limits) {
                 until = Some(until.map_or(ripe, |earlier| earlier.min(ripe)));
                 continue;
             }
-            let batch = share.queue.take_batch(&limits);
+            let batch = share.queue.take_batch(&limits, now);
             let cost = batch.iter().map(|queued| u64::from(queued.cost)).sum();
-            let predicted = limits.speed.predict(cost);
+            let predicted = limits.curve.predict(batch.len(), cost);
             self.present = self.present.max(share.given);
             share.given += predicted.as_secs_f64();
             return Step::Run(Run {
                 queue: id,
                 batch,
+                left: share.queue.len(),
                 predicted,
             });
         }

@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::Speed;
+use super::{Curve, Speed};
 
 /// How many batches' worth of items, from the first on, are looked through for companions of like cost.
 const LOOKAHEAD_BATCHES: usize = 4;
@@ -22,19 +22,63 @@ const LOOKAHEAD_BATCHES: usize = 4;
 const HORIZON: Duration = Duration::from_secs(86_400);
 
 /// The bounds of a batch, on the device that asks.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Limits {
     /// The most items of a batch; at least 1.
     pub max_batch_size: usize,
     /// The most that the items of a batch may cost together. One item that costs more runs alone.
     pub max_batch_cost: u64,
     /// What a batch takes there, as far as is known.
-    pub speed: Speed,
+    pub curve: Curve,
+    /// How many batches the device has in hand at once: one waits for the others.
+    pub in_flight: u32,
+    /// The most that a batch may take, for the sake of those that wait meanwhile.
+    pub longest: Duration,
+}
+
+impl Limits {
+    /// How long it is expected to take until a batch that is formed now is answered.
+    pub(super) fn finish(&self, items: usize, cost: u64) -> Duration {
+        self.curve.predict(items, cost) * self.in_flight
+    }
+
+    /// The same with so few items, of so many that wait and what they cost, that a batch takes no longer than `time`. Where not
+    /// even one would, nothing is gained by a small batch.
+    fn within(mut self, time: Duration, waiting: usize, cost: u64) -> Self {
+        let mean = cost as f64 / waiting.max(1) as f64;
+        let in_time =
+            |items: usize| self.curve.predict(items, (mean * items as f64) as u64) <= time;
+        let most = self.max_batch_size.min(waiting);
+        if in_time(most) || !in_time(1) {
+            return self;
+        }
+        let (mut fits, mut exceeds) = (1, most);
+        while fits + 1 < exceeds {
+            let middle = fits.midpoint(exceeds);
+            match in_time(middle) {
+                true => fits = middle,
+                false => exceeds = middle,
+            }
+        }
+        self.max_batch_size = fits;
+        self
+    }
 }
 
 /// Whose items wait; unique while they do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestId(pub u64);
+
+/// Whose items are pushed, and when their answers are wanted.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted {
+    /// The request.
+    pub request: RequestId,
+    /// By when: its objective.
+    pub due: Instant,
+    /// From then on they are of no use.
+    pub deadline: Instant,
+}
 
 /// An item that waits.
 #[derive(Clone, Debug)]
@@ -57,6 +101,7 @@ struct Turn {
 /// A request of which items wait.
 #[derive(Debug)]
 struct Request<T> {
+    due: Instant,
     deadline: Instant,
     /// Its items by their turns, which ascend.
     items: VecDeque<(Turn, Queued<T>)>,
@@ -108,20 +153,23 @@ impl<T> Queue<T> {
         self.len == 0
     }
 
-    /// Since when the item whose turn is next has waited.
-    pub fn first(&self) -> Option<Instant> {
-        self.head().map(|queued| queued.since)
+    /// Since when the item whose turn is next has waited, and when it is due.
+    pub fn first(&self) -> Option<(Instant, Instant)> {
+        let (request, queued) = self.head()?;
+        Some((queued.since, request.due))
     }
 
-    /// Adds items of a request, all of which have its deadline.
-    pub fn push(
-        &mut self,
-        id: RequestId,
-        deadline: Instant,
-        items: impl IntoIterator<Item = Queued<T>>,
-    ) {
+    /// What all that waits costs.
+    pub fn cost(&self) -> u64 {
+        self.cost
+    }
+
+    /// Adds items of a request, all of which are wanted at the same time.
+    pub fn push(&mut self, wanted: Wanted, items: impl IntoIterator<Item = Queued<T>>) {
+        let id = wanted.request;
         let request = self.requests.entry(id).or_insert_with(|| Request {
-            deadline,
+            due: wanted.due,
+            deadline: wanted.deadline,
             items: VecDeque::new(),
             cost: 0,
         });
@@ -196,16 +244,26 @@ impl<T> Queue<T> {
         self.len >= limits.max_batch_size || self.cost >= limits.max_batch_cost
     }
 
-    /// Takes a batch out, its items in the order of their turns. It is empty only if the queue is.
-    pub fn take_batch(&mut self, limits: &Limits) -> Vec<Queued<T>> {
-        let Some(first) = self.head().map(|queued| queued.cost) else {
+    /// Takes a batch out, its items in the order of their turns, and not so many that the first would be late for their sake.
+    /// It is empty only if the queue is.
+    pub fn take_batch(&mut self, limits: &Limits, now: Instant) -> Vec<Queued<T>> {
+        let Some((_, due)) = self.first() else {
+            return Vec::new();
+        };
+        let time = due.saturating_duration_since(now);
+        let limits = limits
+            .clone()
+            .within(limits.longest, self.len, self.cost)
+            .within(time / limits.in_flight, self.len, self.cost);
+        let limits = &limits;
+        let Some(first) = self.head().map(|(_, queued)| queued.cost) else {
             return Vec::new();
         };
         // Whole queues, and items that all cost the same, leave nothing to choose.
         let all = self.len <= limits.max_batch_size && self.cost <= limits.max_batch_cost;
         let mut batch: Vec<Candidate<T>> = Vec::new();
         let mut sum = 0;
-        while let Some(cost) = self.head().map(|queued| queued.cost) {
+        while let Some(cost) = self.head().map(|(_, queued)| queued.cost) {
             let fits = batch.len() < limits.max_batch_size
                 && sum + u64::from(cost) <= limits.max_batch_cost;
             if !batch.is_empty() && !all && (!fits || cost != first) {
@@ -253,9 +311,10 @@ impl<T> Queue<T> {
         }
     }
 
-    fn head(&self) -> Option<&Queued<T>> {
+    fn head(&self) -> Option<(&Request<T>, &Queued<T>)> {
         let (_, id) = self.heads.first_key_value()?;
-        Some(&self.requests.get(id)?.items.front()?.1)
+        let request = self.requests.get(id)?;
+        Some((request, &request.items.front()?.1))
     }
 
     /// Takes the item out whose turn is next. Its request stays, even without items.

@@ -89,7 +89,7 @@ pub enum DtypeArg {
 #[derive(Args, Clone, Debug)]
 pub struct BatchingArgs {
     /// The most items of a batch; auto measures where throughput stops growing, at start-up and, if that was too short, in
-    /// idle moments
+    /// idle moments, and follows what batches take while serving
     #[arg(
         long,
         env = "GALLEY_MAX_BATCH_SIZE",

@@ -27,6 +27,16 @@ fn without_arguments_the_bundled_recipes_run_on_the_cpu() {
 }
 
 #[test]
+fn a_recipes_own_objective_goes_before_that_of_all() {
+    let config = config("--recipes echo,deepsegment_en --slo 50ms --slo echo=5ms").unwrap();
+    let of = |name| config.engine.objectives.get(name).copied();
+    assert_eq!(of("echo"), Some(Duration::from_millis(5)));
+    assert_eq!(of("deepsegment_en"), Some(Duration::from_millis(50)));
+    let alone = self::config("--recipes echo,deepsegment_en --slo echo=5ms").unwrap();
+    assert_eq!(alone.engine.objectives.len(), 1);
+}
+
+#[test]
 fn what_is_wrong_is_named() {
     for (args, named) in [
         ("--recipes nonsense", "nonsense"),
@@ -36,6 +46,11 @@ fn what_is_wrong_is_named() {
         ("--device cpu,tpu", "--device"),
         ("--dtype f16", "--dtype"),
         ("--timeout 0s", "--timeout"),
+        ("--slo 0ms", "--slo"),
+        ("--slo soon", "--slo"),
+        ("--recipes echo --slo other=5ms", "other"),
+        ("--recipes echo --slo 5ms --slo 6ms", "--slo"),
+        ("--recipes echo --slo echo=5ms,echo=6ms", "--slo"),
         ("--timeout 5parsecs", "--timeout"),
         ("--write-timeout 0s", "--write-timeout"),
         ("--grpc-port 8080", "--grpc-port"),

@@ -48,8 +48,8 @@ impl Admission {
         self.waiting.load(Ordering::Acquire)
     }
 
-    /// Whether a request of `items` would be let in now, to be answered by `deadline`.
-    pub(super) fn check(&self, items: usize, deadline: Instant) -> Result<(), InferError> {
+    /// Whether a request of `items` would be let in now, to be answered by then.
+    pub(super) fn check(&self, items: usize, due: Instant) -> Result<(), InferError> {
         if items > self.max {
             let limit = self.max;
             return Err(InferError::TooManyItems { items, limit });
@@ -67,7 +67,7 @@ impl Admission {
             items: waiting + self.running.load(Ordering::Acquire),
             requests: self.requests.load(Ordering::Acquire),
         };
-        let time = deadline.saturating_duration_since(now);
+        let time = due.saturating_duration_since(now);
         let admitted = self.pace().admit(items, ahead, time, now);
         admitted.map_err(|retry_after| InferError::TooLate { retry_after })
     }
@@ -76,9 +76,9 @@ impl Admission {
     pub(super) fn admit(
         self: &Arc<Self>,
         items: usize,
-        deadline: Instant,
+        due: Instant,
     ) -> Result<(Admitted, Vec<Permit>), InferError> {
-        self.check(items, deadline)?;
+        self.check(items, due)?;
         let add = |waiting: usize| Some(waiting + items).filter(|&total| total <= self.max);
         let added = self
             .waiting
@@ -86,7 +86,7 @@ impl Admission {
         if added.is_err() {
             // Others came in between.
             return Err(self
-                .check(items, deadline)
+                .check(items, due)
                 .err()
                 .unwrap_or(InferError::QueueFull {
                     retry_after: Duration::ZERO,
@@ -114,9 +114,9 @@ impl Admission {
         self.pace().seconds_per_item(Instant::now())
     }
 
-    /// A batch has been answered, or items were given up and none answered. `in_hand` is as many items as the engine could have in hand at once.
-    pub(super) fn answered(&self, items: usize, in_hand: usize) {
-        let saturated = self.waiting() >= in_hand;
+    /// A batch has been answered, or items were given up and none answered. `saturated` says whether more waits than the engine
+    /// could have in hand.
+    pub(super) fn answered(&self, items: usize, saturated: bool) {
         self.pace().answered(items, Instant::now(), saturated);
     }
 

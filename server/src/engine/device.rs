@@ -7,7 +7,7 @@ use std::{
     num::NonZeroUsize,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
-        Arc, Barrier,
+        Arc, Barrier, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
@@ -18,7 +18,7 @@ use galley_core::{AnyRecipe, ErasedRecipe, ForwardError, Prepared, RawOutput};
 use super::{
     EngineConfig, State, StateSender,
     halving::run_halving,
-    measuring::{Measuring, SharedSearch, lock},
+    measuring::Measuring,
     pending::{Job, Loss},
     served::Served,
     statistics::Ride,
@@ -31,12 +31,9 @@ const IDLE: Duration = Duration::from_secs(1);
 /// One thread of a device, which has its own copy of every recipe.
 pub(super) struct DeviceThread {
     pub(super) name: String,
-    /// Its place among the devices, and those of its kind, itself included.
+    /// Its place among the devices.
     pub(super) device: usize,
-    pub(super) alike: Vec<usize>,
     pub(super) recipes: Vec<(AnyRecipe, Arc<Served>)>,
-    /// For each recipe the search for its batch size; none where that was asked for.
-    pub(super) searches: Vec<Option<SharedSearch>>,
     /// Batches that the device has in hand at once, each on a thread.
     pub(super) batches_in_flight: NonZeroUsize,
     /// Whether it is the one that measures.
@@ -45,6 +42,8 @@ pub(super) struct DeviceThread {
     pub(super) meet: Arc<Barrier>,
     /// How many batches the device is running.
     pub(super) running: Arc<AtomicUsize>,
+    /// When the device last ended a batch.
+    pub(super) last_end: Arc<Mutex<Instant>>,
     pub(super) config: EngineConfig,
     pub(super) state: StateSender,
 }
@@ -78,16 +77,10 @@ impl DeviceThread {
     }
 
     fn measuring(&self) -> Vec<Measuring> {
-        let recipes = self.recipes.iter().zip(&self.searches);
+        let recipes = self.recipes.iter();
         recipes
-            .map(|((recipe, served), search)| {
-                let places = (self.device, self.alike.clone());
-                Measuring::new(
-                    Arc::clone(recipe),
-                    Arc::clone(served),
-                    search.clone(),
-                    places,
-                )
+            .map(|(recipe, served)| {
+                Measuring::new(Arc::clone(recipe), Arc::clone(served), self.device)
             })
             .collect()
     }
@@ -97,23 +90,16 @@ impl DeviceThread {
         let took = measuring.first_pass()?;
         tracing::info!(recipe, device = self.name, ?took, "first pass");
         let start = Instant::now();
-        let mut measured = Vec::new();
-        match (self.config.max_batch_size, measuring.search.clone()) {
-            (Some(size), _) => {
-                let largest = measuring.recipe.info().max_batch_size.unwrap_or(usize::MAX);
-                measuring.take(size.min(largest))?;
-            }
-            (None, None) => {}
-            (None, Some(search)) => {
-                measuring.search(self.config.warmup_budget, || {
-                    self.state.now() != State::Draining
-                })?;
-                measured = lock(&search).measured();
-            }
-        }
-        let limits = measuring.served.learnt.limits(self.device);
+        // A size that was asked for is measured however long that takes.
+        let budget = match self.config.max_batch_size {
+            Some(_) => Duration::MAX,
+            None => self.config.warmup_budget,
+        };
+        measuring.search(budget, || self.state.now() != State::Draining)?;
+        let learnt = &measuring.served.learnt;
+        let (limits, measured) = (learnt.limits(self.device), learnt.sizes(self.device));
         tracing::info!(
-            recipe, device = self.name, max_batch_size = limits.map(|limits| limits.max_batch_size),
+            recipe, device = self.name, max_batch_size = limits.as_ref().map(|limits| limits.max_batch_size),
             max_batch_cost = limits.map(|limits| limits.max_batch_cost), ?measured, took = ?start.elapsed(), "warmed up"
         );
         if measuring.is_unfinished() {
@@ -200,7 +186,6 @@ impl DeviceThread {
         match last.step() {
             Ok(true) => {}
             Ok(false) => {
-                last.settle();
                 let max_batch_size = last.served.max_batch_size();
                 tracing::info!(
                     recipe,
@@ -221,11 +206,13 @@ impl DeviceThread {
         let start = Instant::now();
         let mut jobs = Vec::with_capacity(run.batch.len());
         let mut queued_at = Vec::with_capacity(run.batch.len());
+        let mut cost = 0;
         for queued in run.batch {
             let job = queued.item;
             served.metrics.queue_duration.record(start - queued.since);
             if !job.pending.is_abandoned() {
                 queued_at.push(queued.since);
+                cost += u64::from(queued.cost);
                 jobs.push(job);
             }
         }
@@ -239,16 +226,24 @@ impl DeviceThread {
         let result = self.forward(recipe, served, &items);
         let end = Instant::now();
         let batch_size = jobs.len();
-        served.ready.ran(run.queue, run.predicted, end - start);
+        let busy = self.busy(start, end);
+        served.ready.ran(run.queue, run.predicted, busy);
         served.metrics.forward_duration.record(end - start);
         served.metrics.batch_size.record(batch_size as f64);
         match result {
             Ok(raw) => {
-                served.learnt.ran(self.device, run.predicted, end - start);
+                let busy = busy.as_secs_f64();
+                let predicted = served.learnt.ran(self.device, batch_size, cost, busy);
+                if predicted > 0.0 {
+                    served
+                        .metrics
+                        .forward_prediction_ratio
+                        .record(busy / predicted);
+                }
                 served.learnt_more();
-                served
-                    .admission
-                    .answered(batch_size, served.learnt.in_hand());
+                // Neither this batch nor the next one is small for want of items.
+                let is_behind = run.left > 0 && !served.ready.is_empty(run.queue);
+                served.answered(batch_size, is_behind);
                 served.metrics.items.increment(batch_size as u64);
                 let prepare = jobs.iter().map(|job| job.prepare).sum();
                 served.statistics.batch(batch_size, prepare, end - start);
@@ -274,6 +269,14 @@ impl DeviceThread {
                 self.check_device(recipe);
             }
         }
+    }
+
+    /// How long the device worked for a batch: until it ended the one before, it worked for that.
+    fn busy(&self, start: Instant, end: Instant) -> Duration {
+        let mut last = self.last_end.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = start.max(*last);
+        *last = end.max(*last);
+        end.saturating_duration_since(since)
     }
 
     fn forward(

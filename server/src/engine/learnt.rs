@@ -1,15 +1,11 @@
-//! What was learnt of a recipe: for each device its batches' bounds and speed, and how long preparing an item takes.
+//! What was learnt of a recipe: each device's fit, and how long preparing an item takes.
 
-use std::{
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use super::fit::{Bounds, Fit, Measured};
 use crate::batching::{Limits, Speed};
 
-/// What a batch may cost, in units of a typical item times the batch size: room for items of twice that size.
-const COST_HEADROOM: u64 = 2;
-/// How much a new measurement counts.
+/// How much a new measurement of preparing counts.
 const NEW: f64 = 0.1;
 
 /// All that is known of one recipe.
@@ -22,45 +18,22 @@ pub(super) struct Learnt {
 }
 
 struct State {
-    devices: Vec<Option<Known>>,
-    typical: u64,
+    /// A card's own: others of its name may have another neighbour.
+    devices: Vec<Fit>,
     prepare: f64,
 }
 
-/// What is known of one device.
-#[derive(Clone, Copy)]
-struct Known {
-    batch_size: usize,
-    /// The most items that its memory held.
-    cap: usize,
-    /// As measured when nothing else ran.
-    speed: Speed,
-    /// How much longer batches take while serving.
-    mood: f64,
-}
-
-impl Known {
-    fn batch_size(&self) -> usize {
-        self.batch_size.min(self.cap)
-    }
-
-    fn speed(&self) -> Speed {
-        self.speed.times(self.mood)
-    }
-}
-
 impl Learnt {
-    /// `typical` is what an item usually costs.
+    /// `typical` is what an item costs that warm-up measures with.
     pub(super) fn new(
-        devices: usize,
-        batches_in_flight: usize,
+        (devices, batches_in_flight): (usize, usize),
         threads: usize,
+        bounds: Bounds,
         typical: u64,
     ) -> Self {
         Self {
             state: Mutex::new(State {
-                devices: vec![None; devices],
-                typical,
+                devices: vec![Fit::new(bounds, typical); devices],
                 prepare: 0.0,
             }),
             threads,
@@ -68,67 +41,69 @@ impl Learnt {
         }
     }
 
-    /// What an item usually costs.
-    pub(super) fn typical(&self) -> u64 {
-        self.lock().typical
-    }
-
     /// The bounds of a batch on that device; none while it has not warmed up.
     pub(super) fn limits(&self, device: usize) -> Option<Limits> {
-        let state = self.lock();
-        let known = state.devices[device]?;
-        let max_batch_size = known.batch_size();
-        Some(Limits {
-            max_batch_size,
-            max_batch_cost: state.typical * max_batch_size as u64 * COST_HEADROOM,
-            speed: known.speed(),
+        let limits = self.lock().devices[device].limits();
+        limits.map(|limits| Limits {
+            in_flight: self.batches_in_flight as u32,
+            ..limits
         })
     }
 
-    /// A batch size was measured for a device. What its memory was seen to hold stays.
-    pub(super) fn set(&self, device: usize, batch_size: usize, speed: Speed) {
-        let known = &mut self.lock().devices[device];
-        *known = Some(Known {
-            batch_size,
-            cap: known.map_or(usize::MAX, |known| known.cap),
-            speed,
-            mood: known.map_or(1.0, |known| known.mood),
-        });
+    /// The size that the device is to measure next.
+    pub(super) fn next(&self, device: usize) -> Option<usize> {
+        self.lock().devices[device].next()
     }
 
-    /// A device had memory for so many items and not for more. Says whether that is news.
+    /// A device has run a batch of typical items to be measured, in so many seconds. Says whether that counts.
+    pub(super) fn measured(&self, device: usize, items: usize, seconds: f64) -> bool {
+        self.lock().devices[device].measured(items, seconds)
+    }
+
+    /// A batch that was served took a device so many seconds. Says what was expected.
+    pub(super) fn ran(&self, device: usize, items: usize, cost: u64, seconds: f64) -> f64 {
+        let fit = &mut self.lock().devices[device];
+        let expected = fit.add(items, cost, seconds);
+        fit.try_another(items, cost, seconds);
+        expected
+    }
+
+    /// Memory ran out while measuring. Says whether smaller batches are left.
+    pub(super) fn out_of_memory(&self, device: usize, items: usize) -> bool {
+        self.lock().devices[device].out_of_memory(items)
+    }
+
+    /// A device had memory for half a batch only, of so many items. Says whether its batches become smaller.
     pub(super) fn cap(&self, device: usize, items: usize) -> bool {
-        match &mut self.lock().devices[device] {
-            Some(known) if items < known.batch_size() => {
-                known.cap = items;
-                true
-            }
-            _ => false,
-        }
+        self.lock().devices[device].cap(items)
     }
 
-    /// A batch that was served took `actual`.
-    pub(super) fn ran(&self, device: usize, predicted: Duration, actual: Duration) {
-        if let Some(known) = &mut self.lock().devices[device]
-            && !predicted.is_zero()
-        {
-            let factor = actual.as_secs_f64() / predicted.as_secs_f64();
-            // One outlier is no trend, and what was measured with nothing beside it stays in sight.
-            known.mood = (known.mood * factor.clamp(0.1, 10.0).powf(NEW)).clamp(0.1, 10.0);
-        }
+    /// All sizes that a device has measured.
+    pub(super) fn sizes(&self, device: usize) -> Vec<Measured> {
+        self.lock().devices[device].sizes()
     }
 
     /// The most items of a batch on any device.
     pub(super) fn max_batch_size(&self) -> usize {
         let state = self.lock();
-        let sizes = state.devices.iter().flatten();
-        sizes.map(Known::batch_size).max().unwrap_or(1)
+        state
+            .devices
+            .iter()
+            .map(Fit::max_batch_size)
+            .max()
+            .unwrap_or(1)
     }
 
-    /// What all devices together take for a batch.
+    /// What all devices together take for a request.
     pub(super) fn speed(&self) -> Option<Speed> {
         let state = self.lock();
-        Speed::together(state.devices.iter().flatten().map(Known::speed))
+        Speed::together(state.devices.iter().filter_map(Fit::speed))
+    }
+
+    /// What an item usually costs.
+    pub(super) fn usual_cost(&self) -> f64 {
+        let state = self.lock();
+        state.devices.iter().map(Fit::usual_cost).sum::<f64>() / state.devices.len() as f64
     }
 
     /// An item was prepared in so many seconds.
@@ -150,12 +125,11 @@ impl Learnt {
     /// for the other. On a CPU, which does both, it is so.
     pub(super) fn seconds_per_item(&self) -> f64 {
         let state = self.lock();
-        let rate = |known: &Known| {
-            let items = known.batch_size();
-            let batch = known.speed().predict(state.typical * items as u64);
-            items as f64 / batch.as_secs_f64().max(1e-9)
-        };
-        let rate: f64 = state.devices.iter().flatten().map(rate).sum();
+        let seconds = state.devices.iter().map(Fit::seconds_per_item);
+        let rate: f64 = seconds
+            .filter(|&seconds| seconds > 0.0)
+            .map(f64::recip)
+            .sum();
         let forward = if rate > 0.0 { 1.0 / rate } else { 0.0 };
         forward + state.prepare / self.threads as f64
     }
@@ -163,8 +137,7 @@ impl Learnt {
     /// As many items as all devices and threads could have in hand at once.
     pub(super) fn in_hand(&self) -> usize {
         let state = self.lock();
-        let sizes = state.devices.iter().flatten();
-        let devices: usize = sizes.map(Known::batch_size).sum();
+        let devices: usize = state.devices.iter().map(Fit::max_batch_size).sum();
         devices * self.batches_in_flight + self.threads
     }
 
@@ -176,12 +149,25 @@ impl Learnt {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
-    const SPEED: Speed = Speed {
-        fixed: 0.0,
-        per_cost: 0.01,
-    };
+    fn learnt(devices: usize, threads: usize) -> Learnt {
+        let bounds = Bounds {
+            largest: 64,
+            is_fixed: false,
+            longest: Duration::MAX,
+        };
+        Learnt::new((devices, 2), threads, bounds, 2)
+    }
+
+    /// A device that is full with so many items of cost 2, and then takes 1 ms for each.
+    fn warm_up(learnt: &Learnt, device: usize, full: usize) {
+        while let Some(items) = learnt.next(device) {
+            learnt.measured(device, items, 0.001 * items.max(full) as f64);
+        }
+    }
 
     fn close(a: f64, b: f64) -> bool {
         (a - b).abs() < 1e-6
@@ -189,55 +175,47 @@ mod tests {
 
     #[test]
     fn devices_and_preparing_add_up() {
-        let learnt = Learnt::new(2, 2, 4, 2);
+        let learnt = learnt(2, 4);
         assert_eq!((learnt.limits(0), learnt.max_batch_size()), (None, 1));
         assert_eq!((learnt.speed(), learnt.seconds_per_item()), (None, 0.0));
-        learnt.set(0, 8, SPEED);
-        learnt.set(1, 16, SPEED);
+        warm_up(&learnt, 0, 8);
+        warm_up(&learnt, 1, 16);
         let limits = learnt.limits(1).unwrap();
-        assert_eq!((limits.max_batch_size, limits.max_batch_cost), (16, 64));
+        assert_eq!(
+            (
+                limits.max_batch_size,
+                limits.max_batch_cost,
+                limits.in_flight
+            ),
+            (16, 64, 2)
+        );
         assert_eq!(learnt.max_batch_size(), 16);
         assert_eq!(learnt.in_hand(), 2 * 24 + 4);
-        assert!(close(learnt.seconds_per_item(), 0.01));
+        assert!(close(learnt.seconds_per_item(), 0.0005));
         learnt.prepared(0.04);
         learnt.prepared(0.08);
         assert!(close(learnt.prepare_seconds(), 0.044));
-        assert!(close(learnt.seconds_per_item(), 0.01 + 0.044 / 4.0));
+        assert!(close(learnt.seconds_per_item(), 0.0005 + 0.044 / 4.0));
     }
 
     #[test]
     fn a_pause_of_the_machine_is_not_taken_for_what_preparing_takes() {
-        let learnt = Learnt::new(1, 1, 1, 1);
+        let learnt = learnt(1, 1);
         learnt.prepared(0.01);
         learnt.prepared(5.0);
         assert!(close(learnt.prepare_seconds(), 0.019));
     }
 
     #[test]
-    fn what_a_cards_memory_holds_is_its_own_and_stays() {
-        let learnt = Learnt::new(2, 1, 1, 1);
-        learnt.set(0, 32, SPEED);
-        learnt.set(1, 32, SPEED);
+    fn what_a_card_has_learnt_is_its_own_and_its_memory_stays() {
+        let learnt = learnt(2, 1);
+        warm_up(&learnt, 0, 32);
         assert!(learnt.cap(0, 8) && !learnt.cap(0, 16));
-        learnt.set(0, 64, SPEED);
-        learnt.set(1, 64, SPEED);
-        let size = |device| learnt.limits(device).unwrap().max_batch_size;
-        assert_eq!((size(0), size(1)), (8, 64));
-    }
-
-    #[test]
-    fn batches_that_take_longer_while_serving_are_expected_to() {
-        let learnt = Learnt::new(1, 1, 1, 1);
-        learnt.set(0, 4, SPEED);
-        let second = Duration::from_secs(1);
-        for _ in 0..100 {
-            let predicted = learnt.limits(0).unwrap().speed.predict(100);
-            learnt.ran(0, predicted, 3 * second);
+        warm_up(&learnt, 1, 32);
+        for _ in 0..1000 {
+            learnt.ran(0, 8, 16, 0.032);
         }
-        let predicted = learnt.limits(0).unwrap().speed.predict(100);
-        assert!(
-            (2.9..3.1).contains(&predicted.as_secs_f64()),
-            "{predicted:?}"
-        );
+        let size = |device: usize| learnt.lock().devices[device].max_batch_size();
+        assert_eq!([0, 1].map(size), [8, 32]);
     }
 }

@@ -6,6 +6,7 @@
 mod admission;
 mod device;
 mod error;
+mod fit;
 mod halving;
 mod lately;
 mod learnt;
@@ -14,7 +15,6 @@ mod pending;
 mod preparer;
 mod preparing;
 mod request;
-mod right_fit;
 mod served;
 mod state;
 mod statistics;
@@ -22,14 +22,14 @@ mod statistics;
 mod tests;
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     num::NonZeroUsize,
     sync::{
         Arc, Barrier, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicUsize},
     },
     thread::{self, JoinHandle},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use galley_core::AnyRecipe;
@@ -37,7 +37,6 @@ use tokio::sync::watch;
 
 pub use error::InferError;
 pub use halving::run_halving;
-pub use right_fit::{Measured, Search};
 pub use served::{Answers, Served};
 pub use state::State;
 pub use statistics::{BatchTimes, Statistics, Total};
@@ -45,16 +44,16 @@ pub use statistics::{BatchTimes, Statistics, Total};
 use self::{
     admission::Admission,
     device::DeviceThread,
+    fit::Bounds,
     lately::Lately,
     learnt::Learnt,
-    measuring::SharedSearch,
     pending::Job,
     preparer::{Preparer, Raw, Slots},
     state::StateSender,
     statistics::Recorder,
 };
 use crate::{
-    batching::{Dispatcher, Policy, QueueId},
+    batching::{Dispatcher, Policy, QueueId, longest_batch},
     metrics::Registry,
 };
 
@@ -67,6 +66,8 @@ pub struct EngineConfig {
     pub largest_batch_size: usize,
     /// How long an item may wait for its batch to fill.
     pub max_queue_delay: Duration,
+    /// By recipe, within what time its requests are to be answered.
+    pub objectives: BTreeMap<String, Duration>,
     /// The most items of a recipe that may wait, however fast they are answered.
     pub max_queue_size: usize,
     /// About how long measuring may take for each recipe before it is served; first passes do not count.
@@ -79,6 +80,7 @@ impl Default for EngineConfig {
             max_batch_size: None,
             largest_batch_size: 1024,
             max_queue_delay: Duration::ZERO,
+            objectives: BTreeMap::new(),
             max_queue_size: 65_536,
             warmup_budget: Duration::from_secs(2),
         }
@@ -89,8 +91,6 @@ impl Default for EngineConfig {
 pub struct Device {
     /// `cpu`, `cuda:0`.
     pub name: String,
-    /// What it is: devices of one kind are as fast as each other, and share what they learn.
-    pub kind: String,
     /// The recipes as loaded onto it.
     pub recipes: Vec<AnyRecipe>,
     /// How many batches it has in hand at once, each on a thread of its own.
@@ -149,7 +149,13 @@ impl Engine {
                 raw: Arc::clone(&raw),
                 ready: Arc::clone(&ready),
                 admission: Admission::new(config.max_queue_size, metrics.queue_depth.clone()),
-                learnt: Learnt::new(devices.len(), batches_in_flight, threads, typical),
+                learnt: Learnt::new(
+                    (devices.len(), batches_in_flight),
+                    threads,
+                    config.bounds(recipe, batches_in_flight),
+                    typical,
+                ),
+                objective: config.objective(recipe),
                 max_queue_delay: config.max_queue_delay,
                 held: AtomicBool::new(false),
                 state: state.subscribe(),
@@ -178,36 +184,25 @@ impl Engine {
     }
 
     fn start_devices(&self, devices: Vec<Device>, config: &EngineConfig) -> std::io::Result<()> {
-        let kinds: Vec<String> = devices.iter().map(|device| device.kind.clone()).collect();
-        let mut searches: HashMap<String, Vec<Option<SharedSearch>>> = HashMap::new();
         for (place, device) in devices.into_iter().enumerate() {
-            let searches = searches.entry(device.kind.clone()).or_insert_with(|| {
-                device
-                    .recipes
-                    .iter()
-                    .map(|recipe| config.search(recipe))
-                    .collect()
-            });
             let recipes: Vec<_> = device
                 .recipes
                 .into_iter()
                 .zip(self.recipes.iter().cloned())
                 .collect();
-            let alike = (0..kinds.len()).filter(|&other| kinds[other] == device.kind);
-            let alike: Vec<usize> = alike.collect();
             let meet = Arc::new(Barrier::new(device.batches_in_flight.get()));
             let running = Arc::new(AtomicUsize::new(0));
+            let last_end = Arc::new(Mutex::new(Instant::now()));
             for number in 0..device.batches_in_flight.get() {
                 let thread = DeviceThread {
                     name: device.name.clone(),
                     device: place,
-                    alike: alike.clone(),
                     recipes: recipes.clone(),
-                    searches: searches.clone(),
                     batches_in_flight: device.batches_in_flight,
                     is_first: number == 0,
                     meet: Arc::clone(&meet),
                     running: Arc::clone(&running),
+                    last_end: Arc::clone(&last_end),
                     config: config.clone(),
                     state: self.state.clone(),
                 };
@@ -296,12 +291,24 @@ impl Drop for Engine {
 }
 
 impl EngineConfig {
-    /// The search for a recipe's batch size, unless one was asked for.
-    fn search(&self, recipe: &AnyRecipe) -> Option<SharedSearch> {
-        let largest = recipe.info().max_batch_size.unwrap_or(usize::MAX);
-        let search = || Search::new(largest.min(self.largest_batch_size));
-        self.max_batch_size
-            .is_none()
-            .then(|| Arc::new(Mutex::new(search())))
+    /// By when a recipe's requests are to be answered, if that was asked for.
+    fn objective(&self, recipe: &AnyRecipe) -> Option<Duration> {
+        self.objectives.get(recipe.info().name).copied()
+    }
+
+    /// What a recipe's batches may be at most.
+    fn bounds(&self, recipe: &AnyRecipe, batches_in_flight: usize) -> Bounds {
+        let largest = self.max_batch_size.unwrap_or(self.largest_batch_size);
+        let longest = self.objective(recipe).map_or(Duration::MAX, |objective| {
+            longest_batch(objective, batches_in_flight)
+        });
+        Bounds {
+            largest: recipe
+                .info()
+                .max_batch_size
+                .map_or(largest, |most| largest.min(most)),
+            is_fixed: self.max_batch_size.is_some(),
+            longest,
+        }
     }
 }

@@ -6,14 +6,14 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use galley_core::{InputError, Prepared, RawOutput};
 use tokio::sync::Notify;
 
 use super::{admission::Permit, statistics::Ride};
-use crate::batching::RequestId;
+use crate::batching::{RequestId, Wanted};
 
 /// What became of one item.
 pub(super) enum Slot {
@@ -132,7 +132,7 @@ pub(crate) struct Job {
     pub(super) prepare: Duration,
     /// Its place among the admitted.
     pub(super) permit: Permit,
-    pub(super) deadline: Instant,
+    pub(super) wanted: Wanted,
 }
 
 impl Job {

@@ -16,7 +16,7 @@ use super::{
     pending::{Loss, Pending},
     served::Served,
 };
-use crate::batching::{Dispatcher, Next, QueueId, Queued};
+use crate::batching::{Dispatcher, Next, QueueId, Queued, Wanted};
 
 /// An input that waits to be prepared.
 pub(crate) struct Raw {
@@ -24,7 +24,7 @@ pub(crate) struct Raw {
     pub(super) place: usize,
     pub(super) input: Input,
     pub(super) permit: Permit,
-    pub(super) deadline: Instant,
+    pub(super) wanted: Wanted,
 }
 
 /// The thread, and what it takes turns among.

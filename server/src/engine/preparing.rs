@@ -3,7 +3,7 @@
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::atomic::Ordering,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use galley_core::InputError;
@@ -13,7 +13,7 @@ use super::{
     preparer::Raw,
     served::Served,
 };
-use crate::batching::{Limits, Queued, Speed};
+use crate::batching::{Curve, Limits, Queued};
 
 /// The most inputs that are prepared by one task. Larger ones are fewer: `RecipeInfo::inline_bytes`.
 const INPUTS_PER_TASK: usize = 64;
@@ -32,7 +32,9 @@ impl Served {
         Some(Limits {
             max_batch_size: INPUTS_PER_TASK,
             max_batch_cost: self.info().inline_bytes as u64,
-            speed: Speed::default(),
+            curve: Curve::default(),
+            in_flight: 1,
+            longest: Duration::MAX,
         })
     }
 
@@ -49,9 +51,9 @@ impl Served {
         let count = inputs.len();
         let mut inputs = inputs.into_iter().peekable();
         while let Some(raw) = inputs.next() {
-            let request = (raw.pending.id(), raw.deadline);
+            let request = raw.wanted.request;
             let mut jobs: Vec<Job> = self.prepare(raw).into_iter().collect();
-            while let Some(raw) = inputs.next_if(|raw| raw.pending.id() == request.0) {
+            while let Some(raw) = inputs.next_if(|raw| raw.wanted.request == request) {
                 jobs.extend(self.prepare(raw));
             }
             self.push(jobs);
@@ -67,15 +69,15 @@ impl Served {
             place,
             input,
             permit,
-            deadline,
+            wanted,
         } = raw;
         if pending.is_abandoned() {
             return None;
         }
         let start = Instant::now();
         // A decoder that panics on a hostile file must not take its thread, and with it the process, along.
-        let wanted = || !pending.is_abandoned() && Instant::now() < deadline;
-        let prepare = || self.recipe.prepare_while(input, &wanted);
+        let is_wanted = || !pending.is_abandoned() && Instant::now() < wanted.deadline;
+        let prepare = || self.recipe.prepare_while(input, &is_wanted);
         let prepared = catch_unwind(AssertUnwindSafe(prepare));
         let prepare = start.elapsed();
         self.metrics.prepare_duration.record(prepare);
@@ -86,7 +88,7 @@ impl Served {
                 prepared,
                 prepare,
                 permit,
-                deadline,
+                wanted,
             }),
             Ok(Err(InputError::NotWanted)) => {
                 pending.lose(Loss::Expired);
@@ -106,17 +108,16 @@ impl Served {
 
     /// Queues items of one request.
     pub(super) fn push(&self, jobs: Vec<Job>) {
-        let Some(first) = jobs.first() else {
+        let Some(wanted) = jobs.first().map(|job| job.wanted) else {
             return;
         };
-        let request = (first.pending.id(), first.deadline);
         let since = Instant::now();
         let queued = jobs.into_iter().map(|item| Queued {
             cost: item.prepared.cost(),
             since,
             item,
         });
-        if let Err(refused) = self.ready.push(self.queue, request, queued.collect()) {
+        if let Err(refused) = self.ready.push(self.queue, wanted, queued.collect()) {
             for queued in refused {
                 queued.item.pending.lose(Loss::Closed);
             }

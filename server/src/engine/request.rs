@@ -10,13 +10,13 @@ use super::{
     preparer::Raw,
     served::Served,
 };
-use crate::batching::Queued;
+use crate::batching::{Queued, Wanted};
 
 /// A request on its way through the stages. When it is dropped before its end, its items leave the queues.
 pub(super) struct Request<'a> {
     pub(super) served: &'a Arc<Served>,
     pub(super) pending: Arc<Pending>,
-    pub(super) deadline: Instant,
+    pub(super) wanted: Wanted,
 }
 
 impl Request<'_> {
@@ -29,7 +29,7 @@ impl Request<'_> {
             place,
             input,
             permit,
-            deadline: self.deadline,
+            wanted: self.wanted,
         });
         if inline {
             let jobs = raw.filter_map(|raw| self.served.prepare(raw)).collect();
@@ -41,9 +41,8 @@ impl Request<'_> {
             since,
             item,
         });
-        let request = (self.pending.id(), self.deadline);
         let (raw, queue) = (&self.served.raw, self.served.queue);
-        if raw.push(queue, request, queued.collect()).is_err() {
+        if raw.push(queue, self.wanted, queued.collect()).is_err() {
             self.pending.lose(Loss::Closed);
         }
     }

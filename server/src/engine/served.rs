@@ -21,7 +21,7 @@ use super::{
     statistics::{Recorder, Statistics},
 };
 use crate::{
-    batching::{Dispatcher, QueueId, Speed},
+    batching::{Dispatcher, QueueId, Speed, Wanted},
     metrics::{Outcome, Protocol, RecipeMetrics},
     traces,
 };
@@ -42,6 +42,8 @@ pub struct Served {
     pub(super) ready: Arc<Dispatcher<Job>>,
     pub(super) admission: Arc<Admission>,
     pub(super) learnt: Learnt,
+    /// Within what time requests are to be answered, if that was asked for (`--slo`).
+    pub(super) objective: Option<Duration>,
     pub(super) max_queue_delay: Duration,
     /// Whether inputs wait only because enough are prepared.
     pub(super) held: AtomicBool,
@@ -108,7 +110,15 @@ impl Served {
     /// As [`Served::infer`] would answer.
     pub fn has_room(&self, deadline: Instant) -> Result<(), InferError> {
         self.state.borrow().accepts()?;
-        self.admission.check(1, deadline)
+        self.admission.check(1, self.due(deadline))
+    }
+
+    /// When a request that comes now is to be answered.
+    fn due(&self, deadline: Instant) -> Instant {
+        let objective = self
+            .objective
+            .and_then(|time| Instant::now().checked_add(time));
+        objective.map_or(deadline, |due| due.min(deadline))
     }
 
     /// Answers inputs, in their order. An input that cannot be read has its error in its place.
@@ -128,12 +138,18 @@ impl Served {
         }
         self.last_asked.set();
         let tally = self.statistics.begin();
-        let (_admitted, permits) = self.admission.admit(inputs.len(), deadline)?;
+        let due = self.due(deadline);
+        let (_admitted, permits) = self.admission.admit(inputs.len(), due)?;
         let _in_flight = InFlight::new(&self.metrics.in_flight);
+        let pending = Pending::new(inputs.len());
         let request = Request {
             served: self,
-            pending: Pending::new(inputs.len()),
-            deadline,
+            wanted: Wanted {
+                request: pending.id(),
+                due,
+                deadline,
+            },
+            pending,
         };
         let inline = inputs.iter().map(Input::size).sum::<usize>() <= self.info().inline_bytes;
         let answered = async {
@@ -219,14 +235,24 @@ impl Served {
             false => 0.0,
         };
         Speed {
-            fixed: before + prepare + forward.predict(self.learnt.typical()).as_secs_f64(),
+            fixed: before
+                + prepare
+                + forward
+                    .predict(self.learnt.usual_cost() as u64)
+                    .as_secs_f64(),
             per_cost: 0.0,
         }
     }
 
     /// Items were given up, as their time was over or too short.
     pub(super) fn gave_up(&self) {
-        self.admission.answered(0, self.learnt.in_hand());
+        self.answered(0, false);
+    }
+
+    /// Items were answered, by a device that is behind or may be.
+    pub(super) fn answered(&self, items: usize, is_behind: bool) {
+        let saturated = is_behind || self.admission.waiting() >= self.learnt.in_hand();
+        self.admission.answered(items, saturated);
     }
 
     fn finish(&self, slots: Vec<Slot>) -> Result<Answers, InferError> {

@@ -4,9 +4,8 @@
 //! recorder belongs to a server and not to the process, so that tests can run several servers side by side.
 
 mod jobs;
+mod recipe;
 mod stream;
-
-use std::time::Duration;
 
 use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder as _, Unit};
 use metrics_exporter_prometheus::{
@@ -14,6 +13,7 @@ use metrics_exporter_prometheus::{
 };
 
 pub use jobs::{JobEvent, JobMetrics};
+pub use recipe::RecipeMetrics;
 pub use stream::{Stage, StreamMetrics, StreamOutcome};
 
 /// Buckets of durations in seconds: 100 us to 60 s.
@@ -23,6 +23,11 @@ const DURATION_BUCKETS: [f64; 18] = [
 ];
 const BATCH_BUCKETS: [f64; 11] = [
     1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0,
+];
+
+/// Buckets of an actual time over the one that was predicted: narrow about 1.
+const RATIO_BUCKETS: [f64; 13] = [
+    0.25, 0.5, 0.67, 0.8, 0.9, 0.95, 1.0, 1.05, 1.1, 1.25, 1.5, 2.0, 4.0,
 ];
 
 /// Which family of clients a request speaks for; the label `protocol`.
@@ -103,6 +108,7 @@ impl Registry {
                 &DURATION_BUCKETS,
             )?
             .set_buckets_for_metric(Matcher::Full("galley_batch_size".into()), &BATCH_BUCKETS)?
+            .set_buckets_for_metric(Matcher::Suffix("_prediction_ratio".into()), &RATIO_BUCKETS)?
             .build_recorder();
         let unauthorized =
             recorder.register_counter(&Key::from_name("galley_unauthorized_total"), &METADATA);
@@ -136,39 +142,6 @@ impl Registry {
     /// Folds recorded samples into their buckets. To be called every second or so: until then each sample is kept.
     pub fn upkeep(&self) {
         self.handle.run_upkeep();
-    }
-
-    /// The metrics of one recipe.
-    pub fn recipe(&self, recipe: &'static str) -> RecipeMetrics {
-        let label = || Label::new("recipe", recipe);
-        let histogram = |name| self.histogram(name, vec![label()]);
-        let requests = PROTOCOLS.map(|(_, protocol)| {
-            OUTCOMES.map(|(_, outcome)| {
-                let labels = vec![
-                    label(),
-                    Label::new("protocol", protocol),
-                    Label::new("outcome", outcome),
-                ];
-                self.counter("galley_requests_total", labels)
-            })
-        });
-        let request_duration = OUTCOMES.map(|(_, outcome)| {
-            let labels = vec![label(), Label::new("outcome", outcome)];
-            self.histogram("galley_request_duration_seconds", labels)
-        });
-        RecipeMetrics {
-            requests,
-            request_duration,
-            queue_duration: histogram("galley_queue_duration_seconds"),
-            prepare_duration: histogram("galley_prepare_duration_seconds"),
-            forward_duration: histogram("galley_forward_duration_seconds"),
-            finish_duration: histogram("galley_finish_duration_seconds"),
-            batch_size: histogram("galley_batch_size"),
-            queue_depth: self.gauge("galley_queue_depth", vec![label()]),
-            in_flight: self.gauge("galley_in_flight", vec![label()]),
-            items: self.counter("galley_items_total", vec![label()]),
-            oom_retries: self.counter("galley_oom_retries_total", vec![label()]),
-        }
     }
 
     /// Requests refused for want of a valid API key.
@@ -263,6 +236,11 @@ impl Registry {
             self.describe_histogram(name, Unit::Seconds, text);
         }
         self.describe_histogram("galley_batch_size", Unit::Count, "Items of a batch.");
+        self.describe_histogram(
+            "galley_forward_prediction_ratio",
+            Unit::Count,
+            "What a batch took of the device's time over what was predicted; 1 is as predicted.",
+        );
     }
 
     fn describe_counter(&self, name: &'static str, text: &'static str) {
@@ -298,50 +276,10 @@ impl Registry {
 static METADATA: Metadata<'static> =
     Metadata::new(module_path!(), Level::INFO, Some(module_path!()));
 
-/// The metrics of one recipe, registered once so that recording costs no look-up.
-pub struct RecipeMetrics {
-    requests: [[Counter; OUTCOMES.len()]; PROTOCOLS.len()],
-    /// By outcome: a refusal takes microseconds, and among answers would hide what those take.
-    request_duration: [Histogram; OUTCOMES.len()],
-    /// From the queue's end to a batch.
-    pub queue_duration: Histogram,
-    /// Preparing one item.
-    pub prepare_duration: Histogram,
-    /// One batch on the device.
-    pub forward_duration: Histogram,
-    /// Finishing the items of one request.
-    pub finish_duration: Histogram,
-    /// Items of a batch.
-    pub batch_size: Histogram,
-    /// Items admitted that no batch has taken yet.
-    pub queue_depth: Gauge,
-    /// Requests being answered.
-    pub in_flight: Gauge,
-    /// Items answered by a forward pass.
-    pub items: Counter,
-    /// Batches halved for want of memory.
-    pub oom_retries: Counter,
-}
-
-impl std::fmt::Debug for RecipeMetrics {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("RecipeMetrics").finish_non_exhaustive()
-    }
-}
-
-impl RecipeMetrics {
-    /// Counts a request that has ended.
-    pub fn request(&self, protocol: Protocol, outcome: Outcome, duration: Duration) {
-        self.requests[protocol as usize][outcome as usize].increment(1);
-        // A probe is nobody's request.
-        if protocol != Protocol::Probe {
-            self.request_duration[outcome as usize].record(duration);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -366,6 +304,7 @@ mod tests {
         metrics.request(Protocol::Oip, Outcome::Ok, Duration::from_millis(300));
         metrics.request(Protocol::Probe, Outcome::Ok, Duration::from_millis(3));
         metrics.batch_size.record(32.0);
+        metrics.forward_prediction_ratio.record(1.02);
         let text = registry.render();
         for line in [
             r#"galley_requests_total{recipe="echo",protocol="fastdeploy",outcome="queue_full"} 1"#,
@@ -375,6 +314,8 @@ mod tests {
             r#"galley_request_duration_seconds_count{recipe="echo",outcome="ok"} 1"#,
             r#"galley_batch_size_bucket{recipe="echo",le="16"} 0"#,
             r#"galley_batch_size_bucket{recipe="echo",le="32"} 1"#,
+            r#"galley_forward_prediction_ratio_bucket{recipe="echo",le="1"} 0"#,
+            r#"galley_forward_prediction_ratio_bucket{recipe="echo",le="1.05"} 1"#,
             "# HELP galley_queue_depth",
         ] {
             assert!(text.contains(line), "{line} is missing in\n{text}");

@@ -7,6 +7,7 @@ mod commands;
 mod drain;
 mod health;
 mod log;
+mod objective;
 mod program;
 mod raw;
 mod raw_tensors;

@@ -49,7 +49,6 @@ async fn start(
     };
     let devices = vec![engine::Device {
         name: options.device_name(),
-        kind: "cuda".into(),
         recipes: vec![galley_catalog::load(recipe, &options).unwrap()],
         batches_in_flight: NonZeroUsize::new(2).unwrap(),
     }];

@@ -174,7 +174,6 @@ pub(crate) async fn state_of(
     };
     let devices = vec![Device {
         name: "cpu".into(),
-        kind: "cpu".into(),
         recipes,
         batches_in_flight: NonZeroUsize::MIN,
     }];

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::*;
+use super::{super::Curve, *};
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -20,10 +20,9 @@ impl Rig {
         let limits = |&(ms, max_batch_size): &(u32, usize)| Limits {
             max_batch_size,
             max_batch_cost: u64::MAX,
-            speed: Speed {
-                fixed: 0.0,
-                per_cost: f64::from(ms) / 1000.0,
-            },
+            curve: Curve::line(0.0, f64::from(ms) / 1000.0),
+            in_flight: 1,
+            longest: Duration::MAX,
         };
         Self {
             policy: Policy::new(recipes.len(), delay),
@@ -40,15 +39,19 @@ impl Rig {
             since: self.now,
             item: self.requests,
         };
-        let request = (RequestId(self.requests), self.now + within);
+        let wanted = Wanted {
+            request: RequestId(self.requests),
+            due: self.now + within,
+            deadline: self.now + within,
+        };
         self.policy
-            .push(QueueId(recipe), request, vec![queued; items]);
+            .push(QueueId(recipe), wanted, vec![queued; items]);
         self.requests
     }
 
     fn step(&mut self) -> Step<u64> {
         let limits = self.limits.clone();
-        self.policy.poll(self.now, |id| Some(limits[id.0]))
+        self.policy.poll(self.now, |id| Some(limits[id.0].clone()))
     }
 
     /// Runs a batch and lets its time pass.
@@ -66,6 +69,11 @@ impl Rig {
 }
 
 const LONG: Duration = Duration::from_secs(3600);
+/// 10 ms an item.
+const SPEED: Speed = Speed {
+    fixed: 0.0,
+    per_cost: 0.01,
+};
 
 #[test]
 fn a_lone_item_starts_at_once_unless_a_delay_is_asked_for() {
@@ -93,8 +101,10 @@ fn a_recipe_that_may_not_be_taken_keeps_nobody_waiting() {
     let mut rig = Rig::new(&[(1, 8), (1, 8)], Duration::ZERO);
     rig.push(0, 1, LONG);
     rig.push(1, 1, LONG);
-    let limits = rig.limits[1];
-    let step = rig.policy.poll(rig.now, |id| (id.0 == 1).then_some(limits));
+    let limits = rig.limits[1].clone();
+    let step = rig
+        .policy
+        .poll(rig.now, |id| (id.0 == 1).then(|| limits.clone()));
     assert!(matches!(step, Step::Run(run) if run.queue == QueueId(1)));
     let step = rig.policy.poll(rig.now, |_| None);
     assert!(matches!(step, Step::Idle));
@@ -164,7 +174,7 @@ fn what_a_batch_really_took_is_what_counts() {
 #[test]
 fn hopeless_requests_leave_before_the_device_wastes_time_on_them() {
     let mut rig = Rig::new(&[(10, 4)], Duration::ZERO);
-    rig.policy.set_speed(QueueId(0), rig.limits[0].speed);
+    rig.policy.set_speed(QueueId(0), SPEED);
     let late = rig.push(0, 1, 5 * MS);
     let bulk = rig.push(0, 100, 900 * MS);
     rig.push(0, 1, 20 * MS);
@@ -180,8 +190,7 @@ fn hopeless_requests_leave_before_the_device_wastes_time_on_them() {
 #[test]
 fn a_prediction_that_lets_nothing_be_tried_is_doubted() {
     let mut rig = Rig::new(&[(10, 4)], Duration::ZERO);
-    rig.policy
-        .set_speed(QueueId(0), rig.limits[0].speed.times(20.0));
+    rig.policy.set_speed(QueueId(0), SPEED.times(20.0));
     let tries = (0..10)
         .take_while(|_| {
             rig.push(0, 1, 50 * MS);

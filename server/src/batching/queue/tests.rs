@@ -10,7 +10,18 @@ fn limits(max_batch_size: usize, max_batch_cost: u64) -> Limits {
     Limits {
         max_batch_size,
         max_batch_cost,
-        speed: Speed::default(),
+        curve: Curve::default(),
+        in_flight: 1,
+        longest: Duration::MAX,
+    }
+}
+
+/// Until then, and not late before.
+fn wanted(request: u64, deadline: Instant) -> Wanted {
+    Wanted {
+        request: RequestId(request),
+        due: deadline,
+        deadline,
     }
 }
 
@@ -34,11 +45,11 @@ impl Rig {
             .iter()
             .map(|&(item, cost)| Queued { cost, since, item });
         let deadline = since + Duration::from_millis(within_ms);
-        self.queue.push(RequestId(request), deadline, queued);
+        self.queue.push(wanted(request, deadline), queued);
     }
 
     fn batch(&mut self, size: usize, cost: u64) -> Vec<&'static str> {
-        names(self.queue.take_batch(&limits(size, cost)))
+        names(self.queue.take_batch(&limits(size, cost), self.start))
     }
 }
 
@@ -126,6 +137,44 @@ fn what_cannot_be_answered_in_time_leaves_and_the_others_keep_their_turns() {
     assert!(rig.queue.is_empty() && rig.queue.deadlines.is_empty());
 }
 
+/// 10 ms, and 1 ms an item, with room for 100 of them.
+#[test]
+fn a_batch_is_closed_so_that_the_first_is_not_late_unless_it_is_already() {
+    let batch = |within_ms: u64, in_flight: u32, longest_ms: u64| {
+        let start = Instant::now();
+        let due = start + Duration::from_millis(within_ms);
+        let mut queue = Queue::default();
+        for request in 0..200 {
+            let times = Wanted {
+                due,
+                ..wanted(request, start + Duration::from_secs(60))
+            };
+            queue.push(
+                times,
+                [Queued {
+                    cost: 1,
+                    since: start,
+                    item: request,
+                }],
+            );
+        }
+        let limits = Limits {
+            curve: Curve::line(0.01, 0.001),
+            in_flight,
+            longest: Duration::from_millis(longest_ms),
+            ..limits(100, u64::MAX)
+        };
+        queue.take_batch(&limits, start).len()
+    };
+    assert_eq!(
+        [200, 111, 51, 12].map(|within| batch(within, 1, 1000)),
+        [100, 100, 41, 2]
+    );
+    assert_eq!([51, 25].map(|within| batch(within, 2, 1000)), [15, 2]);
+    assert_eq!(batch(10, 1, 1000), 100, "late in any case");
+    assert_eq!(batch(200, 1, 30), 20, "others wait meanwhile");
+}
+
 #[derive(Clone, Debug)]
 enum Action {
     Push { request: u64, cost: u32 },
@@ -166,7 +215,7 @@ proptest! {
                     let deadline = start + Duration::from_millis(request);
                     owner.insert(pushed, (request, cost));
                     let before = queue.len();
-                    queue.push(RequestId(request), deadline, [Queued { cost, since: start, item: pushed }]);
+                    queue.push(wanted(request, deadline), [Queued { cost, since: start, item: pushed }]);
                     // Those that it goes before may wait one batch longer.
                     let line = in_line(&queue);
                     let place = line.iter().position(|(.., item)| *item == pushed).unwrap();
@@ -194,7 +243,7 @@ proptest! {
                 }
                 Action::Batch => {
                     let first = in_line(&queue).first().map(|(.., item)| *item);
-                    let batch = queue.take_batch(&limits);
+                    let batch = queue.take_batch(&limits, start);
                     prop_assert_eq!(batch.is_empty(), first.is_none());
                     if let Some(first) = first {
                         prop_assert_eq!(batch[0].item, first);
@@ -241,14 +290,14 @@ proptest! {
         let mut queue = Queue::default();
         let queued = |item: u64| Queued { cost: 10, since: start, item };
         for bulk in 0..bulks {
-            queue.push(RequestId(bulk), deadline, (0..items).map(|_| queued(bulk)));
+            queue.push(wanted(bulk, deadline), (0..items).map(|_| queued(bulk)));
         }
         for _ in 0..after {
-            queue.take_batch(&limits);
+            queue.take_batch(&limits, start);
         }
-        queue.push(RequestId(99), deadline, [queued(99)]);
+        queue.push(wanted(99, deadline), [queued(99)]);
         let mut waited = 0;
-        while !queue.is_empty() && !queue.take_batch(&limits).iter().any(|queued| queued.item == 99) {
+        while !queue.is_empty() && !queue.take_batch(&limits, start).iter().any(|queued| queued.item == 99) {
             waited += 1;
         }
         // Of each bulk request at most two items go before it: that of the present turn and that of its own.
@@ -259,9 +308,9 @@ proptest! {
         while queue.requests.keys().any(|id| id.0 < bulks) {
             for place in 0..max_batch_size / 2 {
                 let id = 1000 + (batches * max_batch_size + place) as u64;
-                queue.push(RequestId(id), deadline, [queued(id)]);
+                queue.push(wanted(id, deadline), [queued(id)]);
             }
-            queue.take_batch(&limits);
+            queue.take_batch(&limits, start);
             batches += 1;
             prop_assert!(batches <= 4 * (items * bulks as usize + 1), "starved after {batches} batches");
         }

@@ -50,7 +50,6 @@ async fn several_devices_pull_from_one_queue() {
     let recipes = [Doubler::new(usize::MAX), Doubler::new(usize::MAX)];
     let devices = recipes.iter().map(|recipe| Device {
         name: "cpu".into(),
-        kind: "cpu".into(),
         recipes: vec![Arc::clone(recipe) as AnyRecipe],
         batches_in_flight: NonZeroUsize::MIN,
     });
@@ -80,7 +79,6 @@ async fn a_device_has_as_many_batches_in_flight_as_it_was_told() {
     let recipe = Doubler::new(usize::MAX);
     let device = Device {
         name: "cpu".into(),
-        kind: "cpu".into(),
         recipes: vec![Arc::clone(&recipe) as AnyRecipe],
         batches_in_flight: NonZeroUsize::new(2).unwrap(),
     };

@@ -176,7 +176,6 @@ impl Recipe for Doubler {
 async fn start(recipe: &Arc<Doubler>, config: EngineConfig) -> (Arc<Engine>, Arc<Served>) {
     let device = Device {
         name: "cpu".into(),
-        kind: "cpu".into(),
         recipes: vec![Arc::clone(recipe) as AnyRecipe],
         batches_in_flight: NonZeroUsize::MIN,
     };

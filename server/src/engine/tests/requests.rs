@@ -236,7 +236,6 @@ async fn a_server_that_is_to_end_measures_no_more() {
     recipe.gate.close();
     let device = Device {
         name: "cpu".into(),
-        kind: "cpu".into(),
         recipes: vec![Arc::clone(&recipe) as AnyRecipe],
         batches_in_flight: NonZeroUsize::MIN,
     };

@@ -1,13 +1,11 @@
 //! Who goes next, what is given up, and how a batch size is found.
 
 use super::*;
-use crate::batching::Speed;
 
 /// Two recipes on one device.
 async fn start_two(first: &Arc<Doubler>, second: &Arc<Doubler>) -> (Arc<Engine>, [Arc<Served>; 2]) {
     let device = Device {
         name: "cpu".into(),
-        kind: "cpu".into(),
         recipes: vec![
             Arc::clone(first) as AnyRecipe,
             Arc::clone(second) as AnyRecipe,
@@ -101,11 +99,10 @@ async fn what_a_device_has_no_time_left_for_is_not_prepared() {
     while !served.held.load(Ordering::SeqCst) {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    let slow = Speed {
-        fixed: 3600.0,
-        per_cost: 0.0,
-    };
-    served.learnt.set(0, 4, slow);
+    // As a few batches say.
+    for _ in 0..10 {
+        served.learnt.ran(0, 4, 4, 3600.0);
+    }
     served.learnt_more();
     served.raw.wake();
     // The device is still busy with the first batch.

@@ -243,7 +243,6 @@ mod tests {
         let recipe = galley_catalog::load("echo", &LoadOptions::default()).unwrap();
         let device = Device {
             name: "cpu".into(),
-            kind: "cpu".into(),
             recipes: vec![recipe],
             batches_in_flight: std::num::NonZeroUsize::MIN,
         };
