@@ -42,6 +42,17 @@ impl Activation {
         }
     }
 
+    /// The least and the largest of what it gives, if it changes nothing between.
+    #[inline(always)]
+    pub(crate) fn bounds(self) -> Option<[f32; 2]> {
+        match self {
+            Self::None => Some([f32::NEG_INFINITY, f32::INFINITY]),
+            Self::Relu6 => Some([0.0, 6.0]),
+            Self::Relu => Some([0.0, f32::INFINITY]),
+            Self::Silu | Self::Gelu | Self::Tanh | Self::Sigmoid | Self::GeluTanh => None,
+        }
+    }
+
     /// Of one number, in the plain way.
     #[cfg(test)]
     pub(crate) fn of(self, x: f32) -> f32 {

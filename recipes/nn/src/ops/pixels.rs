@@ -7,6 +7,8 @@
 )]
 pub(crate) mod cuda;
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use super::{Images, convolution::Before};
@@ -44,14 +46,25 @@ pub(crate) unsafe fn run(level: Level, images: usize, [from, to]: [Images; 2], c
         .for_each(|task| {
             let first = task * TASK_PIXELS;
             let pixels = first..pixels.min(first + TASK_PIXELS);
-            for pixel in pixels {
-                // SAFETY: the level is the processor's, and the pixel is this task's alone.
-                unsafe { one(level, &from, &to, pixel, change) };
-            }
+            // SAFETY: the level is the processor's, and the pixels are this task's alone.
+            unsafe { some(level, &from, &to, pixels, change) };
         });
 }
 
-dispatch!(fn one(from: &Images, to: &Images, pixel: usize, change: Change<'_>) = one_kernel);
+dispatch!(fn some(from: &Images, to: &Images, pixels: Range<usize>, change: Change<'_>) = some_kernel);
+
+#[inline(always)]
+unsafe fn some_kernel<V: Vector>(
+    from: &Images,
+    to: &Images,
+    pixels: Range<usize>,
+    change: Change<'_>,
+) {
+    for pixel in pixels {
+        // SAFETY: as the caller's.
+        unsafe { one_kernel::<V>(from, to, pixel, change) };
+    }
+}
 
 #[inline(always)]
 unsafe fn one_kernel<V: Vector>(from: &Images, to: &Images, pixel: usize, change: Change<'_>) {

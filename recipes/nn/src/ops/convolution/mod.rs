@@ -1,13 +1,8 @@
-//! Convolution with any kernel, stride, padding and groups, as a product of windows and weights in which no window is
-//! ever written down.
+//! Convolution with any kernel, stride, padding and groups, as a product of windows and weights.
 //!
-//! The values under a line of a window lie side by side, channels being last, so that a window is a few runs of values, and
-//! the windows of neighbouring pixels are the same runs a little further on. What has padding, or something to be done to
-//! it first, is copied line by line into the nearest cache, with zeros around it; a copy costs little beside the products
-//! of every value with all outputs. A 1x1 convolution reads its input where it is, as one long line.
-//!
-//! Weights are packed into strips of two vectors of outputs. Groups that are narrower than that go together, with zeros
-//! between them.
+//! Inference and training share the loops: [`product`] goes over windows, [`winograd`] over squares of pixels, both by strips of
+//! weights ([`strips`]) and with the same innermost loop ([`tile`]). Here weights are laid out once, when they are loaded; in
+//! [`train`] in each step.
 
 #[cfg(any(test, feature = "cuda"))]
 #[cfg_attr(
@@ -15,42 +10,40 @@
     allow(dead_code, reason = "tests use what they test")
 )]
 pub(crate) mod cuda;
-mod kernel;
-mod pack;
-mod tasks;
+mod finish;
+mod product;
+mod strips;
+mod sweep;
 #[cfg(test)]
 mod tests;
+mod tile;
 pub(crate) mod train;
 mod winograd;
 
+use self::{finish::Finish, product::Product, strips::Strips, sweep::Sweep};
 use super::Images;
-use crate::{activation::Activation, aligned::Aligned, graph, simd::Level};
+use crate::{
+    activation::Activation,
+    aligned::Aligned,
+    graph::{self, Shape},
+    simd::Level,
+};
 
-/// A convolution's numbers, laid out for the kernel.
+/// Pixels of an image from which on a 3x3 convolution goes by squares: the transformed weights are four times as many to read.
+const LEAST_PIXELS: usize = 144;
+
+/// A convolution's numbers, laid out for the kernels.
 #[derive(Debug)]
 pub(crate) struct Convolution {
-    /// `[blocks, strips, taps, block inputs, strip]`, zeros where a strip is not full or inputs are another group's.
+    strips: Strips,
+    /// In strips, or transformed.
     weight: Aligned,
-    /// In its place, the weights of [`winograd`], where that is faster.
-    transformed: Option<Aligned>,
-    /// `[blocks, strips, strip]`.
-    bias: Aligned,
+    by_squares: bool,
+    bias: Vec<f32>,
     before: Option<Before>,
     activation: Activation,
     window: graph::Window,
-    /// Channels of all blocks.
     inputs: usize,
-    outputs: usize,
-    block: Block,
-    /// Outputs of a strip.
-    strip: usize,
-}
-
-/// Groups that are computed together.
-#[derive(Clone, Copy, Debug)]
-struct Block {
-    inputs: usize,
-    outputs: usize,
 }
 
 /// What is done to each value before it is convolved.
@@ -107,37 +100,46 @@ impl Convolution {
             "weight's length"
         );
         assert_eq!(weights.bias.len(), outputs, "bias' length");
-        let strip = 2 * Level::detect().lanes();
-        // As many groups as fill a strip.
-        let together = (1..=groups)
-            .filter(|count| groups.is_multiple_of(*count))
-            .take_while(|count| *count == 1 || count * outputs / groups <= strip)
-            .last()
-            .unwrap_or(1);
-        let block = Block {
-            inputs: inputs / groups * together,
-            outputs: outputs / groups * together,
+        let ordered;
+        let weight = match weights.order {
+            Some(order) => {
+                let filters = weights.weight.chunks_exact(inputs * taps);
+                let filter = |filter: &[f32]| -> Vec<f32> {
+                    let channels = order
+                        .iter()
+                        .map(|channel| &filter[channel * taps..][..taps]);
+                    channels.flatten().copied().collect()
+                };
+                ordered = filters.flat_map(filter).collect::<Vec<f32>>();
+                &ordered[..]
+            }
+            None => weights.weight,
         };
-        let transforms = winograd::takes(layer, inputs, pixels);
-        let mut layer = Self {
-            weight: Aligned::default(),
-            transformed: None,
-            bias: Aligned::default(),
+        let strips = Strips::new(taps, groups, [inputs, outputs], true);
+        let by_squares = pixels >= LEAST_PIXELS && winograd::takes(layer, inputs);
+        let (level, taps) = (Level::detect(), (0..taps).collect::<Vec<_>>());
+        let mut laid = Aligned::default();
+        if by_squares {
+            winograd::pack(
+                level,
+                &strips,
+                weight,
+                &taps,
+                laid.at_least(winograd::len(&strips)),
+            );
+        } else {
+            strips.pack(level, weight, &taps, laid.at_least(strips.len()));
+        }
+        Self {
+            strips,
+            weight: laid,
+            by_squares,
+            bias: weights.bias.to_vec(),
             before: None,
             activation,
             window: layer.window,
             inputs,
-            outputs,
-            block,
-            strip,
-        };
-        layer.pack_bias(weights.bias);
-        if transforms {
-            layer.transformed = Some(winograd::pack(&layer, weights));
-        } else {
-            layer.pack(groups, weights);
         }
-        layer
     }
 
     /// The same with something before it, in the order of its channels.
@@ -150,59 +152,66 @@ impl Convolution {
         self.before = Some(before);
         self
     }
+}
 
-    fn taps(&self) -> usize {
-        self.window.kernel[0] * self.window.kernel[1]
-    }
-
-    /// Strips of a block.
-    fn strips(&self) -> usize {
-        self.block.outputs.div_ceil(self.strip)
-    }
-
-    fn blocks(&self) -> usize {
-        self.outputs / self.block.outputs
-    }
-
-    /// Values of a strip's weights.
-    fn strip_len(&self) -> usize {
-        self.taps() * self.block.inputs * self.strip
-    }
-
-    /// Where an output is: its strip, counted through all blocks, and its lane there.
-    fn place(&self, output: usize) -> [usize; 2] {
-        let (block, within) = (output / self.block.outputs, output % self.block.outputs);
-        [
-            block * self.strips() + within / self.strip,
-            within % self.strip,
-        ]
-    }
-
-    fn pack_bias(&mut self, bias: &[f32]) {
-        self.bias = Aligned::zeros(self.blocks() * self.strips() * self.strip);
-        for (output, bias) in bias.iter().enumerate() {
-            let [index, lane] = self.place(output);
-            self.bias.as_mut_slice()[index * self.strip + lane] = *bias;
-        }
-    }
-
-    fn pack(&mut self, groups: usize, weights: Weights<'_>) {
-        let (taps, strip) = (self.taps(), self.strip);
-        let [inputs, outputs] = [self.inputs / groups, self.outputs / groups];
-        let len = self.strip_len();
-        self.weight = Aligned::zeros(self.blocks() * self.strips() * len);
-        for output in 0..self.outputs {
-            let ([index, lane], block) = (self.place(output), output / self.block.outputs);
-            let to = &mut self.weight.as_mut_slice()[index * len..][..len];
-            let from = &weights.weight[output * inputs * taps..][..inputs * taps];
-            // Its group's first channel among those of the block.
-            let first = output / outputs * inputs - block * self.block.inputs;
-            for input in 0..inputs {
-                let source = weights.order.map_or(input, |order| order[input]);
-                for (tap, weight) in from[source * taps..][..taps].iter().enumerate() {
-                    to[(tap * self.block.inputs + first + input) * strip + lane] = *weight;
-                }
+impl Pass<'_> {
+    /// Computes it on rayon's pool.
+    ///
+    /// # Safety
+    /// The processor has the level; nobody else uses the images meanwhile, and the output is none of what is read.
+    ///
+    /// # Panics
+    /// The images have other channels than the layer.
+    pub(crate) unsafe fn run(&self, level: Level) {
+        let Convolution {
+            strips,
+            weight,
+            window,
+            before,
+            ..
+        } = self.layer;
+        assert_eq!(self.input.channels, self.layer.inputs, "input's channels");
+        assert_eq!(
+            self.output.channels,
+            self.layer.bias.len(),
+            "output's channels"
+        );
+        let (weight, before) = (weight.as_slice(), before.as_ref());
+        let finish = Finish {
+            to: self.output,
+            bias: Some(&self.layer.bias),
+            activation: self.layer.activation,
+            residual: self.residual,
+            after: self.after,
+        };
+        // SAFETY: as the caller's.
+        unsafe {
+            if self.layer.by_squares {
+                let pass = winograd::Pass {
+                    strips,
+                    weight,
+                    padding: window.padding,
+                    before,
+                    images: self.images,
+                    x: self.input,
+                    finish,
+                };
+                return pass.run(level);
             }
+            let [from, to] = [self.input, self.output].map(|images| Shape {
+                channels: images.channels,
+                height: images.size[0],
+                width: images.size[1],
+            });
+            let product = Product {
+                sweep: &Sweep::forward(window, from, to, self.images),
+                strips: *strips,
+                weight,
+                before,
+                finish,
+                x: self.input,
+            };
+            product.run(level);
         }
     }
 }

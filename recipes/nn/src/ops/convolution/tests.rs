@@ -14,6 +14,9 @@ const SIZE: [usize; 2] = [9, 14];
 struct Case {
     inputs: usize,
     layer: graph::Convolution,
+    /// Pixels that weights are laid out for: by squares, if there are enough.
+    pixels: usize,
+    activation: Activation,
     order: bool,
     before: bool,
     residual: bool,
@@ -35,18 +38,41 @@ fn cases() -> Vec<Case> {
         (64, Of::new(64, 3).padding(1).groups(16)),
         (96, Of::new(64, 3).stride(2).padding(1).groups(2)),
         (15, Of::new(10, 3).groups(5)),
+        // Rows that would push each other out of the nearest cache.
+        (1024, Of::new(20, 1)),
+        (512, Of::new(9, 1).stride(2)),
+        (512, Of::new(7, 3).stride(2).padding(1)),
+        (1024, Of::new(16, 3).stride(1).padding(1).groups(4)),
     ];
     let mut cases = Vec::new();
     for (i, (inputs, layer)) in layers.into_iter().enumerate() {
         for extras in 0..4 {
             cases.push(Case {
                 inputs,
+                pixels: if extras < 2 { 1000 } else { 10 },
+                activation: if extras == 1 {
+                    Activation::Silu
+                } else {
+                    Activation::Relu6
+                },
                 order: layer.groups == 1 && extras % 2 == 1,
                 layer: layer.clone().biased(),
                 before: extras >= 2,
                 residual: (i + extras) % 2 == 1,
             });
         }
+    }
+    // So many weights that all threads share squares.
+    for (outputs, before) in [(176, false), (170, true)] {
+        cases.push(Case {
+            inputs: 170,
+            pixels: 1000,
+            activation: Activation::Relu,
+            layer: Of::new(outputs, 3).padding(1).biased(),
+            order: before,
+            before,
+            residual: !before,
+        });
     }
     cases
 }
@@ -61,7 +87,7 @@ impl Case {
             x = net.relu(x);
         }
         x = net.convolution("layer", x, self.layer.clone());
-        x = net.activation(x, Activation::Relu6);
+        x = net.activation(x, self.activation);
         let graph = net.finish(x).unwrap();
         let read = |name: &str, shape: &[usize]| -> Vec<f64> {
             let values = match name {
@@ -98,14 +124,13 @@ impl Case {
         let ordered = |values: Vec<f32>| -> Vec<f32> { order.iter().map(|i| values[*i]).collect() };
         let mut laid = Convolution::new(
             &self.layer,
-            // Of a size at which those that can be transformed are.
-            [inputs, 1000],
+            [inputs, self.pixels],
             Weights {
                 weight: &tensor("layer.weight"),
                 bias: &tensor("layer.bias"),
                 order: self.order.then_some(&order[..]),
             },
-            Activation::Relu6,
+            self.activation,
         );
         if self.before {
             laid = laid.after(Before {

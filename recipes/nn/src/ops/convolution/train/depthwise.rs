@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::sweep::Sweep;
+use super::super::sweep::Sweep;
 use crate::{
     host::Shared,
     ops::Onto,
@@ -77,7 +77,7 @@ pub(super) unsafe fn run(level: Level, all: &[Filters<'_>]) {
             let line = image * sweep.windows[0] + row;
             let down = sweep.inside(0, row);
             let top = sweep.start[0] + (row * sweep.stride[0] + down.start) as isize;
-            let y = sweep.given(line..line + 1).next().unwrap_or_default();
+            let y = sweep.given(line..line + 1).next().unwrap_or_default() * sweep.to.channels;
             let line = Line {
                 filters,
                 x: image * sweep.from.height + top.max(0) as usize,

@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::{depthwise::pitch, sweep::Sweep};
+use super::{super::sweep::Sweep, depthwise::pitch};
 use crate::{
     host,
     simd::{Level, Vector, dispatch, load_up_to},
@@ -32,7 +32,7 @@ struct Sums<'a> {
 pub(super) fn gradient(level: Level, sweep: &Sweep, [x, dy]: [&[f32]; 2], dweight: &mut [f32]) {
     let channels = sweep.from.channels;
     let taps = sweep.taps();
-    let line = sweep.line() * sweep.stride[0] + sweep.windows[1] * channels;
+    let line = sweep.line(channels) * sweep.stride[0] + sweep.windows[1] * channels;
     let at_once = (NEAR / line.max(1)).max(1);
     let parts = host::split(sweep.lines(), 1, sweep.lines().div_ceil(at_once));
     let sums: Vec<Vec<f32>> = (parts.into_par_iter())

@@ -9,11 +9,14 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::{
-    dense::TASKS_PER_THREAD,
+    super::{
+        product::TASKS_PER_THREAD,
+        strips::Strips,
+        sweep::Sweep,
+        tile::{Sink, Tile},
+    },
+    images,
     lay::{self, Pixels},
-    pack::Strips,
-    sweep::Sweep,
-    tile::{Sink, Tile},
 };
 use crate::{
     host::{self, Shared},
@@ -193,7 +196,7 @@ impl Sums<'_> {
         let room = if direct {
             pixels * pitch
         } else {
-            sweep.len(lines.clone()).next_multiple_of(LINE)
+            sweep.len(lines.clone(), from).next_multiple_of(LINE)
         };
         let len = room + share.strips.len() * pixels * self.strips.strip;
         with_thread_memory(len, |memory| {
@@ -202,7 +205,7 @@ impl Sums<'_> {
                 lines: if flat {
                     vec![lines.start * to]
                 } else {
-                    sweep.given(lines.clone()).collect()
+                    sweep.given(lines.clone()).map(|pixel| pixel * to).collect()
                 },
                 columns: if flat { pixels } else { sweep.windows[1] },
                 apart: to,
@@ -210,10 +213,15 @@ impl Sums<'_> {
             let places = if flat {
                 vec![lines.start * from]
             } else if direct {
-                sweep.direct(lines.clone()).collect()
+                sweep
+                    .direct(lines.clone())
+                    .map(|pixel| pixel * from)
+                    .collect()
             } else {
-                sweep.fill(self.x, lines.clone(), x);
-                sweep.filled(lines).collect()
+                let images = images(Shared::reading(self.x), sweep.from);
+                // SAFETY: as the caller's.
+                unsafe { sweep.fill(level, (&images, None), lines.clone(), from, x) };
+                sweep.filled(lines, from).collect()
             };
             let read = Pixels {
                 lines: places,
@@ -232,7 +240,7 @@ impl Sums<'_> {
             let rows = if direct {
                 vec![0]
             } else {
-                sweep.runs(self.strips.blocks() == 1)
+                sweep.runs(self.strips.blocks() == 1, from)
             };
             let task = Task {
                 strips: &self.strips,
@@ -300,13 +308,8 @@ unsafe fn task_kernel<V: Vector>(task: &Task<'_>) {
                     // SAFETY: as the caller's: the rows are those under the windows, and the sums the task's.
                     unsafe {
                         let sink = index * strips.strip_len() + row * strips.strip + lane;
-                        let sink = Sink {
-                            to: share.to.at(sink),
-                            pitch: strips.strip,
-                            columns: lanes - lane,
-                            bias: None,
-                            add: task.add,
-                        };
+                        let to = share.to.at(sink);
+                        let sink = Sink::plain(to, strips.strip, lanes - lane, task.add);
                         let product = Tile {
                             x: task.x.add(start + first + tile.start),
                             runs: task.lines,

@@ -10,38 +10,32 @@ mod bias;
     allow(dead_code, reason = "tests use what they test")
 )]
 pub(crate) mod cuda;
-mod dense;
 mod depthwise;
 mod filters;
 mod gradient;
 mod lay;
 #[cfg(any(test, feature = "cuda"))]
 mod library;
-mod pack;
 mod squares;
 mod sums;
-mod sweep;
 #[cfg(test)]
 mod tests;
-mod tile;
 mod whole;
 
 use rayon::prelude::*;
 
-use self::{
-    dense::Product,
-    depthwise::Filters,
-    gradient::Sums,
-    pack::Strips,
-    squares::Squares,
+use self::{depthwise::Filters, gradient::Sums, squares::Squares, whole::Layer};
+use super::{
+    finish::Finish,
+    product::Product,
+    strips::Strips,
     sweep::{Phase, Sweep},
-    whole::Layer,
 };
 use crate::{
     aligned::Aligned,
     graph::{Convolution, Shape},
     host::Shared,
-    ops::Onto,
+    ops::{Images, Onto},
     simd::Level,
     workspace::Workspaces,
 };
@@ -107,7 +101,7 @@ impl Trained {
             if let Some(layer) = Layer::of(sweep, self.groups) {
                 return layer.forward(level, [weight, x], bias, y, memory);
             }
-            if let (Some(squares), Some([strips, _])) = (&mut self.squares, &self.strips) {
+            if let (Some(squares), Some([strips, _])) = (&self.squares, &self.strips) {
                 let numbers = (weight, bias);
                 return squares.forward(level, strips, numbers, (x, y), memory);
             }
@@ -140,7 +134,7 @@ impl Trained {
                 let dx = (Shared::new(dx), onto);
                 return layer.backward_input(level, [weight, dy], dx, memory);
             }
-            if let (Some(squares), Some([_, strips])) = (&mut self.squares, &self.strips) {
+            if let (Some(squares), Some([_, strips])) = (&self.squares, &self.strips) {
                 let (values, dx) = ([weight, dy], (Shared::new(dx), onto));
                 return squares.backward_input(level, strips, values, dx, memory);
             }
@@ -218,6 +212,16 @@ impl Trained {
     }
 }
 
+/// All channels of images that lie one after the other.
+fn images(values: Shared, shape: Shape) -> Images {
+    Images {
+        values,
+        size: [shape.height, shape.width],
+        channels: shape.channels,
+        pitch: shape.channels,
+    }
+}
+
 /// Lays weights out and convolves with them, phase by phase.
 fn convolve(
     level: Level,
@@ -237,10 +241,9 @@ fn convolve(
                 sweep,
                 strips,
                 weight: laid,
-                bias,
-                x,
-                y,
-                onto,
+                before: None,
+                finish: Finish::plain(images(y, sweep.to), bias, onto == Onto::Add),
+                x: images(Shared::reading(x), sweep.from),
             };
             // SAFETY: the level is the processor's, the caller has checked the lengths and has `y` for itself.
             unsafe { product.run(level) };

@@ -7,32 +7,32 @@
 
 use rayon::prelude::*;
 
-use super::{pack::Strips, sums::Sums, sweep::Phase};
+use super::{
+    super::{
+        finish::Finish,
+        strips::Strips,
+        sweep::Phase,
+        winograd::{self, PLACES, Pass, TAPS},
+    },
+    images,
+    sums::Sums,
+};
 use crate::{
-    activation::Activation,
     aligned::Aligned,
     graph,
     host::Shared,
-    ops::{
-        Images, Onto,
-        convolution::{Block, Convolution, Pass, winograd},
-    },
+    ops::Onto,
     simd::{Level, Vector, dispatch},
 };
 
-/// Places of a square.
-pub(super) const PLACES: usize = 36;
-const TAPS: usize = 9;
 /// Pixels of all images from which on it is worth it: the transformed weights are four times as many.
 const LEAST_PIXELS: usize = 1024;
-/// Channels from which on the products outweigh the transforms.
-const LEAST_CHANNELS: usize = 16;
 
 /// A convolution by squares, and the one that is its gradient.
 #[derive(Debug)]
 pub(super) struct Squares {
-    forward: Convolution,
-    backward: Convolution,
+    padding: [usize; 2],
+    /// The way back.
     phase: Phase,
 }
 
@@ -44,75 +44,65 @@ impl Squares {
         images: usize,
         backward: &[Phase],
     ) -> Option<Self> {
-        let window = layer.window;
-        let takes = (window.kernel, window.stride, layer.groups) == ([3; 2], [1; 2], 1)
-            && window.padding.iter().all(|padding| *padding <= 2)
-            && from.channels.min(to.channels) >= LEAST_CHANNELS
+        let takes = winograd::takes(layer, from.channels)
             && images * from.pixels().min(to.pixels()) >= LEAST_PIXELS;
         let [phase] = backward else { return None };
-        let convolution = |padding, inputs, outputs| Convolution {
-            weight: Aligned::default(),
-            transformed: None,
-            bias: Aligned::default(),
-            before: None,
-            activation: Activation::None,
-            window: graph::Window { padding, ..window },
-            inputs,
-            outputs,
-            block: Block { inputs, outputs },
-            strip: 2 * Level::detect().lanes(),
-        };
         takes.then(|| Self {
-            forward: convolution(window.padding, from.channels, to.channels),
-            backward: convolution(
-                window.padding.map(|padding| 2 - padding),
-                to.channels,
-                from.channels,
-            ),
+            padding: layer.window.padding,
             phase: phase.clone(),
         })
     }
 
     /// `weight * x + bias`.
     pub(super) fn forward(
-        &mut self,
+        &self,
         level: Level,
         strips: &Strips,
         (weight, bias): (&[f32], Option<&[f32]>),
         (x, y): (&[f32], Shared),
         memory: &mut Aligned,
     ) {
-        let layer = &mut self.forward;
-        layer.pack_bias(bias.unwrap_or_default());
-        let taps: Vec<usize> = (0..TAPS).collect();
-        pack(level, strips, weight, &taps, memory);
         let sweep = &self.phase.sweep;
-        // The phase goes from what is given to what was read.
-        let sizes = [sweep.to, sweep.from];
-        run(
-            level,
-            (layer, sweep.images),
-            sizes,
-            (x, y, Onto::Write),
-            memory,
-        );
+        let taps: Vec<usize> = (0..TAPS).collect();
+        let laid = memory.at_least(winograd::len(strips));
+        winograd::pack(level, strips, weight, &taps, laid);
+        let pass = Pass {
+            strips,
+            weight: laid,
+            padding: self.padding,
+            before: None,
+            images: sweep.images,
+            // The phase goes from what is given to what was read.
+            x: images(Shared::reading(x), sweep.to),
+            finish: Finish::plain(images(y, sweep.from), bias, false),
+        };
+        // SAFETY: the level is the processor's; the caller has checked the lengths and has `y` for itself.
+        unsafe { pass.run(level) };
     }
 
     /// The gradient of `x`.
     pub(super) fn backward_input(
-        &mut self,
+        &self,
         level: Level,
         strips: &Strips,
         [weight, dy]: [&[f32]; 2],
         (dx, onto): (Shared, Onto),
         memory: &mut Aligned,
     ) {
-        let layer = &mut self.backward;
-        layer.pack_bias(&[]);
         let Phase { sweep, taps } = &self.phase;
-        pack(level, strips, weight, taps, memory);
-        let sizes = [sweep.from, sweep.to];
-        run(level, (layer, sweep.images), sizes, (dy, dx, onto), memory);
+        let laid = memory.at_least(winograd::len(strips));
+        winograd::pack(level, strips, weight, taps, laid);
+        let pass = Pass {
+            strips,
+            weight: laid,
+            padding: self.padding.map(|padding| 2 - padding),
+            before: None,
+            images: sweep.images,
+            x: images(Shared::reading(dy), sweep.from),
+            finish: Finish::plain(images(dx, sweep.to), None, onto == Onto::Add),
+        };
+        // SAFETY: as above.
+        unsafe { pass.run(level) };
     }
 
     /// The gradient of weights.
@@ -129,7 +119,7 @@ impl Squares {
             images: sweep.images,
             x: (x, sweep.to),
             dy: (dy, sweep.from),
-            padding: self.forward.window.padding,
+            padding: self.padding,
             strips: *strips,
         };
         let parts = sums.parts();
@@ -147,76 +137,6 @@ impl Squares {
                 strips.unpack_one(level, &[&sums[..strips.strip_len()]], index, dweight);
             }
         });
-    }
-}
-
-fn run(
-    level: Level,
-    (layer, images): (&Convolution, usize),
-    [from, to]: [graph::Shape; 2],
-    (x, y, onto): (&[f32], Shared, Onto),
-    weight: &Aligned,
-) {
-    let images_of = |values: Shared, shape: graph::Shape| Images {
-        values,
-        size: [shape.height, shape.width],
-        channels: shape.channels,
-        pitch: shape.channels,
-    };
-    let output = images_of(y, to);
-    let pass = Pass {
-        layer,
-        images,
-        input: images_of(Shared::reading(x), from),
-        output,
-        residual: (onto == Onto::Add).then_some(output),
-        after: Activation::None,
-    };
-    // SAFETY: the level is the processor's; the caller has checked the lengths and has `y` for itself. A residual's value is
-    // read just before it is written.
-    unsafe { winograd::run(&pass, level, weight) };
-}
-
-/// Lays transformed weights out, `[strips, places, sums, strip]`.
-fn pack(level: Level, strips: &Strips, weight: &[f32], taps: &[usize], memory: &mut Aligned) {
-    let places = strips.places(weight, taps);
-    let len = strips.strip_len();
-    let to = memory.at_least(PLACES / TAPS * strips.len());
-    (to.par_chunks_exact_mut(PLACES / TAPS * len).enumerate()).for_each(|(index, to)| {
-        // The taps go where the last places will be: those of a channel are read before its places are written.
-        let last = to.len() - len;
-        strips.pack_one(level, weight, &places, index, &mut to[last..]);
-        // SAFETY: the level is the processor's, and a strip has these places.
-        unsafe { spread(level, strips, to) };
-    });
-}
-
-dispatch! {
-    /// From a strip's taps, in its last places, to all its places.
-    fn spread(strips: &Strips, values: &mut [f32]) = spread_kernel
-}
-
-#[inline(always)]
-unsafe fn spread_kernel<V: Vector>(strips: &Strips, values: &mut [f32]) {
-    let apart = strips.sums * strips.strip;
-    let values = values.as_mut_ptr();
-    for at in (0..apart).step_by(V::LEN) {
-        // SAFETY: as the caller's: there is a whole vector at each place.
-        unsafe {
-            let mut rows = [[V::splat(0.0); 3]; 6];
-            for column in 0..3 {
-                let tap = |row: usize| values.add((PLACES - TAPS + row * 3 + column) * apart + at);
-                let taps = to_places([V::load(tap(0)), V::load(tap(1)), V::load(tap(2))]);
-                for (row, place) in rows.iter_mut().zip(taps) {
-                    row[column] = place;
-                }
-            }
-            for (y, row) in rows.into_iter().enumerate() {
-                for (x, place) in to_places(row).into_iter().enumerate() {
-                    place.store(values.add((y * 6 + x) * apart + at));
-                }
-            }
-        }
     }
 }
 
@@ -259,26 +179,6 @@ unsafe fn gather_kernel<V: Vector>(
                 }
             }
         }
-    }
-}
-
-/// A filter's three values to six places.
-#[inline(always)]
-unsafe fn to_places<V: Vector>([a, b, c]: [V; 3]) -> [V; 6] {
-    // SAFETY: register arithmetic only; the instruction set is the caller's to vouch for.
-    unsafe {
-        let sixth = V::splat(-1.0 / 6.0);
-        let (ends, middle) = (a.add(c).mul(sixth), b.mul(sixth));
-        let far = a.mul_add(V::splat(1.0 / 24.0), c.mul(V::splat(1.0 / 6.0)));
-        let twelfth = b.mul(V::splat(1.0 / 12.0));
-        [
-            a.mul(V::splat(0.25)),
-            ends.add(middle),
-            middle.mul_add(V::splat(-1.0), ends),
-            far.add(twelfth),
-            twelfth.mul_add(V::splat(-1.0), far),
-            c,
-        ]
     }
 }
 

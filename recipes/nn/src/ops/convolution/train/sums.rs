@@ -7,11 +7,11 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::{
-    dense::TASKS_PER_THREAD,
-    pack::Strips,
-    squares::PLACES,
+use super::super::{
+    product::TASKS_PER_THREAD,
+    strips::Strips,
     tile::{Sink, Tile},
+    winograd::PLACES,
 };
 use crate::{
     graph::Shape,
@@ -161,13 +161,9 @@ unsafe fn task_kernel<V: Vector>(task: &Task<'_>, x: &mut [f32], dy: &mut [f32])
                                 ahead: None,
                             };
                             let at = index * PLACES * strips.sums + row;
-                            let sink = Sink {
-                                to: task.to.at(at * strip + lane),
-                                pitch: strip,
-                                columns: outputs.len() - lane,
-                                bias: None,
-                                add: start > task.squares.start,
-                            };
+                            let to = task.to.at(at * strip + lane);
+                            let add = start > task.squares.start;
+                            let sink = Sink::plain(to, strip, outputs.len() - lane, add);
                             tile.sum::<V>(rows.len(), sink);
                         }
                     }

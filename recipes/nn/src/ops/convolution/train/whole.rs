@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::{
+use super::super::{
     sweep::Sweep,
     tile::{Sink, Tile},
 };
@@ -272,13 +272,9 @@ unsafe fn backward_kernel<V: Vector>(task: &Backward<'_>) {
                         pitch: inputs,
                         ahead: None,
                     };
-                    let sink = Sink {
-                        to: task.to.at(images.start * inputs + column),
-                        pitch: inputs,
-                        columns: task.inputs.end - column,
-                        bias: None,
-                        add: task.add || output > 0,
-                    };
+                    let to = task.to.at(images.start * inputs + column);
+                    let add = task.add || output > 0;
+                    let sink = Sink::plain(to, inputs, task.inputs.end - column, add);
                     tile.sum_of::<V>(images.len(), sink);
                 }
             }
@@ -314,13 +310,8 @@ unsafe fn gradient_kernel<V: Vector>(task: &Gradient<'_>) {
                     pitch: inputs,
                     ahead: None,
                 };
-                let sink = Sink {
-                    to: task.to.at(rows.start * inputs + column),
-                    pitch: inputs,
-                    columns: inputs - column,
-                    bias: None,
-                    add: false,
-                };
+                let to = task.to.at(rows.start * inputs + column);
+                let sink = Sink::plain(to, inputs, inputs - column, false);
                 tile.sum_of::<V>(rows.len(), sink);
             }
         }

@@ -1,8 +1,8 @@
 //! Between the layout of state dicts, `[outputs, inputs / groups, kernel]`, and strips of two vectors of channels, as the
 //! kernels read weights and leave their gradients.
 //!
-//! Both ways are a transposition, of squares of as many values as a vector has each way. They run in each step, so that
-//! they are shared out over the threads by strips.
+//! Both ways are a transposition, of squares of as many values as a vector has each way. In training they run in each step, so
+//! that they are shared out over the threads by strips.
 
 use rayon::prelude::*;
 

@@ -1,9 +1,12 @@
-//! The innermost loop of all three products: some rows of values by one or two vectors, summed in registers.
+//! The innermost loop of all products: some rows of values by one or two vectors, summed in registers.
 //!
 //! Forward and back, rows are pixels, steps go through a window, and vectors are weights. For the gradient of weights, rows are
 //! channels of the input, steps go through pixels, and vectors are the output's gradient.
 
-use crate::simd::{Vector, load_up_to, store_up_to};
+use crate::{
+    matmul::MOST_ROWS,
+    simd::{Vector, load_up_to, store_up_to},
+};
 
 /// What is summed.
 #[derive(Clone, Copy)]
@@ -26,7 +29,7 @@ pub(super) struct Tile<'a> {
     pub(super) ahead: Option<[(*const f32, usize); 2]>,
 }
 
-/// Where sums go.
+/// Where sums go, and what becomes of them on the way.
 #[derive(Clone, Copy)]
 pub(super) struct Sink {
     /// The first row's.
@@ -37,8 +40,27 @@ pub(super) struct Sink {
     pub(super) columns: usize,
     /// What sums begin with, if not with zero.
     pub(super) bias: Option<*const f32>,
-    /// Whether they are added to what is there.
-    pub(super) add: bool,
+    /// What they are bounded by, if by something.
+    pub(super) bounds: Option<[f32; 2]>,
+    /// What is added then, and the values from one row of it to the next. It may be what is there.
+    pub(super) residual: Option<(*const f32, usize)>,
+    /// What they are bounded by after that.
+    pub(super) after: Option<[f32; 2]>,
+}
+
+impl Sink {
+    /// Takes sums as they are, or adds them to what is there.
+    pub(super) fn plain(to: *mut f32, pitch: usize, columns: usize, add: bool) -> Self {
+        Self {
+            to,
+            pitch,
+            columns,
+            bias: None,
+            bounds: None,
+            residual: add.then_some((to.cast_const(), pitch)),
+            after: None,
+        }
+    }
 }
 
 /// Sums a tile whose height is a constant within.
@@ -106,19 +128,14 @@ unsafe fn sum<V: Vector, const R: usize, const N: usize, const WHOLE: bool>(
                 sums.iter_mut().for_each(|sums| sums[n] = bias);
             }
         }
-        if sink.add {
-            for (r, sums) in sums.iter_mut().enumerate() {
-                for (n, sum) in sums.iter_mut().enumerate() {
-                    let to = sink.to.add(r * sink.pitch + n * V::LEN);
-                    *sum = sum.add(load_up_to(to, sink.count::<V>(n)));
-                }
-            }
-        }
         let mut weight = tile.weight;
-        // What is read anyway, if there is nothing.
         let [mut first, mut second] = tile.ahead.unwrap_or([(tile.x, 0); 2]);
         for run in tile.runs {
-            let mut x = tile.x.add(*run);
+            // An address for each four rows, from which the processor reaches all of them by itself.
+            let mut fours = [tile.x.add(*run); MOST_ROWS.div_ceil(4)];
+            for (i, four) in fours.iter_mut().enumerate() {
+                *four = four.wrapping_add(4 * i * tile.row);
+            }
             for _ in 0..tile.steps {
                 let mut weights = [V::splat(0.0); N];
                 for (n, vector) in weights.iter_mut().enumerate() {
@@ -132,22 +149,58 @@ unsafe fn sum<V: Vector, const R: usize, const N: usize, const WHOLE: bool>(
                 // Beyond the last ones there may be nothing.
                 weight = weight.wrapping_add(tile.pitch);
                 for (r, sums) in sums.iter_mut().enumerate() {
-                    let factor = V::splat(*x.add(r * tile.row));
+                    let factor = V::splat(*fours[r / 4].add(r % 4 * tile.row));
                     for (sum, weight) in sums.iter_mut().zip(weights) {
                         *sum = weight.mul_add(factor, *sum);
                     }
                 }
-                x = x.wrapping_add(tile.step);
-                V::prefetch(first.0);
-                V::prefetch(second.0);
-                first.0 = first.0.wrapping_add(first.1);
-                second.0 = second.0.wrapping_add(second.1);
+                for four in &mut fours {
+                    *four = four.wrapping_add(tile.step);
+                }
+                if tile.ahead.is_some() {
+                    V::prefetch(first.0);
+                    V::prefetch(second.0);
+                    first.0 = first.0.wrapping_add(first.1);
+                    second.0 = second.0.wrapping_add(second.1);
+                }
+            }
+        }
+        if let Some(bounds) = sink.bounds {
+            bound(&mut sums, bounds);
+        }
+        if let Some((residual, pitch)) = sink.residual {
+            for (r, sums) in sums.iter_mut().enumerate() {
+                for (n, sum) in sums.iter_mut().enumerate() {
+                    let residual = residual.add(r * pitch + n * V::LEN);
+                    *sum = sum.add(load_up_to(residual, sink.count::<V>(n)));
+                }
+            }
+            if let Some(bounds) = sink.after {
+                bound(&mut sums, bounds);
             }
         }
         for (r, sums) in sums.into_iter().enumerate() {
             for (n, sum) in sums.into_iter().enumerate() {
                 let to = sink.to.add(r * sink.pitch + n * V::LEN);
                 store_up_to(sum, to, sink.count::<V>(n));
+            }
+        }
+    }
+}
+
+/// Bounds sums; what is no number stays so.
+#[inline(always)]
+unsafe fn bound<V: Vector, const R: usize, const N: usize>(
+    sums: &mut [[V; N]; R],
+    [low, high]: [f32; 2],
+) {
+    // SAFETY: register arithmetic only; the instruction set is the caller's to vouch for.
+    unsafe {
+        let (low, high) = (V::splat(low), V::splat(high));
+        // No iterator over both: sums would leave their registers.
+        for sums in sums.iter_mut() {
+            for sum in sums.iter_mut() {
+                *sum = high.min(low.max(*sum));
             }
         }
     }

@@ -6,7 +6,12 @@
 
 use std::ops::Range;
 
-use crate::graph::{Shape, Window};
+use super::Before;
+use crate::{
+    graph::{Shape, Window},
+    ops::Images,
+    simd::{Level, Vector, dispatch, load_up_to, store_up_to},
+};
 
 /// Windows over images, and the pixels that their sums go to. All pairs are `[down, across]`.
 #[derive(Clone, Debug)]
@@ -152,18 +157,23 @@ impl Sweep {
         }
     }
 
-    /// Values of a line of the image as far as windows reach, with the zeros.
-    pub(super) fn line(&self) -> usize {
-        (self.windows[1].saturating_sub(1) * self.stride[1] + self.kernel[1]) * self.from.channels
+    /// Pixels of a line of the image as far as windows reach, with the zeros.
+    fn reach(&self) -> usize {
+        self.windows[1].saturating_sub(1) * self.stride[1] + self.kernel[1]
+    }
+
+    /// Values of such a line, of pixels that are `pitch` apart.
+    pub(super) fn line(&self, pitch: usize) -> usize {
+        self.reach() * pitch
     }
 
     /// Where the runs of a window begin in filled lines, from its first value on: its lines, if channels of neighbouring pixels
     /// are summed over together, and otherwise its pixels.
-    pub(super) fn runs(&self, together: bool) -> Vec<usize> {
+    pub(super) fn runs(&self, together: bool, pitch: usize) -> Vec<usize> {
         let [down, across] = self.kernel;
         let across = if together { 1 } else { across };
         (0..down)
-            .flat_map(|y| (0..across).map(move |x| y * self.line() + x * self.from.channels))
+            .flat_map(|y| (0..across).map(move |x| y * self.line(pitch) + x * pitch))
             .collect()
     }
 
@@ -184,27 +194,34 @@ impl Sweep {
     }
 
     /// Values that [`Self::fill`] writes.
-    pub(super) fn len(&self, lines: Range<usize>) -> usize {
+    pub(super) fn len(&self, lines: Range<usize>, pitch: usize) -> usize {
         let lines: usize = (self.rows(lines))
             .map(|(_, rows)| self.under(rows.len()))
             .sum();
-        lines * self.line()
+        lines * self.line(pitch)
     }
 
-    /// Copies what is under some lines of windows, with zeros around it.
-    pub(super) fn fill(&self, x: &[f32], lines: Range<usize>, to: &mut [f32]) {
-        let mut to = &mut to[..self.len(lines.clone())];
-        let Shape {
-            channels,
-            height,
-            width,
-        } = self.from;
-        let line = self.line();
+    /// Copies what is under some lines of windows, with zeros around it, to pixels that are `pitch` apart. What is to be done to
+    /// values first is done to them, and not to the zeros.
+    ///
+    /// # Safety
+    /// The processor has the level; the images are as large as they should be, and nobody writes them meanwhile.
+    pub(super) unsafe fn fill(
+        &self,
+        level: Level,
+        (x, before): (&Images, Option<&Before>),
+        lines: Range<usize>,
+        pitch: usize,
+        to: &mut [f32],
+    ) {
+        let mut to = &mut to[..self.len(lines.clone(), pitch)];
+        let Shape { height, width, .. } = self.from;
+        let line = self.line(pitch);
         // The columns of a line that are the image's, and which of the image's they are.
-        let columns = (line / channels.max(1)) as isize;
-        let inside = |place: isize| (place - self.start[1]).clamp(0, columns) as usize * channels;
+        let columns = self.reach() as isize;
+        let inside = |place: isize| (place - self.start[1]).clamp(0, columns) as usize * pitch;
         let [begin, end] = [inside(0), inside(width as isize)];
-        let skipped = self.start[1].clamp(0, width as isize) as usize * channels;
+        let skipped = self.start[1].clamp(0, width as isize) as usize;
         for (image, rows) in self.rows(lines) {
             let under = self.under(rows.len());
             let (here, rest) = std::mem::take(&mut to).split_at_mut(under * line);
@@ -215,42 +232,113 @@ impl Sweep {
                     to.fill(0.0);
                     continue;
                 }
-                let from = &x[(image * height + row as usize) * width * channels..];
                 to[..begin].fill(0.0);
-                to[begin..end].copy_from_slice(&from[skipped..][..end - begin]);
                 to[end..].fill(0.0);
+                let first = (image * height + row as usize) * width + skipped;
+                let to = &mut to[begin..end];
+                // SAFETY: as the caller's: the image has the line.
+                unsafe { copy(level, (x, before), first, pitch, to) };
             }
         }
     }
 
     /// Where in what [`Self::fill`] wrote the first value under each line of windows is.
-    pub(super) fn filled(&self, lines: Range<usize>) -> impl Iterator<Item = usize> {
+    pub(super) fn filled(&self, lines: Range<usize>, pitch: usize) -> impl Iterator<Item = usize> {
         let mut before = 0;
         self.rows(lines).flat_map(move |(_, rows)| {
             let first = before;
             before += self.under(rows.len());
-            (0..rows.len()).map(move |row| (first + row * self.stride[0]) * self.line())
+            (0..rows.len()).map(move |row| (first + row * self.stride[0]) * self.line(pitch))
         })
     }
 
-    /// Where in the image itself that is, if windows are pixels of it.
+    /// The pixel that the first window of each line is, if windows are pixels.
     pub(super) fn direct(&self, lines: Range<usize>) -> impl Iterator<Item = usize> {
         let [y, x] = self.start.map(|start| start.max(0) as usize);
         self.rows(lines).flat_map(move |(image, rows)| {
             rows.map(move |row| {
                 let line = image * self.from.height + y + row * self.stride[0];
-                (line * self.from.width + x) * self.from.channels
+                line * self.from.width + x
             })
         })
     }
 
-    /// The first value that each line of windows gives.
+    /// The first pixel that each line of windows gives.
     pub(super) fn given(&self, lines: Range<usize>) -> impl Iterator<Item = usize> {
         self.rows(lines).flat_map(move |(image, rows)| {
             rows.map(move |row| {
                 let line = image * self.to.height + self.first[0] + row * self.step[0];
-                (line * self.to.width + self.first[1]) * self.to.channels
+                line * self.to.width + self.first[1]
             })
         })
+    }
+}
+
+/// Copies pixels from `first` on to `pitch` apart, with what is to be done to values first.
+///
+/// # Safety
+/// As [`Sweep::fill`]'s; there are as many pixels as `to` has room for.
+pub(super) unsafe fn copy(
+    level: Level,
+    (from, before): (&Images, Option<&Before>),
+    first: usize,
+    pitch: usize,
+    to: &mut [f32],
+) {
+    // SAFETY: as the caller's.
+    unsafe {
+        match before {
+            Some(before) => scale_line(level, from, first, before, pitch, to),
+            None => copy_line(from, first, pitch, to),
+        }
+    }
+}
+
+unsafe fn copy_line(from: &Images, first: usize, pitch: usize, to: &mut [f32]) {
+    if to.is_empty() {
+        return;
+    }
+    // SAFETY: as the caller's: there are as many pixels as `to` has.
+    unsafe {
+        if from.pitch == pitch && from.channels == pitch {
+            let from = from.pixel(first);
+            std::ptr::copy_nonoverlapping(from, to.as_mut_ptr(), to.len());
+            return;
+        }
+        for (pixel, to) in to.chunks_exact_mut(pitch).enumerate() {
+            let values = from.pixel(first + pixel);
+            std::ptr::copy_nonoverlapping(values, to.as_mut_ptr(), from.channels);
+        }
+    }
+}
+
+dispatch! {
+    /// Pixels from `first` on, each channel scaled, shifted and activated.
+    fn scale_line(from: &Images, first: usize, before: &Before, pitch: usize, to: &mut [f32])
+        = scale_line_kernel
+}
+
+#[inline(always)]
+unsafe fn scale_line_kernel<V: Vector>(
+    from: &Images,
+    first: usize,
+    before: &Before,
+    pitch: usize,
+    to: &mut [f32],
+) {
+    let channels = before.scale.len();
+    let (scale, shift) = (before.scale.as_ptr(), before.shift.as_ptr());
+    for (pixel, to) in to.chunks_exact_mut(pitch).enumerate() {
+        for channel in (0..channels).step_by(V::LEN) {
+            let count = V::LEN.min(channels - channel);
+            // SAFETY: as the caller's: there are `count` channels from there on, and factors and terms for them.
+            unsafe {
+                let x: V = load_up_to(from.pixel(first + pixel).add(channel), count);
+                let scale = load_up_to(scale.add(channel), count);
+                let x = x.mul_add(scale, load_up_to(shift.add(channel), count));
+                let x: V = before.activation.apply(x);
+                store_up_to(x, to.as_mut_ptr().add(channel), count);
+            }
+        }
     }
 }
