@@ -15,7 +15,7 @@ use candle_core::cuda_backend::cudarc::cublaslt::{
     sys,
 };
 
-use super::{Element, Geometry, Way};
+use super::{Element, Geometry, Way, memory::alone};
 use crate::ops::Onto;
 
 pub(super) use convolution::Plan;
@@ -96,6 +96,7 @@ impl Handles {
     /// cuDNN, if there is one, one at a time; the device is the calling thread's.
     pub(super) fn convolutions(&self) -> Option<MutexGuard<'_, Convolutions>> {
         let convolutions = self.cudnn.get_or_init(|| {
+            let _alone = alone();
             let chosen = HashMap::new();
             Cudnn::load().map(|cudnn| Mutex::new(Convolutions { cudnn, chosen }))
         });
@@ -111,7 +112,10 @@ impl Products {
     pub(super) fn handle(&mut self) -> Result<Lt, CublasError> {
         match self.handle {
             Some(handle) => Ok(handle),
-            None => Ok(*self.handle.insert(Lt(result::create_handle()?))),
+            None => {
+                let _alone = alone();
+                Ok(*self.handle.insert(Lt(result::create_handle()?)))
+            }
         }
     }
 }

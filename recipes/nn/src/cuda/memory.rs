@@ -1,6 +1,6 @@
 //! Memory: of the device, and of the host where the device reads and writes it.
 
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use candle_core::{
     Result, bail,
@@ -62,9 +62,14 @@ pub(crate) fn recording() -> Recording {
     RECORDING.read().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// While this is held nobody records.
+pub(super) fn alone() -> RwLockWriteGuard<'static, ()> {
+    RECORDING.write().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Waits for all of a device, and does what nothing else on it may run beside.
 pub(super) fn settled<T>(context: &CudaContext, then: impl FnOnce(Result<()>) -> T) -> T {
-    let _alone = RECORDING.write().unwrap_or_else(PoisonError::into_inner);
+    let _alone = alone();
     then(context.synchronize().w())
 }
 

@@ -1,5 +1,5 @@
 use super::*;
-use crate::cuda::{Argument, Program};
+use crate::cuda::{Argument, Program, memory::alone};
 
 /// The first device, or nothing where there is none, and says so.
 pub(crate) fn device(element: Element) -> Option<Gpu> {
@@ -8,7 +8,10 @@ pub(crate) fn device(element: Element) -> Option<Gpu> {
 
 /// The device of a number, as [`device`].
 pub(crate) fn device_at(ordinal: usize, element: Element) -> Option<Gpu> {
+    // Candle makes handles of libraries, which may wait for all of a device.
+    let alone = alone();
     let device = CudaDevice::new_with_stream(ordinal).map_err(|error| error.to_string());
+    drop(alone);
     match device.and_then(|device| Gpu::new(&device, element)) {
         Ok(gpu) => Some(gpu),
         Err(error) => {
