@@ -56,6 +56,8 @@ impl Pass<'_> {
     /// clients have theirs at hand too.
     pub(crate) fn run(&self, done: &dyn Fn(usize)) -> Result<Native> {
         reset_peak_rss();
+        // What a warm-up has decoded does not count.
+        self.recipe.decoded();
         let mut times = Vec::with_capacity(self.examples.div_ceil(self.batch));
         for start in (0..self.examples).step_by(self.batch) {
             interrupt::check()?;
@@ -71,6 +73,11 @@ impl Pass<'_> {
         let samples = |of: fn(&BatchTime) -> Duration| {
             Packed(times.iter().map(of).map(milliseconds).collect())
         };
+        let decoded = self.recipe.decoded();
+        let decoded_on_device = self.recipe.decoder().map(|_| {
+            let all = decoded.on_device + decoded.on_cpu;
+            decoded.on_device as f64 / all.max(1) as f64
+        });
         let cost: u64 = times.iter().map(|time| time.cost).sum();
         Ok(Native {
             batch: self.batch,
@@ -85,6 +92,7 @@ impl Pass<'_> {
             peak_rss_bytes: peak_rss(None),
             finish_seconds: Some(sum(|time| time.finish).as_secs_f64()),
             cost: Some(cost as f64 / self.examples.max(1) as f64),
+            decoded_on_device,
             samples: Some(Samples {
                 prepare_ms: samples(|time| time.prepare),
                 forward_ms: samples(|time| time.forward),

@@ -24,7 +24,7 @@ pub fn load(
     model: &ModelConfig,
     batches_in_flight: Option<NonZeroUsize>,
 ) -> Result<Vec<Device>, LoadError> {
-    let devices = model
+    let devices: Vec<Device> = model
         .devices
         .iter()
         .map(|device| load_onto(recipes, model, batches_in_flight, device))
@@ -32,6 +32,7 @@ pub fn load(
     if model.dtype_is_auto && model.devices.iter().any(candle_core::Device::is_cpu) {
         announce_bf16();
     }
+    announce_decoder(&devices);
     Ok(devices)
 }
 
@@ -41,6 +42,17 @@ fn announce_bf16() {
         tracing::info!(
             speed = format!("{gain:.1}x"),
             "computing in f32; with --dtype bf16 matrix products would have this speed, and three digits' precision"
+        );
+    }
+}
+
+/// Says once what decodes JPEG files where that is a device.
+fn announce_decoder(devices: &[Device]) {
+    let mut recipes = devices.iter().flat_map(|device| &device.recipes);
+    if let Some(decoder) = recipes.find_map(|recipe| recipe.decoder()) {
+        tracing::info!(
+            decoder,
+            "whole baseline JPEG files are decoded on the device"
         );
     }
 }

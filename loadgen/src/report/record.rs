@@ -164,6 +164,9 @@ pub struct Native {
     /// What an example costs in the mean, in the recipe's unit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cost: Option<f64>,
+    /// The part of `examples` that the device decoded, of image files on a device that can.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decoded_on_device: Option<f64>,
     /// What each batch took.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub samples: Option<Samples>,

@@ -38,7 +38,8 @@ pub use input::{Input, InputKind, InputLimits, Pixels};
 pub use memory::{MemoryBudget, NoMemory, Reservation};
 pub use output::{Entity, ImageClass, Output, TextLabel};
 pub use recipe::{
-    AnyRecipe, ErasedRecipe, Prepared, RawOutput, RawTensors, Recipe, RecipeInfo, run_batch,
+    AnyRecipe, Decoded, ErasedRecipe, Prepared, RawOutput, RawTensors, Recipe, RecipeInfo,
+    run_batch,
 };
 pub use signature::{AnswerForm, Signature};
 pub use text_input::TextInput;

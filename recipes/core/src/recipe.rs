@@ -36,6 +36,15 @@ pub struct RecipeInfo {
 /// on, as what [`Recipe::prepare`] makes is.
 pub type RawTensors = HashMap<String, Tensor>;
 
+/// Images by what decoded them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Decoded {
+    /// The device that the model runs on.
+    pub on_device: u64,
+    /// The CPU.
+    pub on_cpu: u64,
+}
+
 /// A model with its pre- and post-processing.
 ///
 /// Answers must not depend on batch-mates: `forward` of many equals `forward` of each, within the dtype's tolerance.
@@ -51,6 +60,16 @@ pub trait Recipe: Send + Sync + 'static {
     /// What its model is made of.
     fn architecture(&self) -> Architecture {
         Architecture::default()
+    }
+
+    /// What its device decodes JPEG files with, in words for a log; none where the CPU decodes all.
+    fn decoder(&self) -> Option<&'static str> {
+        None
+    }
+
+    /// The images that were decoded since it was last asked.
+    fn decoded(&self) -> Decoded {
+        Decoded::default()
     }
 
     /// How its inputs and answers look as tensors.
@@ -142,6 +161,10 @@ pub trait ErasedRecipe: Send + Sync + 'static {
     fn info(&self) -> &RecipeInfo;
     /// See [`Recipe::architecture`].
     fn architecture(&self) -> Architecture;
+    /// See [`Recipe::decoder`].
+    fn decoder(&self) -> Option<&'static str>;
+    /// See [`Recipe::decoded`].
+    fn decoded(&self) -> Decoded;
     /// See [`Recipe::signature`].
     fn signature(&self) -> Signature;
     /// See [`Recipe::example`].
@@ -193,6 +216,14 @@ impl<R: Recipe> ErasedRecipe for R {
 
     fn architecture(&self) -> Architecture {
         Recipe::architecture(self)
+    }
+
+    fn decoder(&self) -> Option<&'static str> {
+        Recipe::decoder(self)
+    }
+
+    fn decoded(&self) -> Decoded {
+        Recipe::decoded(self)
     }
 
     fn signature(&self) -> Signature {

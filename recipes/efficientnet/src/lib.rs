@@ -16,7 +16,7 @@ use galley_core::{
     AnyRecipe, BundledWeights, Embedded, Entry, HubWeights, InputKind, LoadError, LoadOptions,
     Source, counted, synthetic, weights,
 };
-use galley_image::{Classifier, Config, IMAGENET, Parts};
+use galley_image::{Classifier, Config, IMAGENET, OPTIONS, Parts};
 use galley_nn::{Backend, image::Network};
 
 use crate::{names::Naming, spec::Spec};
@@ -68,7 +68,7 @@ const IMAGE_CLASSES: Entry = Entry {
     bundled: None,
     hub: None,
     synthetic_seed: None,
-    options: &[],
+    options: OPTIONS,
     benchmark: None,
     load,
 };
@@ -113,6 +113,6 @@ fn load(entry: &Entry, options: &LoadOptions) -> Result<AnyRecipe, LoadError> {
         view: spec.view,
         parameters: parameters.get(),
     };
-    let recipe = Classifier::new(entry, options, source.to_string(), parts);
+    let recipe = Classifier::new(entry, options, source.to_string(), parts)?;
     Ok(Arc::new(recipe))
 }

@@ -3,19 +3,34 @@
 use bytes::Bytes;
 use candle_core::{DType, Device, Tensor};
 use galley_core::{
-    AnswerForm, Architecture, Entry, ForwardError, Input, InputError, LoadOptions, MemoryBudget,
-    Output, Pixels, RawTensors, Recipe, RecipeInfo, Signature, synthetic,
+    AnswerForm, Architecture, Decoded, Entry, ForwardError, Input, InputError, LoadError,
+    LoadOptions, MemoryBudget, Output, RawTensors, Recipe, RecipeInfo, Signature, synthetic,
 };
-use galley_nn::{executor::Executor, image::Network};
+use galley_nn::{
+    executor::Executor,
+    image::Network,
+    picture::{Picture, Scored},
+};
 use serde_json::{Value, json};
 
 use crate::{
     Bounds, View,
+    jpeg::{self, Compressed},
     labels::{self, Label},
+    square::{Counts, Rgb, Square, interleave},
 };
 
 /// Classes in an answer.
 const TOP: usize = 5;
+
+/// The option that says what decodes JPEG files.
+const JPEG: &str = "jpeg";
+
+/// What a classifier's options do.
+pub const OPTIONS: &[(&str, &str)] = &[(
+    JPEG,
+    "what decodes JPEG files: cpu, or device, which is nvJPEG on a CUDA device and has not run on a card yet (default: cpu)",
+)];
 
 /// A photograph of a cup of coffee.
 pub static EXAMPLE: &[u8] = include_bytes!("../../efficientnet/examples/coffee_small.jpg");
@@ -28,15 +43,19 @@ pub trait Scorer: Send + Sync {
     /// The network cannot take images of that size, or the device failed.
     fn forward(&self, pixels: &Tensor) -> candle_core::Result<Tensor>;
 
-    /// Images as they were decoded, bytes `[height, width, 3]` each -> logits `[images * classes]`.
+    /// Images as they were decoded, bytes `[side, side, 3]` each, and after them pictures, of which a device may refuse some.
     ///
     /// # Errors
     /// As [`Self::forward`].
-    fn forward_bytes(
+    fn forward_pictures(
         &self,
         images: &[&[u8]],
-        size: (usize, usize),
-    ) -> candle_core::Result<Vec<f32>>;
+        pictures: &[Picture<'_>],
+        side: usize,
+    ) -> candle_core::Result<Scored>;
+
+    /// What the device decodes pictures with; none where it does not.
+    fn decoder(&self) -> Option<&'static str>;
 
     /// Logits of an image.
     fn classes(&self) -> usize;
@@ -49,12 +68,16 @@ macro_rules! scorer {
             fn forward(&self, pixels: &Tensor) -> candle_core::Result<Tensor> {
                 <$network>::forward(self, pixels)
             }
-            fn forward_bytes(
+            fn forward_pictures(
                 &self,
                 images: &[&[u8]],
-                size: (usize, usize),
-            ) -> candle_core::Result<Vec<f32>> {
-                <$network>::forward_bytes(self, images, size)
+                pictures: &[Picture<'_>],
+                side: usize,
+            ) -> candle_core::Result<Scored> {
+                <$network>::forward_pictures(self, images, pictures, side)
+            }
+            fn decoder(&self) -> Option<&'static str> {
+                <$network>::decoder(self)
             }
             fn classes(&self) -> usize {
                 <$network>::classes(self)
@@ -86,51 +109,29 @@ pub struct Classifier {
     view: View,
     max_pixels: u64,
     decode_memory: MemoryBudget,
-}
-
-/// A square of pixels: red, green, blue, line by line.
-#[derive(Debug)]
-pub struct Square {
-    side: usize,
-    rgb: Rgb,
-}
-
-/// Its colours.
-#[derive(Debug)]
-enum Rgb {
-    /// As decoded, 0 to 255. A quarter of the size of what they mean to the network, which a device works out where it
-    /// reads them.
-    Decoded(Vec<u8>),
-    /// As the network takes them.
-    Normalised(Vec<f32>),
-}
-
-impl Rgb {
-    fn decoded(&self) -> Option<&[u8]> {
-        match self {
-            Self::Decoded(rgb) => Some(rgb),
-            Self::Normalised(_) => None,
-        }
-    }
-
-    fn normalised(&self) -> &[f32] {
-        match self {
-            Self::Decoded(_) => &[],
-            Self::Normalised(values) => values,
-        }
-    }
+    /// What the device decodes pictures with, if it is to.
+    decoder: Option<&'static str>,
+    decoded: Counts,
 }
 
 impl Classifier {
     /// `weights` says which weights the network has.
-    pub fn new(entry: &Entry, options: &LoadOptions, weights: String, parts: Parts) -> Self {
+    ///
+    /// # Errors
+    /// The device is to decode JPEG files and cannot, or the option is neither that nor the CPU.
+    pub fn new(
+        entry: &Entry,
+        options: &LoadOptions,
+        weights: String,
+        parts: Parts,
+    ) -> Result<Self, LoadError> {
         let Parts {
             network,
             labels,
             view,
             parameters,
         } = parts;
-        Self {
+        Ok(Self {
             info: RecipeInfo {
                 name: entry.name,
                 input_kind: entry.input_kind,
@@ -142,32 +143,111 @@ impl Classifier {
                 max_batch_size: None,
             },
             parameters,
+            decoder: decoder(entry, options, network.as_ref())?,
             network,
             labels,
             view,
             max_pixels: options.limits.max_pixels,
             decode_memory: options.decode_memory.clone(),
-        }
+            decoded: Counts::default(),
+        })
     }
 
-    /// Images of one size and one kind of colours -> their logits.
-    fn run(&self, images: &[&Square]) -> candle_core::Result<Vec<Vec<f32>>> {
+    /// Images of one size that mean what they are -> their logits.
+    fn run_normalised(&self, images: &[&Square]) -> candle_core::Result<Vec<Vec<f32>>> {
         let side = images.first().map_or(0, |image| image.side);
-        let decoded: Option<Vec<&[u8]>> = images.iter().map(|image| image.rgb.decoded()).collect();
-        let logits = match decoded {
-            Some(rgb) => self.network.forward_bytes(&rgb, (side, side))?,
-            None => {
-                let normalised = images.iter().flat_map(|image| image.rgb.normalised());
-                let values: Vec<f32> = normalised.copied().collect();
-                let shape = (images.len(), side, side, 3);
-                let pixels = Tensor::from_vec(values, shape, &Device::Cpu)?;
-                self.network.forward(&pixels)?.flatten_all()?.to_vec1()?
-            }
+        let normalised = images.iter().flat_map(|image| image.rgb.normalised());
+        let values: Vec<f32> = normalised.copied().collect();
+        let shape = (images.len(), side, side, 3);
+        let pixels = Tensor::from_vec(values, shape, &Device::Cpu)?;
+        self.network.forward(&pixels)?.to_vec2()
+    }
+
+    /// Images of one size of bytes, decoded or not -> their logits.
+    fn run_bytes(&self, images: &[&Square]) -> Result<Vec<Vec<f32>>, ForwardError> {
+        let side = images.first().map_or(0, |image| image.side);
+        let mut logits = vec![Vec::new(); images.len()];
+        let places = || images.iter().enumerate();
+        let decoded = places().filter_map(|(place, image)| Some((place, image.rgb.decoded()?)));
+        let (decoded, pixels): (Vec<usize>, Vec<&[u8]>) = decoded.unzip();
+        let pictures = places().filter_map(|(place, image)| Some((place, image.rgb.picture()?)));
+        let (compressed, pictures): (Vec<usize>, Vec<Picture<'_>>) = pictures.unzip();
+        let scored = self.network.forward_pictures(&pixels, &pictures, side)?;
+        let rows = scored.logits.chunks_exact(self.network.classes());
+        for (place, row) in decoded.iter().chain(&compressed).zip(rows) {
+            logits[*place] = row.to_vec();
+        }
+        let refused = scored.refused.iter();
+        let refused: Vec<usize> = refused.map(|&picture| compressed[picture]).collect();
+        self.decoded.on_device(compressed.len() - refused.len());
+        if refused.is_empty() {
+            return Ok(logits);
+        }
+        let views = refused.iter().map(|&place| self.decode_here(images[place]));
+        let views = views.collect::<Result<Vec<_>, _>>()?;
+        let views: Vec<&[u8]> = views.iter().map(Vec::as_slice).collect();
+        let scored = self.network.forward_pictures(&views, &[], side)?;
+        let rows = scored.logits.chunks_exact(self.network.classes());
+        for (place, row) in refused.iter().zip(rows) {
+            logits[*place] = row.to_vec();
+        }
+        Ok(logits)
+    }
+
+    /// What a device has refused, one at a time. Its size is bounded, as it was to go to a device, and no memory is waited for: that
+    /// might be held by those that wait for this.
+    fn decode_here(&self, image: &Square) -> Result<Vec<u8>, ForwardError> {
+        let Rgb::Compressed { file, .. } = &image.rgb else {
+            return Ok(Vec::new());
         };
-        Ok(logits
-            .chunks_exact(self.network.classes())
-            .map(<[f32]>::to_vec)
-            .collect())
+        let bounds = Bounds {
+            max_pixels: self.max_pixels,
+            memory: &MemoryBudget::unlimited(),
+            wanted: &|| true,
+        };
+        // It was seen to be whole, so that this is no fault of the file's.
+        let image = crate::decode(file, &bounds)
+            .map_err(|error| ForwardError::Failed(candle_core::Error::Msg(error.to_string())))?;
+        self.decoded.on_cpu(1);
+        Ok(self.view.of(&image))
+    }
+
+    /// A file, decoded or checked.
+    fn read(&self, file: &Bytes, bounds: &Bounds) -> Result<Rgb, InputError> {
+        if self.decoder.is_some()
+            && let Some(compressed) = Compressed::of(file, bounds)
+            && let Some(resize) = self
+                .view
+                .on_device(compressed.size, jpeg::orientation(file))
+        {
+            return Ok(Rgb::Compressed {
+                file: file.slice(..compressed.len),
+                resize: Box::new(resize),
+            });
+        }
+        let image = crate::decode(file, bounds)?;
+        self.decoded.on_cpu(1);
+        Ok(Rgb::Decoded(self.view.of(&image)))
+    }
+}
+
+/// What the network's device decodes with, if it is asked to: nobody looks for a library otherwise.
+fn decoder(
+    entry: &Entry,
+    options: &LoadOptions,
+    network: &dyn Scorer,
+) -> Result<Option<&'static str>, LoadError> {
+    let mistake =
+        |reason: String| LoadError::invalid(format!("option {}.{JPEG}", entry.name), reason);
+    match options.options.get(JPEG).map(String::as_str) {
+        None | Some("cpu") => Ok(None),
+        Some("device") => network.decoder().map(Some).ok_or_else(|| {
+            let device = options.device_name();
+            mistake(format!(
+                "expected a CUDA device and libnvjpeg.so.13 or .12, got {device} without"
+            ))
+        }),
+        Some(other) => Err(mistake(format!("expected cpu or device, got {other:?}"))),
     }
 }
 
@@ -184,6 +264,14 @@ impl Recipe for Classifier {
             parameters: Some(self.parameters),
             ..Architecture::default()
         }
+    }
+
+    fn decoder(&self) -> Option<&'static str> {
+        self.decoder
+    }
+
+    fn decoded(&self) -> Decoded {
+        self.decoded.take()
     }
 
     fn signature(&self) -> Signature {
@@ -209,8 +297,7 @@ impl Recipe for Classifier {
                     memory: &self.decode_memory,
                     wanted,
                 };
-                let image = crate::decode(file, &bounds)?;
-                Rgb::Decoded(self.view.of(&image))
+                self.read(file, &bounds)?
             }
             Input::Pixels(pixels) => Rgb::Normalised(interleave(pixels, self.view.crop)?),
             Input::Json(_) => {
@@ -230,10 +317,13 @@ impl Recipe for Classifier {
         let mut logits = Vec::with_capacity(batch.len());
         // Only made-up items ever differ in size, and clients that prepare pixels themselves seldom meet others.
         let alike = |a: &&Square, b: &&Square| {
-            (a.side, a.rgb.decoded().is_some()) == (b.side, b.rgb.decoded().is_some())
+            (a.side, a.rgb.is_normalised()) == (b.side, b.rgb.is_normalised())
         };
         for images in batch.chunk_by(alike) {
-            logits.extend(self.run(images)?);
+            logits.extend(match images[0].rgb.is_normalised() {
+                true => self.run_normalised(images)?,
+                false => self.run_bytes(images)?,
+            });
         }
         Ok(logits)
     }
@@ -285,26 +375,5 @@ impl Recipe for Classifier {
     }
 }
 
-/// Planes -> colours beside each other, as the network reads lines; for a square of `side` pixels.
-fn interleave(pixels: &Pixels, side: usize) -> Result<Vec<f32>, InputError> {
-    let area = side * side;
-    if pixels.size != [side; 2] || pixels.values.len() != 3 * area {
-        let [height, width] = pixels.size;
-        return Err(InputError::Unreadable(format!(
-            "expected pixels [3, {side}, {side}], got {} values of {height} x {width} pixels",
-            pixels.values.len()
-        )));
-    }
-    // What is not a number would come out as a score that is none.
-    if !pixels.values.iter().all(|value| value.is_finite()) {
-        return Err(InputError::Unreadable(
-            "expected finite pixels, got infinity or NaN".into(),
-        ));
-    }
-    let (red, rest) = pixels.values.split_at(area);
-    let (green, blue) = rest.split_at(area);
-    let colours = red.iter().zip(green).zip(blue);
-    Ok(colours
-        .flat_map(|((&red, &green), &blue)| [red, green, blue])
-        .collect())
-}
+#[cfg(test)]
+mod tests;

@@ -24,6 +24,7 @@ mod labels;
 mod orientation;
 mod png;
 mod rgb;
+mod square;
 mod tiff;
 mod view;
 mod webp;
@@ -32,11 +33,12 @@ use galley_core::InputError;
 
 pub use crate::{
     bounds::Bounds,
-    classifier::{Classifier, EXAMPLE, Parts, Scorer, Square},
+    classifier::{Classifier, EXAMPLE, OPTIONS, Parts, Scorer},
     config::Config,
     format::FORMATS,
     labels::{IMAGENET, Label},
     rgb::Rgb,
+    square::Square,
     view::View,
 };
 use crate::{format::Format, orientation::Orientation};

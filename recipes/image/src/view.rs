@@ -4,7 +4,9 @@
 //! move by 0.2. Pillow resizes in two passes, columns first, each rounding to 8 bits from fixed-point weights of
 //! 22 bits (`src/libImaging/Resample.c`). Here only those rows and columns are computed that the crop keeps.
 
-use crate::Rgb;
+use galley_nn::picture;
+
+use crate::{Rgb, orientation::Orientation};
 
 /// Fraction bits of a weight: what is left of 32 bits beside 8 of the pixel and 2 of overshoot.
 const FRACTION: u32 = 32 - 8 - 2;
@@ -23,16 +25,40 @@ pub struct View {
 impl View {
     /// The view of an image: `crop * crop` pixels of red, green and blue.
     pub fn of(self, image: &Rgb) -> Vec<u8> {
-        let short = image.width.min(image.height);
-        // As torchvision: the longer side is rounded down.
-        let scaled = |side: usize| (self.resize as u128 * side as u128 / short as u128) as usize;
-        let columns = Axis::new(image.width, scaled(image.width), self.crop);
-        let rows = Axis::new(image.height, scaled(image.height), self.crop);
+        let [columns, rows] = self.axes([image.width, image.height]);
         let first = rows.taps.first().map_or(0, |tap| tap.start);
         let end = rows.taps.last().map_or(0, |tap| tap.start + tap.count);
         let line = image.width * 3;
         let narrow = columns.resize_lines(&image.pixels[first * line..end * line], line);
         rows.resize_columns(&narrow, self.crop * 3, first)
+    }
+
+    /// How a device makes the same of an image of this size, which it decodes itself: it is turned first. None where it has no room
+    /// for that.
+    pub(crate) fn on_device(
+        self,
+        size: [usize; 2],
+        orientation: Orientation,
+    ) -> Option<picture::Resize> {
+        let Orientation {
+            upside_down,
+            mirrored,
+            swapped,
+        } = orientation;
+        let [mut width, mut height] = size;
+        if swapped {
+            std::mem::swap(&mut width, &mut height);
+        }
+        let axes = self.axes([width, height]).map(|axis| axis.on_device());
+        picture::Resize::new(size, [upside_down, mirrored, swapped], axes)
+    }
+
+    /// Along and across the lines of an image of this size.
+    fn axes(self, size: [usize; 2]) -> [Axis; 2] {
+        let short = size[0].min(size[1]);
+        // As torchvision: the longer side is rounded down.
+        let scaled = |side: usize| (self.resize as u128 * side as u128 / short as u128) as usize;
+        size.map(|side| Axis::new(side, scaled(side), self.crop))
     }
 }
 
@@ -106,6 +132,11 @@ impl Axis {
         &self.weights[tap.weights..][..tap.count]
     }
 
+    fn on_device(&self) -> picture::Axis {
+        let taps = self.taps.iter().map(|tap| (tap.start, self.weights(tap)));
+        picture::Axis::new(&taps.collect::<Vec<_>>())
+    }
+
     /// Resizes each line of `line` bytes along its length.
     fn resize_lines(&self, lines: &[u8], line: usize) -> Vec<u8> {
         let mut out = Vec::with_capacity(lines.len() / line.max(1) * self.taps.len() * 3);
@@ -165,6 +196,63 @@ mod tests {
             .flat_map(|row| row[..12].to_vec())
             .collect();
         assert_eq!(view.of(&image), expected);
+    }
+
+    /// What `cuda/resize.cu` does, with the same numbers.
+    fn as_a_device_does(stored: &Rgb, resize: &picture::Resize) -> Vec<u8> {
+        let side = resize.side();
+        let [columns, rows] = resize.axes();
+        let (sides, steps) = (resize.shown(), resize.steps());
+        let under = |axis: &picture::Axis, i: usize, size: usize| {
+            let start = axis.words()[i] as usize;
+            (0..axis.taps().min(size - start))
+                .map(|k| (start + k, axis.words()[side * (1 + k) + i]))
+                .collect::<Vec<_>>()
+        };
+        let half = 1 << (FRACTION - 1);
+        let across = |x: usize, y: usize, colour: usize| {
+            let taps = under(columns, x, sides[0]);
+            let sum = taps.iter().map(|&(column, weight)| {
+                let right = column as isize * steps[0];
+                let at = resize.first() as isize + right + y as isize * steps[1];
+                i32::from(stored.pixels[at as usize * 3 + colour]) * weight
+            });
+            i32::from(to_byte(half + sum.sum::<i32>()))
+        };
+        let mut out = Vec::new();
+        for y in 0..side {
+            let taps = under(rows, y, sides[1]);
+            for x in 0..side {
+                for colour in 0..3 {
+                    let sum = taps
+                        .iter()
+                        .map(|&(row, weight)| across(x, row, colour) * weight);
+                    out.push(to_byte(half + sum.sum::<i32>()));
+                }
+            }
+        }
+        out
+    }
+
+    #[test]
+    fn a_device_makes_the_same_of_the_same_pixels() {
+        let view = View {
+            resize: 40,
+            crop: 36,
+        };
+        for (width, height) in [(1, 1), (3, 2), (37, 90), (100, 41), (64, 200)] {
+            let pixels: Vec<u8> = (0..width * height * 3)
+                .map(|i| (i * i % 251) as u8)
+                .collect();
+            for number in 1..=8 {
+                let orientation = Orientation::new(number);
+                let stored = Rgb::of_pixels(width, height, pixels.clone());
+                let resize = view.on_device([width, height], orientation).unwrap();
+                let on_device = as_a_device_does(&stored, &resize);
+                let here = view.of(&stored.turned(orientation));
+                assert_eq!(on_device, here, "{width}x{height}, turned by {number}");
+            }
+        }
     }
 
     #[test]

@@ -25,6 +25,7 @@ pub mod jpeg;
 pub mod lstm;
 mod matmul;
 mod ops;
+pub mod picture;
 pub mod plan;
 pub mod pool;
 mod simd;

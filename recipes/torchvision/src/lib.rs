@@ -26,7 +26,7 @@ use galley_core::{
     AnyRecipe, Entry, InputKind, LoadError, LoadOptions, ModelBenchmark, Source, counted,
     synthetic, weights,
 };
-use galley_image::{Classifier, Config, Parts, View};
+use galley_image::{Classifier, Config, OPTIONS, Parts, View};
 use galley_nn::{
     Backend,
     executor::Executor,
@@ -48,7 +48,7 @@ const fn entries() -> [Entry; NETWORKS.len()] {
         bundled: None,
         hub: None,
         synthetic_seed: Some(1000),
-        options: &[],
+        options: OPTIONS,
         benchmark: None,
         load,
     }; NETWORKS.len()];
@@ -125,7 +125,8 @@ fn load(entry: &Entry, options: &LoadOptions) -> Result<AnyRecipe, LoadError> {
         view,
         parameters,
     };
-    Ok(Arc::new(Classifier::new(entry, options, source, parts)))
+    let recipe = Classifier::new(entry, options, source, parts)?;
+    Ok(Arc::new(recipe))
 }
 
 /// A network on its device.

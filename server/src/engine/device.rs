@@ -230,6 +230,9 @@ impl DeviceThread {
         served.ready.ran(run.queue, run.predicted, busy);
         served.metrics.forward_duration.record(end - start);
         served.metrics.batch_size.record(batch_size as f64);
+        let decoded = recipe.decoded();
+        (served.metrics.images_on_device).increment(decoded.on_device);
+        served.metrics.images_on_cpu.increment(decoded.on_cpu);
         match result {
             Ok(raw) => {
                 let busy = busy.as_secs_f64();

@@ -181,6 +181,10 @@ impl Registry {
             ("galley_requests_total", "Requests by how they ended."),
             ("galley_items_total", "Items answered by a forward pass."),
             (
+                "galley_images_decoded_total",
+                "Images by what decoded them: the CPU, or the device that their model runs on.",
+            ),
+            (
                 "galley_unauthorized_total",
                 "Requests refused for want of a valid API key.",
             ),

@@ -29,6 +29,10 @@ pub struct RecipeMetrics {
     pub in_flight: Gauge,
     /// Items answered by a forward pass.
     pub items: Counter,
+    /// Images decoded by the device that their model runs on.
+    pub images_on_device: Counter,
+    /// Images decoded by the CPU.
+    pub images_on_cpu: Counter,
     /// Batches halved for want of memory.
     pub oom_retries: Counter,
 }
@@ -65,6 +69,10 @@ impl Registry {
                 self.counter("galley_requests_total", labels)
             })
         });
+        let images = |decoder| {
+            let labels = vec![label(), Label::new("decoder", decoder)];
+            self.counter("galley_images_decoded_total", labels)
+        };
         let request_duration = OUTCOMES.map(|(_, outcome)| {
             let labels = vec![label(), Label::new("outcome", outcome)];
             self.histogram("galley_request_duration_seconds", labels)
@@ -81,6 +89,8 @@ impl Registry {
             queue_depth: self.gauge("galley_queue_depth", vec![label()]),
             in_flight: self.gauge("galley_in_flight", vec![label()]),
             items: self.counter("galley_items_total", vec![label()]),
+            images_on_device: images("device"),
+            images_on_cpu: images("cpu"),
             oom_retries: self.counter("galley_oom_retries_total", vec![label()]),
         }
     }

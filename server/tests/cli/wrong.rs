@@ -42,6 +42,15 @@ fn wrong_settings_of_a_server() {
         (
             &[
                 "--recipes",
+                "efficientnet_lite0",
+                "--option",
+                "efficientnet_lite0.jpeg=device",
+            ],
+            &["efficientnet_lite0.jpeg", "CUDA", "libnvjpeg.so.13"],
+        ),
+        (
+            &[
+                "--recipes",
                 "deepsegment_en",
                 "--weights",
                 "/no/such/folder",

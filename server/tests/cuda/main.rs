@@ -9,6 +9,7 @@ use galley_core::DeviceName;
 use tokio::sync::Mutex;
 
 mod memory;
+mod pictures;
 mod raw;
 #[path = "../cli/raw_tensors.rs"]
 mod raw_tensors;

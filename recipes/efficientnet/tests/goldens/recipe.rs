@@ -3,7 +3,7 @@
 use std::{collections::HashMap, path::Path};
 
 use candle_core::{Device, Tensor};
-use galley_core::{Input, InputError, Output, WeightSource, run_batch};
+use galley_core::{Decoded, Input, InputError, LoadOptions, Output, WeightSource, run_batch};
 
 use super::{data, load};
 
@@ -117,4 +117,35 @@ fn samples_of_any_size_run_and_wrong_tensors_are_refused() {
             "{refused}"
         );
     }
+}
+
+#[test]
+fn a_device_decodes_only_if_asked_and_able() {
+    let entry = (galley_efficientnet::ENTRIES.iter())
+        .find(|entry| entry.name == "efficientnet_lite0")
+        .unwrap();
+    let load = |jpeg: &str| {
+        let options = LoadOptions {
+            options: [("jpeg".to_owned(), jpeg.to_owned())].into(),
+            ..LoadOptions::default()
+        };
+        (entry.load)(entry, &options).map(|recipe| recipe.decoder())
+    };
+    assert_eq!(load("cpu").unwrap(), None);
+    for (jpeg, expected) in [("device", "got cpu without"), ("nvjpeg", "cpu or device")] {
+        let error = load(jpeg).unwrap_err().to_string();
+        assert!(
+            error.contains("option efficientnet_lite0.jpeg") && error.contains(expected),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn what_was_decoded_is_counted_once() {
+    let recipe = load("efficientnet_lite0", WeightSource::Bundled);
+    recipe.prepare(recipe.example()).unwrap();
+    let (on_device, on_cpu) = (0, 1);
+    assert_eq!(recipe.decoded(), Decoded { on_device, on_cpu });
+    assert_eq!(recipe.decoded(), Decoded::default());
 }

@@ -102,12 +102,25 @@ impl Huffman {
     /// more of them than it has coefficients. At least 26 bits must be at hand.
     #[inline(always)]
     pub(super) fn coefficient(&self, bits: &mut Bits) -> Result<(usize, i16), Damage> {
-        let mut step = self.steps[bits.peek(LOOK) as usize];
-        if step == 0 {
-            step = self.long_step(bits.peek(16))?;
-        }
+        let step = self.step(bits)?;
         let value = bits.signed(step >> 8, step >> 16, step & 255);
         Ok(((step >> 24) as usize, value))
+    }
+
+    /// Passes over the next coefficient: the zeros before it, and the bits of its value. Otherwise as [`Self::coefficient`].
+    #[inline(always)]
+    pub(super) fn pass(&self, bits: &mut Bits) -> Result<(usize, u32), Damage> {
+        let step = self.step(bits)?;
+        bits.skip(step & 255);
+        Ok(((step >> 24) as usize, 63 - (step >> 16 & 255)))
+    }
+
+    #[inline(always)]
+    fn step(&self, bits: &Bits) -> Result<Step, Damage> {
+        match self.steps[bits.peek(LOOK) as usize] {
+            0 => self.long_step(bits.peek(16)),
+            step => Ok(step),
+        }
     }
 
     #[cold]

@@ -8,6 +8,7 @@
 
 mod bits;
 pub(crate) mod colour;
+mod compressed;
 mod frame;
 mod huffman;
 mod picture;
@@ -17,9 +18,11 @@ mod scan;
 pub(crate) mod segments;
 mod sequential;
 mod tables;
+mod whole;
 
 use galley_core::InputError;
 
+pub(crate) use self::compressed::Compressed;
 use self::{
     colour::Colours,
     frame::{Frame, Scan},

@@ -26,6 +26,8 @@ pub(super) struct Data<'a> {
     at: usize,
     /// Without stuffing, with [`PADDING`], up to the next marker.
     bytes: Vec<u8>,
+    /// Whole bytes before that marker that were not needed.
+    left: usize,
 }
 
 impl<'a> Data<'a> {
@@ -34,12 +36,18 @@ impl<'a> Data<'a> {
             file,
             at,
             bytes: Vec::new(),
+            left: 0,
         }
     }
 
     /// Where the marker after the data stands, or where the file ends.
     pub(super) fn end(&self) -> usize {
         self.at
+    }
+
+    /// How many bytes before the marker after the data were not needed.
+    pub(super) fn left(&self) -> usize {
+        self.left
     }
 
     /// Reads up to the next marker.
@@ -143,9 +151,10 @@ fn read<B: Blocks>(
             return Err(Damage("a scan's data ends too early"));
         }
         done?;
+        data.left = bits.left();
         if place.mcu < place.total {
             // Data that nobody takes within a scan has been read wrongly. After it, cameras leave all kinds of things.
-            if bits.left() > 0 {
+            if data.left > 0 {
                 return Err(Damage("there is data left before a restart marker"));
             }
             data.take_restart(restarts)?;

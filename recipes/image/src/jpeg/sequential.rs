@@ -12,6 +12,8 @@ use super::{
     tables::Tables,
 };
 
+pub(super) const TOO_LARGE: Damage = Damage("a coefficient is larger than any of 8 bits");
+
 /// What one of a scan's components is read with.
 struct Reader<'a> {
     component: usize,
@@ -91,7 +93,7 @@ pub(super) fn difference(bits: &mut Bits, table: &Huffman) -> Result<i32, Damage
     bits.fill();
     let size = table.symbol(bits)?;
     if size > 11 {
-        return Err(Damage("a coefficient is larger than any of 8 bits"));
+        return Err(TOO_LARGE);
     }
     Ok(extend(bits.take(size), size))
 }
@@ -102,7 +104,7 @@ impl Reader<'_> {
     fn block(&mut self, bits: &mut Bits, block: &mut Block) -> Result<bool, Damage> {
         self.dc_before += difference(bits, self.dc)?;
         if self.dc_before.abs() > 2047 {
-            return Err(Damage("a coefficient is larger than any of 8 bits"));
+            return Err(TOO_LARGE);
         }
         block[0] = self.dc_before as i16;
         let mut k = 1;

@@ -13,6 +13,8 @@ pub(super) struct Tables {
     dc: [Option<Huffman>; 4],
     ac: [Option<Huffman>; 4],
     steps: [Option<Steps>; 4],
+    /// The Huffman tables that the file brings, a bit each by its kind.
+    listed: u32,
     /// MCUs between two restart markers, or 0.
     pub(super) restart_interval: usize,
     /// Whether there is a JFIF segment.
@@ -27,6 +29,7 @@ impl Tables {
             dc: std::array::from_fn(|slot| huffman::usual(false, slot)),
             ac: std::array::from_fn(|slot| huffman::usual(true, slot)),
             steps: [const { None }; 4],
+            listed: 0,
             restart_interval: 0,
             is_jfif: false,
             adobe: None,
@@ -72,7 +75,10 @@ impl Tables {
                 &mut self.ac
             };
             match tables.get_mut(usize::from(kind & 15)) {
-                Some(table) if kind < 32 => *table = Some(Huffman::new(counts, symbols)?),
+                Some(table) if kind < 32 => {
+                    *table = Some(Huffman::new(counts, symbols)?);
+                    self.listed |= 1 << kind;
+                }
                 _ => return Err(Damage("a Huffman table has an impossible number")),
             }
         }
@@ -96,6 +102,12 @@ impl Tables {
             })));
         }
         Ok(())
+    }
+
+    /// Whether the file brings both of these tables.
+    pub(super) fn are_listed(&self, dc: usize, ac: usize) -> bool {
+        let both = 1 << dc | 1 << (16 + ac);
+        self.listed & both == both
     }
 
     pub(super) fn dc(&self, number: usize) -> Result<&Huffman, Damage> {

@@ -65,6 +65,7 @@ impl Source {
             Self::Conv => fatbin!("conv"),
             Self::ConvSm90 => fatbin!("conv_sm90"),
             Self::Pixels => fatbin!("pixels"),
+            Self::Resize => fatbin!("resize"),
             Self::TrainValues => fatbin!("train_values"),
             Self::TrainPool => fatbin!("train_pool"),
             Self::TrainTables => fatbin!("train_tables"),
@@ -158,6 +159,12 @@ impl Gpu {
     pub(crate) fn with_libraries(mut self, libraries: Libraries) -> Self {
         self.libraries = libraries;
         self
+    }
+
+    /// What it decodes JPEG files with, in words for a log, where there is a library for that.
+    pub(crate) fn decoder(&self) -> Option<&'static str> {
+        self.bind().ok()?;
+        self.handles.nvjpeg().map(|library| library.name)
     }
 
     /// Whether the libraries round factors of f32.

@@ -3,6 +3,7 @@
 mod convolution;
 mod cudnn;
 mod nccl;
+mod nvjpeg;
 mod words;
 
 use std::{
@@ -22,6 +23,7 @@ pub(super) use convolution::Plan;
 use cudnn::Cudnn;
 pub(super) use cudnn::Descriptor;
 pub(super) use nccl::Communicator;
+pub(super) use nvjpeg::{Job, NvJpeg, State};
 
 /// Functions of a library that is looked for at run time, under names of ours.
 macro_rules! functions {
@@ -51,6 +53,7 @@ use functions;
 pub(super) struct Handles {
     products: Mutex<Products>,
     cudnn: OnceLock<Option<Mutex<Convolutions>>>,
+    nvjpeg: OnceLock<Option<NvJpeg>>,
 }
 
 /// What computes products.
@@ -101,6 +104,11 @@ impl Handles {
             Cudnn::load().map(|cudnn| Mutex::new(Convolutions { cudnn, chosen }))
         });
         convolutions.as_ref().map(lock)
+    }
+
+    /// nvJPEG, if there is one; the device is the calling thread's.
+    pub(super) fn nvjpeg(&self) -> Option<&NvJpeg> {
+        self.nvjpeg.get_or_init(NvJpeg::load).as_ref()
     }
 }
 

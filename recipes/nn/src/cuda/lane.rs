@@ -16,7 +16,7 @@ use candle_core::{
 };
 
 use super::{
-    Buffer, Gpu, Layout, Place, Program, Span,
+    Buffer, Decoder, Decoding, Gpu, Layout, Place, Program, Span,
     launch::{Graph, Launches},
     memory::{Arena, Memory, Pinned, recording},
 };
@@ -82,6 +82,50 @@ impl<K: Copy + Eq + Hash> Lane<K> {
         fill: impl FnOnce(&mut [u8]),
         program: impl Fn() -> Result<Program>,
     ) -> Result<&[u8]> {
+        let none = |_: &Arc<CudaStream>, _: Memory<'_>| Ok(());
+        // SAFETY: nothing runs before it.
+        unsafe { self.run_after(gpu, weights, pass, fill, none, program) }
+    }
+
+    /// The same, of which a part of the input is pictures that the device decodes: so `decoding` has it, in the pass's memory.
+    /// Also gives those that it does not decode, of which the output says nothing.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub(crate) fn run_decoding(
+        &mut self,
+        gpu: &Gpu,
+        weights: &Buffer,
+        pass: &Pass<K>,
+        fill: impl FnOnce(&mut [u8]),
+        (decoder, decoding): (&mut Decoder, &Decoding<'_>),
+        program: impl Fn() -> Result<Program>,
+    ) -> Result<(&[u8], Vec<usize>)> {
+        let mut refused = Vec::new();
+        let before = |stream: &Arc<CudaStream>, memory: Memory<'_>| -> Result<()> {
+            // SAFETY: the lane waits for the stream, and has the decoder and the pictures until then. Spans beyond the pass's memory
+            // are refused.
+            refused = unsafe { decoder.start(gpu, decoding, (stream, memory)) }?;
+            Ok(())
+        };
+        // SAFETY: as above.
+        let output = unsafe { self.run_after(gpu, weights, pass, fill, before, program) }?;
+        Ok((output, refused))
+    }
+
+    /// Runs a pass after whatever `before` starts on its stream, in its memory.
+    ///
+    /// # Safety
+    /// What that starts uses nothing but the pass's memory and what outlasts this call.
+    unsafe fn run_after(
+        &mut self,
+        gpu: &Gpu,
+        weights: &Buffer,
+        pass: &Pass<K>,
+        fill: impl FnOnce(&mut [u8]),
+        before: impl FnOnce(&Arc<CudaStream>, Memory<'_>) -> Result<()>,
+        program: impl Fn() -> Result<Program>,
+    ) -> Result<&[u8]> {
         gpu.bind()?;
         let stream = match &self.stream {
             Some(stream) => Arc::clone(stream),
@@ -104,24 +148,33 @@ impl<K: Copy + Eq + Hash> Lane<K> {
         fill(input.bytes(pass.input.bytes));
         let output = Pinned::at_least(&mut self.output, gpu, pass.output.bytes)?;
         let graphs = &mut self.graphs;
+        let memory = Memory {
+            weights,
+            pass: (base, size),
+            workspace: None,
+        };
         let workspace = &mut self.workspace;
         let mut ready = || {
             let program = program()?;
             if workspace.is_none() && program.wants_workspace() {
                 *workspace = Some(Buffer::new(gpu, WORKSPACE)?);
             }
-            let memory = Memory {
-                weights,
-                pass: (base, size),
-                workspace: workspace.as_ref(),
-            };
-            Launches::new(gpu, &program, memory)
+            let workspace = workspace.as_ref();
+            Launches::new(
+                gpu,
+                &program,
+                Memory {
+                    workspace,
+                    ..memory
+                },
+            )
         };
         // SAFETY: both spans lie in the memory just reserved, and nothing here is touched until the stream is waited for
         // below, which happens whether all is well or not. Graphs are dropped when the memory moves.
         let started = unsafe {
             input
                 .send(pass.input.bytes, at(pass.input), &stream)
+                .and_then(|()| before(&stream, memory))
                 .and_then(|()| launch(graphs, pass.key, &stream, &mut ready))
                 .and_then(|()| output.receive(pass.output.bytes, at(pass.output), &stream))
         };

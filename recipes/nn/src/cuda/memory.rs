@@ -54,12 +54,27 @@ impl Memory<'_> {
 /// while the other is.
 static RECORDING: RwLock<()> = RwLock::new(());
 
+/// A library that takes and gives back memory by itself may wait for all of a device too. Several may at once, but none while
+/// somebody records.
+static LIBRARIES: RwLock<()> = RwLock::new(());
+
 /// Leave to record.
-pub(crate) type Recording = RwLockReadGuard<'static, ()>;
+pub(crate) struct Recording {
+    _no_library: RwLockWriteGuard<'static, ()>,
+    _nobody_waits: RwLockReadGuard<'static, ()>,
+}
 
 /// While this is held nobody waits for all of a device.
 pub(crate) fn recording() -> Recording {
-    RECORDING.read().unwrap_or_else(PoisonError::into_inner)
+    Recording {
+        _no_library: LIBRARIES.write().unwrap_or_else(PoisonError::into_inner),
+        _nobody_waits: RECORDING.read().unwrap_or_else(PoisonError::into_inner),
+    }
+}
+
+/// While this is held nobody records.
+pub(super) fn decoding() -> RwLockReadGuard<'static, ()> {
+    LIBRARIES.read().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// While this is held nobody records.
@@ -234,6 +249,9 @@ impl Pinned {
         to: sys::CUdeviceptr,
         stream: &CudaStream,
     ) -> Result<()> {
+        if count == 0 {
+            return Ok(());
+        }
         let from = self.bytes(count);
         // SAFETY: as the caller's.
         unsafe { result::memcpy_htod_async(to, from, stream.cu_stream()) }.w()

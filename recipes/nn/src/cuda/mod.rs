@@ -19,6 +19,7 @@
 pub(crate) mod check;
 mod convolution;
 mod draft;
+mod picture;
 mod place;
 mod product;
 mod program;
@@ -55,6 +56,7 @@ pub(crate) use {
     gpu::Gpu,
     lane::{Lane, Pass},
     memory::{Buffer, Recording, recording},
+    picture::{Decoder, Decoding},
     session::{Fill, Recorded, Session},
 };
 

@@ -34,6 +34,7 @@ pub(crate) enum Source {
     Conv,
     ConvSm90,
     Pixels,
+    Resize,
     TrainValues,
     TrainPool,
     TrainTables,

@@ -28,6 +28,7 @@ use crate::{
     graph::{Graph, Mistake},
     host,
     image::{Colours, Table},
+    picture::{Picture, Scored},
     plan::{Form, Plan, Step},
     pool,
     simd::Precision,
@@ -181,6 +182,42 @@ impl Executor {
         images: &[&[u8]],
         (height, width): (usize, usize),
     ) -> Result<Vec<f32>> {
+        let scored = self.forward_pictures_of(images, &[], [height, width])?;
+        Ok(scored.logits)
+    }
+
+    /// What the device decodes pictures with, in words for a log; none where it does not.
+    pub fn decoder(&self) -> Option<&'static str> {
+        match &self.device {
+            OnDevice::Cpu(_) => None,
+            #[cfg(feature = "cuda")]
+            OnDevice::Cuda(network) => network.decoder(),
+        }
+    }
+
+    /// Images as they were decoded, bytes `[side, side, 3]` each, and after them pictures, which become such. A device that decodes
+    /// none refuses all pictures.
+    ///
+    /// # Errors
+    /// As [`Self::forward_bytes`].
+    ///
+    /// # Panics
+    /// A picture is to become a square of another size.
+    pub fn forward_pictures(
+        &self,
+        images: &[&[u8]],
+        pictures: &[Picture<'_>],
+        side: usize,
+    ) -> Result<Scored> {
+        self.forward_pictures_of(images, pictures, [side; 2])
+    }
+
+    fn forward_pictures_of(
+        &self,
+        images: &[&[u8]],
+        pictures: &[Picture<'_>],
+        [height, width]: [usize; 2],
+    ) -> Result<Scored> {
         let len = height * width * COLOURS;
         if let Some(other) = images.iter().find(|image| image.len() != len) {
             bail!(
@@ -188,17 +225,26 @@ impl Executor {
                 other.len()
             )
         }
-        if images.is_empty() {
-            return Ok(Vec::new());
+        let count = images.len() + pictures.len();
+        if count == 0 {
+            return Ok(Scored::default());
         }
         let plan = self.plan([height, width])?;
         match &self.device {
             OnDevice::Cpu(cpu) => {
                 let fill = |i: usize, to: &mut [f32]| cpu.table.apply(images[i], to);
-                cpu.run(&plan, (images.len(), self.classes), &fill)
+                let mut logits = match images {
+                    [] => Vec::new(),
+                    _ => cpu.run(&plan, (images.len(), self.classes), &fill)?,
+                };
+                logits.resize(count * self.classes, 0.0);
+                Ok(Scored {
+                    logits,
+                    refused: (0..pictures.len()).collect(),
+                })
             }
             #[cfg(feature = "cuda")]
-            OnDevice::Cuda(network) => network.forward_bytes(&plan, images),
+            OnDevice::Cuda(network) => network.forward_pictures(&plan, images, pictures),
         }
     }
 

@@ -7,7 +7,9 @@ use super::cuda;
 use super::{Layers, colours::Table, cpu, padding::Size};
 use crate::{
     backend::{Backend, Kind},
-    host, pool,
+    host,
+    picture::{Picture, Scored},
+    pool,
 };
 
 /// Values of a pixel.
@@ -81,20 +83,64 @@ impl Network {
         (height, width): (usize, usize),
     ) -> Result<Vec<f32>> {
         let size = Size { height, width };
-        let len = size.pixels() * COLOURS;
-        if let Some(other) = images.iter().find(|image| image.len() != len) {
-            bail!(
-                "expected images of {height} by {width} pixels, {len} bytes, got {}",
-                other.len()
-            )
-        }
+        expect_size(images, size)?;
         match &self.0 {
             OnDevice::Cpu { network, table } => {
                 let fill = |i: usize, to: &mut [f32]| table.apply(images[i], to);
                 pool::run(|| network.forward(images.len(), size, &fill))
             }
             #[cfg(feature = "cuda")]
-            OnDevice::Cuda(network) => network.forward_bytes(images, size),
+            OnDevice::Cuda(network) => {
+                let scored = network.forward_pictures(images, &[], size)?;
+                Ok(scored.logits)
+            }
+        }
+    }
+
+    /// What the device decodes pictures with, in words for a log; none where it does not.
+    pub fn decoder(&self) -> Option<&'static str> {
+        match &self.0 {
+            OnDevice::Cpu { .. } => None,
+            #[cfg(feature = "cuda")]
+            OnDevice::Cuda(network) => network.decoder(),
+        }
+    }
+
+    /// Images as they were decoded, bytes `[side, side, 3]` each, and after them pictures, which become such. A device that decodes
+    /// none refuses all pictures.
+    ///
+    /// # Errors
+    /// As [`Self::forward_bytes`].
+    ///
+    /// # Panics
+    /// A picture is to become a square of another size.
+    pub fn forward_pictures(
+        &self,
+        images: &[&[u8]],
+        pictures: &[Picture<'_>],
+        side: usize,
+    ) -> Result<Scored> {
+        match &self.0 {
+            #[cfg(feature = "cuda")]
+            OnDevice::Cuda(network) => {
+                let size = Size {
+                    height: side,
+                    width: side,
+                };
+                expect_size(images, size)?;
+                network.forward_pictures(images, pictures, size)
+            }
+            OnDevice::Cpu { .. } => {
+                let mut logits = match images {
+                    [] => Vec::new(),
+                    _ => self.forward_bytes(images, (side, side))?,
+                };
+                logits.resize((images.len() + pictures.len()) * self.classes(), 0.0);
+                Ok(Scored {
+                    logits,
+                    refused: (0..pictures.len()).collect(),
+                })
+            }
         }
     }
 
@@ -105,5 +151,17 @@ impl Network {
             #[cfg(feature = "cuda")]
             OnDevice::Cuda(network) => network.classes(),
         }
+    }
+}
+
+fn expect_size(images: &[&[u8]], size: Size) -> Result<()> {
+    let Size { height, width } = size;
+    let len = size.pixels() * COLOURS;
+    match images.iter().find(|image| image.len() != len) {
+        Some(other) => bail!(
+            "expected images of {height} by {width} pixels, {len} bytes, got {}",
+            other.len()
+        ),
+        None => Ok(()),
     }
 }

@@ -63,13 +63,28 @@ impl Steps {
         Self(steps)
     }
 
+    /// What the coefficient is multiplied by that comes at this place.
+    pub fn step(&self, k: usize) -> i32 {
+        self.0[usize::from(PLACES[k])].into()
+    }
+
+    /// Whether a coefficient, multiplied by its step, is one that blocks may have.
+    #[inline]
+    pub fn fits(product: i32) -> bool {
+        (-MOST..MOST).contains(&product)
+    }
+
+    /// The most bits of which a coefficient of this step may have all: its magnitude is below `1 << bits`.
+    pub fn bits(step: i32) -> u8 {
+        let all = |&bits: &u8| Self::fits(((1 << bits) - 1) * step);
+        (0..12).rfind(all).unwrap_or(0)
+    }
+
     /// The one sample of a block that has no coefficient but the first, or none where that is too large.
     #[inline]
     fn flat(&self, first: i16) -> Option<u8> {
         let value = i32::from(first) * i32::from(self.0[0]);
-        (-MOST..MOST)
-            .contains(&value)
-            .then(|| (((value + 4) >> 3) + 128).clamp(0, 255) as u8)
+        Self::fits(value).then(|| (((value + 4) >> 3) + 128).clamp(0, 255) as u8)
     }
 }
 

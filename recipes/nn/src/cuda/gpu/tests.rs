@@ -36,7 +36,7 @@ macro_rules! ptx {
 }
 
 /// All sources, each with the PTX that its kernels were compiled from.
-const SOURCES: [(Source, &str); 36] = [
+const SOURCES: [(Source, &str); 37] = [
     (Source::Stem, ptx!("stem")),
     (Source::Depthwise, ptx!("depthwise")),
     (Source::SqueezeExcite, ptx!("squeeze_excite")),
@@ -56,6 +56,7 @@ const SOURCES: [(Source, &str); 36] = [
     (Source::Conv, ptx!("conv")),
     (Source::ConvSm90, ptx!("conv_sm90")),
     (Source::Pixels, ptx!("pixels")),
+    (Source::Resize, ptx!("resize")),
     (Source::TrainValues, ptx!("train_values")),
     (Source::TrainPool, ptx!("train_pool")),
     (Source::TrainTables, ptx!("train_tables")),

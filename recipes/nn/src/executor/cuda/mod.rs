@@ -112,8 +112,9 @@ mod on_device {
 
     use super::{Model, Pixels, Reader, Shape, pass::Launches};
     use crate::{
-        cuda::{Buffer, Gpu, Lane, Pass, Weights},
+        cuda::{Buffer, Decoder, Decoding, Gpu, Lane, Pass, Weights},
         image::Colours,
+        picture::{Picture, Scored},
         plan::{Form, Plan},
         workspace::Workspaces,
     };
@@ -137,6 +138,7 @@ mod on_device {
     #[derive(Default)]
     struct Workspace {
         lane: Lane<Shape>,
+        decoder: Decoder,
         /// Made once, as that takes a small pass noticeable time.
         passes: HashMap<Shape, Launches>,
     }
@@ -163,6 +165,11 @@ mod on_device {
             })
         }
 
+        /// See [`Gpu::decoder`].
+        pub(in crate::executor) fn decoder(&self) -> Option<&'static str> {
+            self.gpu.decoder()
+        }
+
         /// Whether a plan for images of another size has the same weights.
         ///
         /// # Errors
@@ -181,24 +188,27 @@ mod on_device {
             images: usize,
             pixels: &[f32],
         ) -> Result<Vec<f32>> {
-            self.run(plan, (images, Pixels::Floats), |to| {
+            self.run(plan, (images, Pixels::Floats), &[], |to| {
                 for (to, pixel) in to.as_chunks_mut().0.iter_mut().zip(pixels) {
                     *to = pixel.to_le_bytes();
                 }
             })
+            .map(|scored| scored.logits)
         }
 
-        /// As [`Self::forward`] of images of bytes.
+        /// As [`Self::forward`] of images of bytes, and after them of pictures.
         ///
         /// # Errors
         /// As [`Self::forward`].
-        pub(in crate::executor) fn forward_bytes(
+        pub(in crate::executor) fn forward_pictures(
             &self,
             plan: &Plan,
             images: &[&[u8]],
-        ) -> Result<Vec<f32>> {
-            self.run(plan, (images.len(), Pixels::Bytes), |to| {
-                let bytes = images[0].len();
+            pictures: &[Picture<'_>],
+        ) -> Result<Scored> {
+            let count = images.len() + pictures.len();
+            self.run(plan, (count, Pixels::Bytes), pictures, |to| {
+                let bytes = images.first().map_or(1, |image| image.len());
                 // One core copies slower than the device computes.
                 to.par_chunks_exact_mut(bytes)
                     .zip(images)
@@ -211,8 +221,9 @@ mod on_device {
             &self,
             plan: &Plan,
             (images, pixels): (usize, Pixels),
+            pictures: &[Picture<'_>],
             fill: impl FnOnce(&mut [u8]),
-        ) -> Result<Vec<f32>> {
+        ) -> Result<Scored> {
             let size = plan.buffers[0].size;
             let shape = Shape {
                 images,
@@ -220,7 +231,11 @@ mod on_device {
                 pixels,
             };
             self.workspaces.with(|workspace| {
-                let Workspace { lane, passes } = workspace;
+                let Workspace {
+                    lane,
+                    decoder,
+                    passes,
+                } = workspace;
                 let target = self.gpu.target();
                 if passes.len() >= MOST_PASSES && !passes.contains_key(&shape) {
                     passes.clear();
@@ -229,21 +244,29 @@ mod on_device {
                     Entry::Occupied(entry) => entry.into_mut(),
                     Entry::Vacant(entry) => entry.insert(self.model.pass(&target, plan, shape)?),
                 };
+                let mut layout = launches.layout;
+                let pixels = launches.pixels;
+                let decoded = pixels.bytes / images * (images - pictures.len());
+                let squares = pixels.part(decoded, pixels.bytes - decoded);
+                let decoding = Decoding::new(pictures, squares, &mut layout)?;
                 let pass = Pass {
-                    layout: launches.layout,
-                    input: launches.pixels,
+                    layout,
+                    input: pixels.first(decoded),
                     output: launches.output,
                     key: (images <= MOST_RECORDED).then_some(shape),
                 };
                 let program = || Ok(launches.program.clone());
-                let output = lane.run(&self.gpu, &self.weights, &pass, fill, program)?;
+                let decoding = (decoder, &decoding);
+                let (output, refused) =
+                    lane.run_decoding(&self.gpu, &self.weights, &pass, fill, decoding, program)?;
                 let pitch = plan.buffers[plan.output.buffer].channels;
                 let values = target.element.read(output);
                 let rows = values.chunks_exact(pitch);
-                Ok(rows
-                    .flat_map(|row| &row[..plan.output.channels])
-                    .copied()
-                    .collect())
+                let logits = rows.flat_map(|row| &row[..plan.output.channels]);
+                Ok(Scored {
+                    logits: logits.copied().collect(),
+                    refused,
+                })
             })
         }
     }

@@ -26,7 +26,6 @@ mod on_device {
     use std::collections::{HashMap, hash_map::Entry};
 
     use candle_core::Result;
-    use half::f16;
     use rayon::prelude::*;
 
     use super::{
@@ -34,8 +33,9 @@ mod on_device {
         stem::Pixels,
     };
     use crate::{
-        cuda::{Buffer, Element, Gpu, Lane, Pass, Weights},
+        cuda::{Buffer, Decoder, Decoding, Gpu, Lane, Pass, Weights},
         image::{Layers, padding::Size},
+        picture::{Picture, Scored},
         workspace::Workspaces,
     };
 
@@ -58,6 +58,7 @@ mod on_device {
     #[derive(Default)]
     struct Workspace {
         lane: Lane<Shape>,
+        decoder: Decoder,
         /// Made once, as that takes a small pass noticeable time.
         plans: HashMap<Shape, Plan>,
     }
@@ -75,6 +76,11 @@ mod on_device {
                 model,
                 workspaces: Workspaces::default(),
             })
+        }
+
+        /// See [`Gpu::decoder`].
+        pub(in crate::image) fn decoder(&self) -> Option<&'static str> {
+            self.gpu.decoder()
         }
 
         pub(in crate::image) fn classes(&self) -> usize {
@@ -96,29 +102,31 @@ mod on_device {
                 size,
                 pixels: Pixels::Floats,
             };
-            self.run(shape, |to| {
+            self.run(shape, &[], |to| {
                 for (to, pixel) in to.chunks_exact_mut(size_of::<f32>()).zip(pixels) {
                     to.copy_from_slice(&pixel.to_le_bytes());
                 }
             })
+            .map(|scored| scored.logits)
         }
 
-        /// As [`Self::forward`] of images of bytes.
+        /// As [`Self::forward`] of images of bytes, and after them of pictures.
         ///
         /// # Errors
         /// As [`Self::forward`].
-        pub(in crate::image) fn forward_bytes(
+        pub(in crate::image) fn forward_pictures(
             &self,
             images: &[&[u8]],
+            pictures: &[Picture<'_>],
             size: Size,
-        ) -> Result<Vec<f32>> {
+        ) -> Result<Scored> {
             let shape = Shape {
-                images: images.len(),
+                images: images.len() + pictures.len(),
                 size,
                 pixels: Pixels::Bytes,
             };
             let bytes = shape.image_len();
-            self.run(shape, |to| {
+            self.run(shape, pictures, |to| {
                 // One core copies slower than the device computes.
                 to.par_chunks_exact_mut(bytes)
                     .zip(images)
@@ -127,20 +135,31 @@ mod on_device {
             })
         }
 
-        fn run(&self, shape: Shape, fill: impl FnOnce(&mut [u8])) -> Result<Vec<f32>> {
+        /// `fill` writes the images that are no pictures.
+        fn run(
+            &self,
+            shape: Shape,
+            pictures: &[Picture<'_>],
+            fill: impl FnOnce(&mut [u8]),
+        ) -> Result<Scored> {
             if shape.images == 0 {
-                return Ok(Vec::new());
+                return Ok(Scored::default());
             }
-            (self.workspaces).with(|workspace| self.run_in(workspace, shape, fill))
+            (self.workspaces).with(|workspace| self.run_in(workspace, shape, pictures, fill))
         }
 
         fn run_in(
             &self,
             workspace: &mut Workspace,
             shape: Shape,
+            pictures: &[Picture<'_>],
             fill: impl FnOnce(&mut [u8]),
-        ) -> Result<Vec<f32>> {
-            let Workspace { lane, plans } = workspace;
+        ) -> Result<Scored> {
+            let Workspace {
+                lane,
+                decoder,
+                plans,
+            } = workspace;
             let target = self.gpu.target();
             if plans.len() >= MOST_PLANS && !plans.contains_key(&shape) {
                 plans.clear();
@@ -149,28 +168,27 @@ mod on_device {
                 Entry::Occupied(entry) => entry.into_mut(),
                 Entry::Vacant(entry) => entry.insert(self.model.plan(&target, shape)?),
             };
+            let mut layout = plan.layout;
+            let decoded = plan.pixels.bytes / shape.images * (shape.images - pictures.len());
+            let squares = plan.pixels.part(decoded, plan.pixels.bytes - decoded);
+            let decoding = Decoding::new(pictures, squares, &mut layout)?;
             let pass = Pass {
-                layout: plan.layout,
-                input: plan.pixels,
+                layout,
+                input: plan.pixels.first(decoded),
                 output: plan.logits,
                 key: (shape.images <= MOST_RECORDED).then_some(shape),
             };
             let program = || Ok(plan.program.clone());
-            let logits = lane.run(&self.gpu, &self.weights, &pass, fill, program)?;
-            let element = target.element;
-            let rows = logits.chunks_exact(self.model.padded_classes() * element.size());
-            let classes = rows.flat_map(|row| {
-                let row = row
-                    .chunks_exact(element.size())
-                    .map(move |value| match element {
-                        Element::F16 => f16::from_le_bytes([value[0], value[1]]).to_f32(),
-                        Element::F32 => {
-                            f32::from_le_bytes([value[0], value[1], value[2], value[3]])
-                        }
-                    });
-                row.take(self.model.classes())
-            });
-            Ok(classes.collect())
+            let decoding = (decoder, &decoding);
+            let (output, refused) =
+                lane.run_decoding(&self.gpu, &self.weights, &pass, fill, decoding, program)?;
+            let values = target.element.read(output);
+            let rows = values.chunks_exact(self.model.padded_classes());
+            let logits = rows.flat_map(|row| &row[..self.model.classes()]);
+            Ok(Scored {
+                logits: logits.copied().collect(),
+                refused,
+            })
         }
     }
 }

@@ -3,6 +3,10 @@
 use super::*;
 use crate::{cuda::tests::device, image::cuda::Network as OnDevice};
 
+fn scores(network: &OnDevice, images: &[&[u8]], size: Size) -> Vec<f32> {
+    network.forward_pictures(images, &[], size).unwrap().logits
+}
+
 fn compare(element: Element) {
     let Some(gpu) = device(element) else { return };
     for layers in networks() {
@@ -15,13 +19,13 @@ fn compare(element: Element) {
             let expected = cpu.forward_bytes(&each, (size.height, size.width)).unwrap();
             let mut meant = vec![0.0; decoded.len()];
             COLOURS.table().apply(&decoded, &mut meant);
-            let together = cuda.forward_bytes(&each, size).unwrap();
+            let together = scores(&cuda, &each, size);
             // Three times: one by one, recorded, and played back.
             for _ in 0..3 {
                 for images in [1, 2, 7, 32, 40] {
                     let what = format!("{element:?} {size:?} {images} {:?}", layers.activation);
                     let logits = images * cuda.classes();
-                    let got = cuda.forward_bytes(&each[..images], size).unwrap();
+                    let got = scores(&cuda, &each[..images], size);
                     assert_near(&what, &got, &expected[..logits], tolerance(element));
                     assert_eq!(got, together[..logits], "{what}: batch-mates");
                     let got = cuda
@@ -31,7 +35,7 @@ fn compare(element: Element) {
                 }
             }
         }
-        assert!(cuda.forward_bytes(&[], SIZES[0]).unwrap().is_empty());
+        assert!(scores(&cuda, &[], SIZES[0]).is_empty());
     }
 }
 
@@ -55,12 +59,12 @@ fn passes_at_the_same_time_do_not_disturb_each_other() {
     let size = SIZES[0];
     let decoded = bytes(8, size);
     let each: Vec<&[u8]> = decoded.chunks_exact(size.pixels() * 3).collect();
-    let expected = network.forward_bytes(&each, size).unwrap();
+    let expected = scores(&network, &each, size);
     std::thread::scope(|scope| {
         for _ in 0..2 {
             scope.spawn(|| {
                 for _ in 0..20 {
-                    assert_eq!(network.forward_bytes(&each, size).unwrap(), expected);
+                    assert_eq!(scores(&network, &each, size), expected);
                 }
             });
         }
