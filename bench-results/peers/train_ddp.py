@@ -113,7 +113,7 @@ def main():
     figures = []
     with open(arguments.out / "results.jsonl", "w") as out:
         about = {"torch": torch.__version__, "nccl": ".".join(map(str, torch.cuda.nccl.version())),
-                 "arguments": {key: str(value) for key, value in vars(arguments).items()}}
+                 "arguments": {key: str(value) for key, value in vars(arguments).items() if key not in ("galley", "out")}}
         print(json.dumps(about), file=out)
         for turn in range(arguments.rounds):
             for name in arguments.networks:

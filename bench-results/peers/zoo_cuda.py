@@ -155,7 +155,8 @@ def main():
     with open(arguments.out / "results.jsonl", "w") as out:
         said = subprocess.run([arguments.galley, "--version"], check=True, capture_output=True, text=True).stdout.strip()
         about = {"galley": said, "torch": torch.__version__, "torchvision": torchvision.__version__, "transformers": version("transformers"),
-                 "device": torch.cuda.get_device_name(), "arguments": {key: str(value) for key, value in vars(arguments).items()}}
+                 "device": torch.cuda.get_device_name(),
+                 "arguments": {key: str(value) for key, value in vars(arguments).items() if key not in ("galley", "out")}}
         print(json.dumps(about), file=out)
         for name in arguments.networks or [*NETWORKS, *SEQUENCES]:
             with torch.inference_mode():
