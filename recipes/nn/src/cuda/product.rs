@@ -45,6 +45,24 @@ impl Product {
 }
 
 impl Matrix {
+    /// Rows so many values apart.
+    pub(crate) fn rows(span: Span, element: Element, pitch: usize) -> Self {
+        Self {
+            span,
+            element,
+            pitch,
+            turned: false,
+        }
+    }
+
+    /// With rows and columns exchanged.
+    pub(crate) fn turned(self) -> Self {
+        Self {
+            turned: true,
+            ..self
+        }
+    }
+
     /// Whether so many rows and columns of it lie within its span.
     fn holds(&self, [rows, columns]: [usize; 2]) -> bool {
         let [rows, columns] = if self.turned {

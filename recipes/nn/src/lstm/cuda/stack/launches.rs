@@ -107,9 +107,9 @@ impl Making<'_> {
         let columns = GATES * self.stack.config.hidden;
         self.program.multiply(Product {
             sizes: [x.bytes / (width * element.size()), columns, width],
-            a: matrix(x, element, width),
-            b: turned(matrix(weight, element, width)),
-            c: matrix(gates, to, columns),
+            a: Matrix::rows(x, element, width),
+            b: Matrix::rows(weight, element, width).turned(),
+            c: Matrix::rows(gates, to, columns),
             bias: None,
             onto: Onto::Write,
         });
@@ -201,9 +201,9 @@ impl Making<'_> {
                 if step > 0 {
                     self.program.multiply(Product {
                         sizes: [sequences, columns, hidden],
-                        a: matrix(*states, element, hidden),
-                        b: turned(matrix(round.recurrent[stream], element, hidden)),
-                        c: matrix(*product, Element::F32, columns),
+                        a: Matrix::rows(*states, element, hidden),
+                        b: Matrix::rows(round.recurrent[stream], element, hidden).turned(),
+                        c: Matrix::rows(*product, Element::F32, columns),
                         bias: None,
                         onto: Onto::Write,
                     });
@@ -251,9 +251,9 @@ impl Making<'_> {
         let (head, element) = (self.stack.head, self.target.element);
         self.program.multiply(Product {
             sizes: [sequences, head.classes, width],
-            a: matrix(*last, element, width),
-            b: turned(matrix(head.weight, element, width)),
-            c: matrix(*logits, element, head.classes),
+            a: Matrix::rows(*last, element, width),
+            b: Matrix::rows(head.weight, element, width).turned(),
+            c: Matrix::rows(*logits, element, head.classes),
             bias: Some(head.bias),
             onto: Onto::Write,
         });
@@ -286,23 +286,5 @@ impl Making<'_> {
             self.program
                 .push((Source::LstmStack, kernel), grid, arguments)
         }
-    }
-}
-
-/// A matrix with nothing between its rows.
-fn matrix(span: Span, element: Element, pitch: usize) -> Matrix {
-    Matrix {
-        span,
-        element,
-        pitch,
-        turned: false,
-    }
-}
-
-/// With rows and columns exchanged.
-fn turned(matrix: Matrix) -> Matrix {
-    Matrix {
-        turned: true,
-        ..matrix
     }
 }

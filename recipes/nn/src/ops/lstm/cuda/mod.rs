@@ -106,9 +106,9 @@ impl Forward {
         let [input, _] = self.weights;
         draft.multiply(Product {
             sizes: [sizes.rows(), sizes.gates(), sizes.inputs],
-            a: matrix(self.x, element, sizes.inputs),
-            b: turned(matrix(input, element, sizes.inputs)),
-            c: matrix(gates, Element::F32, sizes.gates()),
+            a: Matrix::rows(self.x, element, sizes.inputs),
+            b: Matrix::rows(input, element, sizes.inputs).turned(),
+            c: Matrix::rows(gates, Element::F32, sizes.gates()),
             bias: None,
             onto: Onto::Write,
         });
@@ -137,14 +137,14 @@ impl Backward {
             parts * columns * FLOAT,
         ]);
         self.steps(draft, [gates, cells], [product, dcells, turns, dgates])?;
-        let all = matrix(dgates, element, columns);
+        let all = Matrix::rows(dgates, element, columns);
         let [input, _] = self.weights;
         if let Some((dx, onto)) = self.dx {
             draft.multiply(Product {
                 sizes: [rows, sizes.inputs, columns],
                 a: all,
-                b: matrix(input, element, sizes.inputs),
-                c: matrix(dx, element, sizes.inputs),
+                b: Matrix::rows(input, element, sizes.inputs),
+                c: Matrix::rows(dx, element, sizes.inputs),
                 bias: None,
                 onto,
             });
@@ -152,9 +152,9 @@ impl Backward {
         let [dinput, drecurrent] = self.dweights;
         draft.multiply(Product {
             sizes: [columns, sizes.inputs, rows],
-            a: turned(all),
-            b: matrix(self.x, element, sizes.inputs),
-            c: matrix(dinput, Element::F32, sizes.inputs),
+            a: all.turned(),
+            b: Matrix::rows(self.x, element, sizes.inputs),
+            c: Matrix::rows(dinput, Element::F32, sizes.inputs),
             bias: None,
             onto: Onto::Write,
         });
@@ -193,31 +193,13 @@ impl Backward {
         let gates = dgates.part(after * columns * size, rows * columns * size);
         draft.multiply(Product {
             sizes: [columns, hidden, rows],
-            a: turned(matrix(gates, element, columns)),
-            b: matrix(self.y.first(rows * hidden * size), element, hidden),
-            c: matrix(drecurrent, Element::F32, hidden),
+            a: Matrix::rows(gates, element, columns).turned(),
+            b: Matrix::rows(self.y.first(rows * hidden * size), element, hidden),
+            c: Matrix::rows(drecurrent, Element::F32, hidden),
             bias: None,
             onto: Onto::Write,
         });
         Ok(())
-    }
-}
-
-/// A matrix with nothing between its rows.
-fn matrix(span: Span, element: Element, pitch: usize) -> Matrix {
-    Matrix {
-        span,
-        element,
-        pitch,
-        turned: false,
-    }
-}
-
-/// With rows and columns exchanged.
-fn turned(matrix: Matrix) -> Matrix {
-    Matrix {
-        turned: true,
-        ..matrix
     }
 }
 
@@ -329,7 +311,7 @@ mod tests {
         };
         let mut layout = Layout::default();
         let span = layout.place(sizes.rows() * 8 * 2);
-        let all = matrix(span, Element::F16, 8);
+        let all = Matrix::rows(span, Element::F16, 8);
         let last = sizes.step(all, 4, 8);
         assert_eq!(
             (last.pitch, last.span),

@@ -3,9 +3,9 @@
 
 use candle_core::Result;
 
-use super::{Backward, Forward, Sizes, matrix, turned};
+use super::{Backward, Forward, Sizes};
 use crate::{
-    cuda::{Argument, Draft, Element, Grid, Product, Source, Span},
+    cuda::{Argument, Draft, Element, Grid, Matrix, Product, Source, Span},
     ops::Onto,
 };
 
@@ -93,14 +93,14 @@ impl Forward {
             ];
             return sizes.together_launch(draft, "lstm_steps", (blocks, room), spans, turns);
         }
-        let states = matrix(self.y, element, hidden);
-        let all = matrix(gates, Element::F32, sizes.gates());
+        let states = Matrix::rows(self.y, element, hidden);
+        let all = Matrix::rows(gates, Element::F32, sizes.gates());
         for step in 0..sizes.steps {
             if step > 0 {
                 draft.multiply(Product {
                     sizes: [sizes.sequences, sizes.gates(), hidden],
                     a: sizes.step(states, step - 1, hidden),
-                    b: turned(matrix(recurrent, element, hidden)),
+                    b: Matrix::rows(recurrent, element, hidden).turned(),
                     c: sizes.step(all, step, sizes.gates()),
                     bias: None,
                     onto: Onto::Add,
@@ -136,7 +136,7 @@ impl Backward {
             let spans = [recurrent.read(), gates, cells, dy, dgates.write()];
             return sizes.together_launch(draft, "lstm_steps_back", (blocks, room), spans, turns);
         }
-        let all = matrix(dgates, element, sizes.gates());
+        let all = Matrix::rows(dgates, element, sizes.gates());
         for step in (0..sizes.steps).rev() {
             // Nothing follows the last one.
             let follows = (step + 1 < sizes.steps).then_some(product);
@@ -148,8 +148,8 @@ impl Backward {
                 draft.multiply(Product {
                     sizes: [sizes.sequences, hidden, sizes.gates()],
                     a: sizes.step(all, step, sizes.gates()),
-                    b: matrix(recurrent, element, hidden),
-                    c: matrix(product, Element::F32, hidden),
+                    b: Matrix::rows(recurrent, element, hidden),
+                    c: Matrix::rows(product, Element::F32, hidden),
                     bias: None,
                     onto: Onto::Write,
                 });

@@ -90,9 +90,9 @@ impl Layer {
                 let element = draft.target.element;
                 draft.multiply(Product {
                     sizes: [rows, self.to.channels, values],
-                    a: rows_of(x, element, values),
-                    b: turned(rows_of(weight, element, values)),
-                    c: rows_of(y, element, self.to.channels),
+                    a: Matrix::rows(x, element, values),
+                    b: Matrix::rows(weight, element, values).turned(),
+                    c: Matrix::rows(y, element, self.to.channels),
                     bias,
                     onto: Onto::Write,
                 });
@@ -138,9 +138,9 @@ impl Layer {
                 let element = draft.target.element;
                 draft.multiply(Product {
                     sizes: [rows, values, self.to.channels],
-                    a: rows_of(dy, element, self.to.channels),
-                    b: rows_of(weight, element, values),
-                    c: rows_of(dx, element, values),
+                    a: Matrix::rows(dy, element, self.to.channels),
+                    b: Matrix::rows(weight, element, values),
+                    c: Matrix::rows(dx, element, values),
                     bias: None,
                     onto,
                 });
@@ -175,9 +175,9 @@ impl Layer {
                 let element = draft.target.element;
                 draft.multiply(Product {
                     sizes: [self.to.channels, values, rows],
-                    a: turned(rows_of(dy, element, self.to.channels)),
-                    b: rows_of(x, element, values),
-                    c: rows_of(dweight, Element::F32, values),
+                    a: Matrix::rows(dy, element, self.to.channels).turned(),
+                    b: Matrix::rows(x, element, values),
+                    c: Matrix::rows(dweight, Element::F32, values),
                     bias: None,
                     onto: Onto::Write,
                 });
@@ -222,23 +222,6 @@ impl Layer {
     fn weights(&self) -> usize {
         let Convolution { window, groups, .. } = &self.convolution;
         self.to.channels * (self.from.channels / groups) * window.kernel[0] * window.kernel[1]
-    }
-}
-
-/// A matrix that fills its span.
-fn rows_of(span: Span, element: Element, width: usize) -> Matrix {
-    Matrix {
-        span,
-        element,
-        pitch: width,
-        turned: false,
-    }
-}
-
-fn turned(matrix: Matrix) -> Matrix {
-    Matrix {
-        turned: true,
-        ..matrix
     }
 }
 
