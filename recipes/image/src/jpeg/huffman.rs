@@ -134,6 +134,55 @@ impl Huffman {
     }
 }
 
+/// Two codes of a coefficient at once, for whoever passes over values.
+pub(super) struct Pairs(Box<[Pair; 1 << Self::LOOK]>);
+
+/// By the same order as a [`Step`]: bits of codes and values, coefficients that they make, the most bits of a value, and whether the
+/// last one ends the block.
+type Pair = u32;
+
+impl Pairs {
+    /// Two codes are found by so many bits, or one if there are no two; values may reach beyond.
+    const LOOK: u32 = 11;
+
+    pub(super) fn new(table: &Huffman) -> Self {
+        let mut pairs = Box::new([0; 1 << Self::LOOK]);
+        for (bits, pair) in (0u32..).zip(pairs.iter_mut()) {
+            let (mut all, mut coefficients, mut most) = (0, 0, 0);
+            for _ in 0..2 {
+                let left = Self::LOOK.saturating_sub(all);
+                let next = bits << all & ((1 << Self::LOOK) - 1);
+                let step = table.steps[(next >> (Self::LOOK - LOOK)) as usize];
+                if step == 0 || (step >> 8 & 255) > left {
+                    break;
+                }
+                all += step & 255;
+                most = most.max(63 - (step >> 16 & 255));
+                if step >> 24 == END as u32 {
+                    *pair = 1 << 24 | most << 16 | coefficients << 8 | all;
+                    break;
+                }
+                coefficients += (step >> 24) + 1;
+                *pair = most << 16 | coefficients << 8 | all;
+            }
+        }
+        Self(pairs)
+    }
+
+    /// Passes over one or two codes of coefficients and their values, if there are so few coefficients and no value has more bits: how
+    /// many coefficients they make, and whether the block ends. At least 31 bits must be at hand.
+    #[inline(always)]
+    pub(super) fn pass(&self, bits: &mut Bits, room: usize, most: u32) -> Option<(usize, bool)> {
+        let pair = self.0[bits.peek(Self::LOOK) as usize];
+        let coefficients = (pair >> 8 & 255) as usize;
+        if pair == 0 || coefficients > room || (pair >> 16 & 255) > most {
+            return None;
+        }
+        bits.skip(pair & 255);
+        Some((coefficients, pair >> 24 > 0))
+    }
+}
+
 #[inline(always)]
 fn split(entry: u16) -> (u32, u32) {
     (u32::from(entry >> 8), u32::from(entry & 255))
@@ -188,3 +237,64 @@ const AC_SYMBOLS: [[u8; 162]; 2] = [
         226, 227, 228, 229, 230, 231, 232, 233, 234, 242, 243, 244, 245, 246, 247, 248, 249, 250,
     ],
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What one or two codes say, read one by one: the bits after them, the coefficients, the most bits of a value, and whether the
+    /// block ends.
+    fn one_by_one(table: &Huffman, data: &[u8], codes: usize) -> Option<(u32, usize, u32, bool)> {
+        let mut bits = Bits::new(data);
+        bits.fill();
+        let (mut coefficients, mut most) = (0, 0);
+        for _ in 0..codes {
+            let (zeros, size) = table.pass(&mut bits).ok()?;
+            most = most.max(size);
+            if zeros == END {
+                return Some((bits.peek(16), coefficients, most, true));
+            }
+            coefficients += zeros + 1;
+        }
+        Some((bits.peek(16), coefficients, most, false))
+    }
+
+    #[test]
+    fn pairs_say_what_codes_say_one_by_one() {
+        let mut seed = 1u64;
+        let (mut ones, mut twos) = (0, 0);
+        for slot in 0..2 {
+            let table = usual(true, slot).unwrap();
+            let pairs = Pairs::new(&table);
+            for _ in 0..50_000 {
+                seed = seed.wrapping_mul(0x5851_F42D_4C95_7F2D).wrapping_add(1);
+                let data = [seed.rotate_right(29).to_be_bytes(), [0; 8]].concat();
+                let (one, two) = (one_by_one(&table, &data, 1), one_by_one(&table, &data, 2));
+                let mut bits = Bits::new(&data);
+                bits.fill();
+                let Some((coefficients, ends)) = pairs.pass(&mut bits, 63, 10) else {
+                    continue;
+                };
+                let found = |said: &Option<(u32, usize, u32, bool)>| {
+                    said.is_some_and(|(next, k, _, end)| {
+                        (next, k, end) == (bits.peek(16), coefficients, ends)
+                    })
+                };
+                assert!(found(&one) || found(&two), "{seed:x}: {one:?}, {two:?}");
+                ones += usize::from(found(&one));
+                twos += usize::from(found(&two));
+                // What does not fit is left.
+                let (_, _, most, _) = if found(&two) { two } else { one }.unwrap();
+                let mut bits = Bits::new(&data);
+                bits.fill();
+                let before = bits.peek(16);
+                let too_large = (most > 0).then(|| pairs.pass(&mut bits, 63, most - 1));
+                let too_many =
+                    (coefficients > 0).then(|| pairs.pass(&mut bits, coefficients - 1, 10));
+                assert!(too_large.flatten().is_none() && too_many.flatten().is_none());
+                assert_eq!(bits.peek(16), before);
+            }
+        }
+        assert!(ones > 1000 && twos > 50_000, "{ones} and {twos}");
+    }
+}

@@ -3,13 +3,15 @@
 //! A device's decoder takes what is missing for zeros and says nothing. What passes here the decoder beside it reads without an error
 //! too; it may refuse a little more, for it knows a value's bits and not the value.
 
+use std::{array::from_fn, rc::Rc};
+
 use galley_nn::jpeg::Steps;
 
 use super::{
     Damage,
     bits::Bits,
     frame::{Frame, Part, Scan},
-    huffman::Huffman,
+    huffman::{Huffman, Pairs},
     scan::Blocks,
     sequential::{TOO_LARGE, difference},
     tables::Tables,
@@ -19,8 +21,11 @@ use super::{
 struct Reader<'a> {
     dc: &'a Huffman,
     ac: &'a Huffman,
+    pairs: Rc<Pairs>,
     /// The bits that each coefficient's value may have, in the order in which they come.
     bits: [u8; 64],
+    /// The fewest of these.
+    fewest: u32,
     /// What the first coefficient is multiplied by.
     step: i32,
     /// The last block's first coefficient.
@@ -40,12 +45,18 @@ impl<'a> Whole<'a> {
         tables: &'a Tables,
         wanted: &'a dyn Fn() -> bool,
     ) -> Result<Self, Damage> {
+        let mut made: [Option<Rc<Pairs>>; 4] = Default::default();
         let reader = |part: &Part| -> Result<Reader<'a>, Damage> {
             let steps = tables.steps(&frame.components[part.component])?;
+            let ac = tables.ac(part.ac_table)?;
+            let pairs = made[part.ac_table].get_or_insert_with(|| Rc::new(Pairs::new(ac)));
+            let bits: [u8; 64] = from_fn(|k| Steps::bits(steps.step(k)));
             Ok(Reader {
                 dc: tables.dc(part.dc_table)?,
-                ac: tables.ac(part.ac_table)?,
-                bits: std::array::from_fn(|k| Steps::bits(steps.step(k))),
+                ac,
+                pairs: Rc::clone(pairs),
+                bits,
+                fewest: bits[1..].iter().copied().min().unwrap_or(0).into(),
                 step: steps.step(0),
                 dc_before: 0,
             })
@@ -84,23 +95,28 @@ impl Reader<'_> {
         let mut k = 1;
         loop {
             bits.fill();
-            // There are bits at hand for two.
-            for _ in 0..2 {
-                if k > 63 {
+            // Nearly all is passed here; the block's last coefficient and the end of the block after it never are at once.
+            if let Some((coefficients, ends)) = self.pairs.pass(bits, 63 - k, self.fewest) {
+                k += coefficients;
+                if ends {
                     return Ok(());
                 }
-                let (zeros, size) = self.ac.pass(bits)?;
-                k += zeros;
-                if k > 63 {
-                    return match size {
-                        0 => Ok(()),
-                        _ => Err(Damage("a block has more than 64 coefficients")),
-                    };
-                }
-                if size > u32::from(self.bits[k]) {
-                    return Err(TOO_LARGE);
-                }
-                k += 1;
+                continue;
+            }
+            let (zeros, size) = self.ac.pass(bits)?;
+            k += zeros;
+            if k > 63 {
+                return match size {
+                    0 => Ok(()),
+                    _ => Err(Damage("a block has more than 64 coefficients")),
+                };
+            }
+            if size > u32::from(self.bits[k]) {
+                return Err(TOO_LARGE);
+            }
+            k += 1;
+            if k > 63 {
+                return Ok(());
             }
         }
     }
