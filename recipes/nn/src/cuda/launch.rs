@@ -17,7 +17,7 @@ use candle_core::{
 
 use super::{
     Argument, Boxes, Element, Gpu, Grid, Map, Patches, Program, Swizzle, Work,
-    gpu::Function,
+    kernels::Function,
     library::{Averaging, Convolving, Multiplication},
     memory::{Memory, Recording},
     program::Launch,
@@ -39,6 +39,8 @@ struct Kernel {
     arguments: Vec<Value>,
     /// Whether all blocks run at once.
     together: bool,
+    /// Whether it may set itself up while the kernel before it ends.
+    early: bool,
 }
 
 /// An argument as a kernel finds it; numbers are in the first bytes.
@@ -50,8 +52,6 @@ enum Value {
 /// A program, ready to be started on a device.
 pub(super) struct Launches {
     ready: Vec<Ready>,
-    /// A kernel may set itself up while the one before it ends.
-    overlap: bool,
 }
 
 impl Launches {
@@ -61,22 +61,26 @@ impl Launches {
     /// # Errors
     /// There is no such kernel for this card, a library cannot do what it is to, or a span is outside the memory.
     pub(super) fn new(gpu: &Gpu, program: &Program, memory: Memory<'_>) -> Result<Self> {
-        let ready = |work: &Work| match work {
-            Work::Launch(launch) => Kernel::new(gpu, launch, memory).map(Ready::Kernel),
-            Work::Product(product) => {
-                Multiplication::new(gpu, product, memory).map(Ready::Multiplication)
+        // What stands before the first is not ours, and where a library's work ends is the library's to know.
+        let mut before = None;
+        let ready = |work: &Work| {
+            let before = std::mem::replace(&mut before, work.blocks());
+            match work {
+                Work::Launch(launch) => Kernel::new(gpu, launch, before, memory).map(Ready::Kernel),
+                Work::Product(product) => {
+                    Multiplication::new(gpu, product, memory).map(Ready::Multiplication)
+                }
+                Work::Convolution(convolution) => {
+                    Convolving::new(gpu, convolution, memory).map(Ready::Convolving)
+                }
+                Work::Average(values) => {
+                    Averaging::new(gpu, Some(*values), memory).map(Ready::Averaging)
+                }
+                Work::Join => Averaging::new(gpu, None, memory).map(Ready::Averaging),
             }
-            Work::Convolution(convolution) => {
-                Convolving::new(gpu, convolution, memory).map(Ready::Convolving)
-            }
-            Work::Average(values) => {
-                Averaging::new(gpu, Some(*values), memory).map(Ready::Averaging)
-            }
-            Work::Join => Averaging::new(gpu, None, memory).map(Ready::Averaging),
         };
         Ok(Self {
             ready: program.work().iter().map(ready).collect::<Result<_>>()?,
-            overlap: gpu.kernels_take_turns(),
         })
     }
 
@@ -90,21 +94,17 @@ impl Launches {
     /// the pass.
     pub(super) unsafe fn start(&self, stream: &CudaStream) -> Result<()> {
         let mut addresses = Vec::new();
-        // What stands before the first is not ours.
-        let mut overlap = false;
         for ready in &self.ready {
             // SAFETY: the memory is the caller's to vouch for. Where kernels overlap, each waits for those before it; what a
             // library starts keeps to the order of the stream.
             unsafe {
                 match ready {
-                    Ready::Kernel(kernel) => kernel.start(stream, overlap, &mut addresses)?,
+                    Ready::Kernel(kernel) => kernel.start(stream, &mut addresses)?,
                     Ready::Multiplication(multiplication) => multiplication.start(stream)?,
                     Ready::Convolving(convolving) => convolving.start(stream)?,
                     Ready::Averaging(averaging) => averaging.start(stream)?,
                 }
             }
-            // Where a library's work ends is the library's to know.
-            overlap = self.overlap && matches!(ready, Ready::Kernel(_));
         }
         Ok(())
     }
@@ -143,7 +143,8 @@ impl Launches {
 }
 
 impl Kernel {
-    fn new(gpu: &Gpu, launch: &Launch, memory: Memory<'_>) -> Result<Self> {
+    /// After a kernel of so many blocks, if it was one.
+    fn new(gpu: &Gpu, launch: &Launch, before: Option<usize>, memory: Memory<'_>) -> Result<Self> {
         let value = |argument: &Argument| match *argument {
             Argument::Null => Ok(Value::Word(0)),
             Argument::Word(word) => Ok(Value::Word(word.into())),
@@ -160,36 +161,29 @@ impl Kernel {
                 encode_patches(&patches, address).map(|map| Value::Map(Box::new(map)))
             }
         };
-        let function = gpu.function(launch.source, &launch.kernel, launch.grid.shared)?;
-        if launch.together {
-            let blocks: usize = launch.grid.blocks.iter().product();
-            let room = gpu.blocks_at_once(function, launch.grid)?;
-            if blocks > room {
-                let name = &launch.kernel;
-                bail!(
-                    "expected room for {blocks} blocks of {name} at once, the card has it for {room}"
-                )
-            }
+        let function = gpu.function(launch.source, &launch.kernel, launch.grid)?;
+        let (blocks, room) = (launch.grid.count(), function.room);
+        if launch.together && blocks > room {
+            let name = &launch.kernel;
+            bail!("expected room for {blocks} blocks of {name} at once, the card has it for {room}")
         }
+        let spreads =
+            before.is_some_and(|before| spreads(before, blocks, room, gpu.target().processors));
         Ok(Self {
             name: launch.kernel.clone(),
             function,
             grid: launch.grid,
             arguments: launch.arguments.iter().map(value).collect::<Result<_>>()?,
             together: launch.together,
+            early: gpu.kernels_take_turns() && spreads,
         })
     }
 
-    /// Starts it, where it may overlap before the kernel before it has ended. `addresses` are for any launch's use.
+    /// Starts it. `addresses` are for any launch's use.
     ///
     /// # Safety
     /// As [`Launches::start`], and it waits by itself where it overlaps.
-    unsafe fn start(
-        &self,
-        stream: &CudaStream,
-        overlap: bool,
-        addresses: &mut Vec<*mut c_void>,
-    ) -> Result<()> {
+    unsafe fn start(&self, stream: &CudaStream, addresses: &mut Vec<*mut c_void>) -> Result<()> {
         // Blocks that wait for each other start all at once, when what ran before and what runs beside has left room for them.
         let (id, value) = if self.together {
             let cooperative = sys::CUlaunchAttributeValue { cooperative: 1 };
@@ -227,7 +221,7 @@ impl Kernel {
             sharedMemBytes: self.grid.shared,
             hStream: stream.cu_stream(),
             attrs: &raw mut attribute,
-            numAttrs: (overlap || self.together).into(),
+            numAttrs: (self.early || self.together).into(),
         };
         // SAFETY: whoever pushed the launch promised its arguments; the driver reads them before the call returns. The
         // rest is the caller's to vouch for.
@@ -243,6 +237,13 @@ impl Kernel {
         .w()
         .map_err(|error| error.context(self.name.clone()))
     }
+}
+
+/// Whether blocks that come early spread over the card all the same: they find room where the kernel before has ended first, and
+/// those multiprocessors take as many as they hold, while others go without once they are free too. That does no harm where there
+/// are blocks for all room there is, or where neither kernel has more blocks than there are multiprocessors.
+fn spreads(before: usize, blocks: usize, room: usize, processors: usize) -> bool {
+    blocks >= room || before.max(blocks) <= processors
 }
 
 /// A recorded program.
@@ -353,4 +354,17 @@ fn encode_patches(patches: &Patches, address: sys::CUdeviceptr) -> Result<sys::C
     .w()?;
     // SAFETY: the call succeeded, so it wrote all of it.
     Ok(unsafe { encoded.assume_init() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::spreads;
+
+    #[test]
+    fn blocks_come_early_where_they_spread_all_the_same() {
+        // Of a card of 132 multiprocessors that each hold two.
+        let spread = |before, blocks| spreads(before, blocks, 264, 132);
+        assert!(spread(132, 132) && spread(10_000, 264) && spread(1, 10_000));
+        assert!(!spread(133, 1) && !spread(10_000, 1) && !spread(132, 263));
+    }
 }

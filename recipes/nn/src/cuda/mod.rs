@@ -30,6 +30,8 @@ mod gpu;
 #[cfg(feature = "cuda")]
 mod handles;
 #[cfg(feature = "cuda")]
+mod kernels;
+#[cfg(feature = "cuda")]
 mod lane;
 #[cfg(feature = "cuda")]
 mod launch;

@@ -181,6 +181,11 @@ impl Grid {
             shared: 0,
         }
     }
+
+    /// Blocks in all.
+    pub(crate) fn count(&self) -> usize {
+        self.blocks.iter().product()
+    }
 }
 
 /// A launch of a kernel.
@@ -204,6 +209,16 @@ pub(crate) enum Work {
     Average(Span),
     /// Waits for all averages.
     Join,
+}
+
+impl Work {
+    /// The blocks of a kernel of ours.
+    pub(crate) fn blocks(&self) -> Option<usize> {
+        match self {
+            Self::Launch(launch) => Some(launch.grid.count()),
+            _ => None,
+        }
+    }
 }
 
 /// Launches, products, convolutions and averages in their order.
