@@ -3,7 +3,7 @@
 use std::{io::Write, net::SocketAddr, num::NonZeroUsize, sync::Arc, time::Instant};
 
 use anyhow::{Context, bail};
-use galley_core::{Entry, LoadError};
+use galley_core::{Entry, InputKind, LoadError};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -46,14 +46,26 @@ fn announce_bf16() {
     }
 }
 
-/// Says once what decodes JPEG files where that is a device.
+/// Says once what decodes JPEG files where that might be a device.
 fn announce_decoder(devices: &[Device]) {
-    let mut recipes = devices.iter().flat_map(|device| &device.recipes);
-    if let Some(decoder) = recipes.find_map(|recipe| recipe.decoder()) {
-        tracing::info!(
+    let recipes = devices.iter().flat_map(|device| &device.recipes);
+    let mut images = recipes
+        .filter(|recipe| {
+            let info = recipe.info();
+            info.input_kind == InputKind::File && info.device != "cpu"
+        })
+        .peekable();
+    if images.peek().is_none() {
+        return;
+    }
+    match images.find_map(|recipe| recipe.decoder()) {
+        Some(decoder) => tracing::info!(
             decoder,
             "whole baseline JPEG files are decoded on the device"
-        );
+        ),
+        None => tracing::info!(
+            "all JPEG files are decoded on the CPU: jpeg=cpu, or no libnvjpeg.so.13 or .12 that finds engines for it on the device"
+        ),
     }
 }
 

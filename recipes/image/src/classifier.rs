@@ -9,7 +9,7 @@ use galley_core::{
 use galley_nn::{
     executor::Executor,
     image::Network,
-    picture::{Picture, Scored},
+    picture::{Picture, Scored, Unit},
 };
 use serde_json::{Value, json};
 
@@ -29,7 +29,7 @@ const JPEG: &str = "jpeg";
 /// What a classifier's options do.
 pub const OPTIONS: &[(&str, &str)] = &[(
     JPEG,
-    "what decodes JPEG files: cpu, or device, which is nvJPEG on a CUDA device and has not run on a card yet (default: cpu)",
+    "what decodes JPEG files: cpu, or device, which is nvJPEG on a CUDA device (default: device where it has engines for that)",
 )];
 
 /// A photograph of a cup of coffee.
@@ -55,7 +55,7 @@ pub trait Scorer: Send + Sync {
     ) -> candle_core::Result<Scored>;
 
     /// What the device decodes pictures with; none where it does not.
-    fn decoder(&self) -> Option<&'static str>;
+    fn decoder(&self) -> Option<Unit>;
 
     /// Logits of an image.
     fn classes(&self) -> usize;
@@ -76,7 +76,7 @@ macro_rules! scorer {
             ) -> candle_core::Result<Scored> {
                 <$network>::forward_pictures(self, images, pictures, side)
             }
-            fn decoder(&self) -> Option<&'static str> {
+            fn decoder(&self) -> Option<Unit> {
                 <$network>::decoder(self)
             }
             fn classes(&self) -> usize {
@@ -110,7 +110,7 @@ pub struct Classifier {
     max_pixels: u64,
     decode_memory: MemoryBudget,
     /// What the device decodes pictures with, if it is to.
-    decoder: Option<&'static str>,
+    decoder: Option<Unit>,
     decoded: Counts,
 }
 
@@ -231,16 +231,17 @@ impl Classifier {
     }
 }
 
-/// What the network's device decodes with, if it is asked to: nobody looks for a library otherwise.
+/// What the network's device decodes with, if it is to.
 fn decoder(
     entry: &Entry,
     options: &LoadOptions,
     network: &dyn Scorer,
-) -> Result<Option<&'static str>, LoadError> {
+) -> Result<Option<Unit>, LoadError> {
     let mistake =
         |reason: String| LoadError::invalid(format!("option {}.{JPEG}", entry.name), reason);
     match options.options.get(JPEG).map(String::as_str) {
-        None | Some("cpu") => Ok(None),
+        None => Ok(network.decoder().filter(|unit| *unit == Unit::Engines)),
+        Some("cpu") => Ok(None),
         Some("device") => network.decoder().map(Some).ok_or_else(|| {
             let device = options.device_name();
             mistake(format!(
@@ -267,7 +268,7 @@ impl Recipe for Classifier {
     }
 
     fn decoder(&self) -> Option<&'static str> {
-        self.decoder
+        self.decoder.map(Unit::name)
     }
 
     fn decoded(&self) -> Decoded {

@@ -3,6 +3,25 @@
 //! Whoever makes a [`Picture`] has read its headers and seen that it is whole, for a device's decoder may call a damaged file a
 //! success. Its decoder need not give the host's pixels; the resizing of them is the host's to the bit.
 
+/// What of a device decodes JPEG files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unit {
+    /// Engines made for it, beside what computes.
+    Engines,
+    /// What computes, with a thread of the host's: slower than the host's threads together, but for hundreds of files at once.
+    Processors,
+}
+
+impl Unit {
+    /// Its name, for a log.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Engines => "nvJPEG's engines",
+            Self::Processors => "nvJPEG's kernels",
+        }
+    }
+}
+
 /// Output pixels of a tile's side, as `cuda/resize.cu` has it.
 const TILE: usize = 32;
 /// The most lines under a tile: what a block has shared memory for without asking.

@@ -8,8 +8,8 @@ use super::*;
 const GREY: &[u8] = include_bytes!("../../tests/data/compressed/grey_16x8.jpg");
 const COLOURED: &[u8] = include_bytes!("../../tests/data/compressed/colour_48x32.jpg");
 
-/// Scores an image by its bytes, and a picture by its file. It refuses coloured ones.
-struct Device;
+/// Scores an image by its bytes, and a picture by its file, which this part of it decodes. It refuses coloured ones.
+struct Device(Unit);
 
 impl Device {
     fn score(bytes: &[u8]) -> [f32; 2] {
@@ -40,8 +40,8 @@ impl Scorer for Device {
         })
     }
 
-    fn decoder(&self) -> Option<&'static str> {
-        Some("a test")
+    fn decoder(&self) -> Option<Unit> {
+        Some(self.0)
     }
 
     fn classes(&self) -> usize {
@@ -50,6 +50,10 @@ impl Scorer for Device {
 }
 
 fn classifier(jpeg: &str) -> Classifier {
+    classifier_on(Unit::Processors, Some(jpeg))
+}
+
+fn classifier_on(unit: Unit, jpeg: Option<&str>) -> Classifier {
     let entry = Entry {
         name: "test",
         summary: "",
@@ -62,12 +66,13 @@ fn classifier(jpeg: &str) -> Classifier {
         benchmark: None,
         load: |_, _| unreachable!("it is there"),
     };
+    let jpeg = jpeg.map(|jpeg| (JPEG.to_owned(), jpeg.to_owned()));
     let options = LoadOptions {
-        options: [(JPEG.to_owned(), jpeg.to_owned())].into(),
+        options: jpeg.into_iter().collect(),
         ..LoadOptions::default()
     };
     let parts = Parts {
-        network: Box::new(Device),
+        network: Box::new(Device(unit)),
         labels: Vec::new(),
         view: View {
             resize: 10,
@@ -83,6 +88,16 @@ fn logits(classifier: &Classifier, files: &[&[u8]]) -> Vec<Vec<f32>> {
     let prepared: Vec<Square> = files.iter().map(|file| prepare(file).unwrap()).collect();
     let batch: Vec<&Square> = prepared.iter().collect();
     classifier.forward(&batch).unwrap()
+}
+
+#[test]
+fn a_device_decodes_unasked_only_with_engines_for_it() {
+    let decoder = |unit, jpeg| Recipe::decoder(&classifier_on(unit, jpeg));
+    assert_eq!(decoder(Unit::Engines, None), Some(Unit::Engines.name()));
+    assert_eq!(decoder(Unit::Engines, Some("cpu")), None);
+    assert_eq!(decoder(Unit::Processors, None), None);
+    let asked = decoder(Unit::Processors, Some("device"));
+    assert_eq!(asked, Some(Unit::Processors.name()));
 }
 
 #[test]

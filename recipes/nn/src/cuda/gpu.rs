@@ -16,7 +16,7 @@ use super::{
     kernels::{Function, Kernels},
     memory::settled,
 };
-use crate::backend::Libraries;
+use crate::{backend::Libraries, picture::Unit};
 
 /// For which cards the kernels were compiled, as the build script says it: `80`, `90`.
 const BUILT_FOR: &str = env!("GALLEY_CUDA_ARCH");
@@ -73,10 +73,10 @@ impl Gpu {
         self
     }
 
-    /// What it decodes JPEG files with, in words for a log, where there is a library for that.
-    pub(crate) fn decoder(&self) -> Option<&'static str> {
+    /// What it decodes JPEG files with, where there is a library for that.
+    pub(crate) fn decoder(&self) -> Option<Unit> {
         self.bind().ok()?;
-        self.handles.nvjpeg().map(|library| library.name)
+        self.handles.nvjpeg().map(|library| library.unit)
     }
 
     /// Whether the libraries round factors of f32.

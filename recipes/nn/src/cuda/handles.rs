@@ -108,7 +108,11 @@ impl Handles {
 
     /// nvJPEG, if there is one; the device is the calling thread's.
     pub(super) fn nvjpeg(&self) -> Option<&NvJpeg> {
-        self.nvjpeg.get_or_init(NvJpeg::load).as_ref()
+        let load = || {
+            let _alone = alone();
+            NvJpeg::load()
+        };
+        self.nvjpeg.get_or_init(load).as_ref()
     }
 }
 

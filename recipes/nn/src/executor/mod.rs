@@ -28,7 +28,7 @@ use crate::{
     graph::{Graph, Mistake},
     host,
     image::{Colours, Table},
-    picture::{Picture, Scored},
+    picture::{Picture, Scored, Unit},
     plan::{Form, Plan, Step},
     pool,
     simd::Precision,
@@ -186,8 +186,8 @@ impl Executor {
         Ok(scored.logits)
     }
 
-    /// What the device decodes pictures with, in words for a log; none where it does not.
-    pub fn decoder(&self) -> Option<&'static str> {
+    /// What the device decodes pictures with; none where it does not.
+    pub fn decoder(&self) -> Option<Unit> {
         match &self.device {
             OnDevice::Cpu(_) => None,
             #[cfg(feature = "cuda")]

@@ -8,7 +8,7 @@ use super::{Layers, colours::Table, cpu, padding::Size};
 use crate::{
     backend::{Backend, Kind},
     host,
-    picture::{Picture, Scored},
+    picture::{Picture, Scored, Unit},
     pool,
 };
 
@@ -97,8 +97,8 @@ impl Network {
         }
     }
 
-    /// What the device decodes pictures with, in words for a log; none where it does not.
-    pub fn decoder(&self) -> Option<&'static str> {
+    /// What the device decodes pictures with; none where it does not.
+    pub fn decoder(&self) -> Option<Unit> {
         match &self.0 {
             OnDevice::Cpu { .. } => None,
             #[cfg(feature = "cuda")]

@@ -10,6 +10,7 @@ use std::{
 use libloading::Library;
 
 use super::functions;
+use crate::picture::Unit;
 
 /// The versions that have what is called.
 const NAMES: [&str; 2] = ["libnvjpeg.so.13", "libnvjpeg.so.12"];
@@ -17,8 +18,8 @@ const NAMES: [&str; 2] = ["libnvjpeg.so.13", "libnvjpeg.so.12"];
 /// `nvjpegStatus_t`; zero is success.
 type Status = c_int;
 
-/// `nvjpegBackend_t`: an engine of the card's own, and its processors.
-const BACKENDS: [(c_int, &str); 2] = [(3, "nvJPEG's engine"), (2, "nvJPEG")];
+/// `nvjpegBackend_t`.
+const BACKENDS: [(c_int, Unit); 2] = [(3, Unit::Engines), (2, Unit::Processors)];
 /// `NVJPEG_FLAGS_UPSAMPLING_WITH_INTERPOLATION`: colours of half the resolution as libjpeg makes them whole.
 const FANCY: c_uint = 1 << 5;
 /// `NVJPEG_OUTPUT_RGBI`: red, green and blue of a pixel beside each other.
@@ -45,8 +46,7 @@ functions! {
 pub(in crate::cuda) struct NvJpeg {
     functions: Functions,
     handle: *mut c_void,
-    /// What decodes, in words for a log.
-    pub(in crate::cuda) name: &'static str,
+    pub(in crate::cuda) unit: Unit,
 }
 
 // SAFETY: the handle may be used from any thread, by several at once; what may not is in a `State`.
@@ -64,17 +64,17 @@ impl NvJpeg {
         let functions = unsafe { Functions::of(&library) }.ok();
         forget(library);
         let functions = functions?;
-        let made = BACKENDS.into_iter().find_map(|(backend, name)| {
+        let made = BACKENDS.into_iter().find_map(|(backend, unit)| {
             let (mut handle, none) = (null_mut(), std::ptr::null());
             // SAFETY: the handle has a place, and the library allocates by itself.
             let status = unsafe { (functions.create)(backend, none, none, FANCY, &raw mut handle) };
-            (status == 0).then_some((handle, name))
+            (status == 0).then_some((handle, unit))
         });
-        let (handle, name) = made?;
+        let (handle, unit) = made?;
         Some(Self {
             functions,
             handle,
-            name,
+            unit,
         })
     }
 

@@ -114,7 +114,7 @@ mod on_device {
     use crate::{
         cuda::{Buffer, Decoder, Decoding, Gpu, Lane, Pass, Weights},
         image::Colours,
-        picture::{Picture, Scored},
+        picture::{Picture, Scored, Unit},
         plan::{Form, Plan},
         workspace::Workspaces,
     };
@@ -166,7 +166,7 @@ mod on_device {
         }
 
         /// See [`Gpu::decoder`].
-        pub(in crate::executor) fn decoder(&self) -> Option<&'static str> {
+        pub(in crate::executor) fn decoder(&self) -> Option<Unit> {
             self.gpu.decoder()
         }
 

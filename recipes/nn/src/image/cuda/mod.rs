@@ -35,7 +35,7 @@ mod on_device {
     use crate::{
         cuda::{Buffer, Decoder, Decoding, Gpu, Lane, Pass, Weights},
         image::{Layers, padding::Size},
-        picture::{Picture, Scored},
+        picture::{Picture, Scored, Unit},
         workspace::Workspaces,
     };
 
@@ -79,7 +79,7 @@ mod on_device {
         }
 
         /// See [`Gpu::decoder`].
-        pub(in crate::image) fn decoder(&self) -> Option<&'static str> {
+        pub(in crate::image) fn decoder(&self) -> Option<Unit> {
             self.gpu.decoder()
         }
 
