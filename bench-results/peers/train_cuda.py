@@ -4,8 +4,10 @@
 
 Both sides run SuperBench's step on random inputs: the batch's copy to the device, forward in training mode, cross-entropy, backward,
 SGD or AdamW. PyTorch runs eagerly as SuperBench does (everything in the precision, half of it included), then channels last with a
-fused optimizer, and with `--compile` by torch.compile; the ratio is to the best of these. f32 is f32 on both sides, not TF32. In
-the folder, `results.jsonl` has one figure a line, and `table.md` the medians over the rounds.
+fused optimizer, and with `--compile` by torch.compile; the ratio is to the best of these. f32 is f32 on both sides, not TF32. Memory
+is the most that each had allocated on the device at a time in a step, once algorithms are chosen, and that of its optimizer, weights
+and gradients with it: of PyTorch by its allocator, of galley `device_allocated_bytes`. The driver's context and code are in neither.
+In the folder, `results.jsonl` has one figure a line, and `table.md` the medians over the rounds.
 """
 
 import statistics
@@ -94,7 +96,7 @@ def galley(arguments, name, precision, device="cuda:0"):
     median = next((value for summary in summaries[:1] for named, value in summary.items() if named.endswith(key)), None)
     if ended.returncode != 0 or median is None:
         return {"galley_ms": None, "why": ended.stderr.strip()[-200:], "remarks": remarks}
-    return {"galley_ms": median, "galley_bytes": steps.get("device_peak_bytes"), "parts": steps.get("training"), "remarks": remarks}
+    return {"galley_ms": median, "galley_bytes": steps.get("device_allocated_bytes"), "parts": steps.get("training"), "remarks": remarks}
 
 
 def tried(figure, way, action, *given):

@@ -17,7 +17,7 @@ use candle_core::{
 };
 
 use super::{
-    Element, Grid, Source, Target,
+    Element, Grid, Held, Source, Target,
     handles::{Communicator, Handles},
     memory::settled,
 };
@@ -93,6 +93,7 @@ pub(crate) struct Gpu {
     context: Arc<CudaContext>,
     kernels: Arc<Kernels>,
     handles: Arc<Handles>,
+    held: Arc<Held>,
     libraries: Libraries,
     /// Where there are others that it averages with.
     communicator: Option<Arc<Communicator>>,
@@ -147,6 +148,7 @@ impl Gpu {
                 cudnn: false,
                 bucket: None,
             },
+            held: Held::of(context.ordinal()),
             context,
             kernels: Arc::default(),
             handles: Arc::default(),
@@ -220,6 +222,10 @@ impl Gpu {
 
     pub(super) fn handles(&self) -> &Arc<Handles> {
         &self.handles
+    }
+
+    pub(super) fn held(&self) -> &Arc<Held> {
+        &self.held
     }
 
     pub(super) fn communicator(&self) -> Option<&Arc<Communicator>> {
