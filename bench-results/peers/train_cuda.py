@@ -4,24 +4,21 @@
 
 Both sides run SuperBench's step on random inputs: the batch's copy to the device, forward in training mode, cross-entropy, backward,
 SGD or AdamW. PyTorch runs eagerly as SuperBench does (everything in the precision, half of it included), then channels last with a
-fused optimizer, and with `--compile` by torch.compile; the ratio is to the best of these. f32 is f32 on both sides, not TF32. In
-the folder, `results.jsonl` has one figure a line, and `table.md` the medians over the rounds.
+fused optimizer, and with `--compile` by torch.compile; the ratio is to the best of these. f32 is f32 on both sides, not TF32. Memory
+is the most that each had allocated on the device at a time in a step, once algorithms are chosen, and that of its optimizer, weights
+and gradients with it: of PyTorch by its allocator, of galley `device_allocated_bytes`. The driver's context and code are in neither.
+In the folder, `results.jsonl` has one figure a line, and `table.md` the medians over the rounds.
 """
 
-import argparse
-import json
-import math
 import statistics
-import subprocess
-import tempfile
 import time
-from importlib.metadata import version
-from pathlib import Path
 
 import torch
 import torchvision
+
+import sitting
 from train_check import AUXILIARY, loss_of
-from zoo_check import CLASSES, NETWORKS, SEQUENCES, Sequence
+from zoo_check import CLASSES, SEQUENCES, Sequence
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16}
 SHORT = {"float32": "fp32", "float16": "fp16"}
@@ -76,41 +73,59 @@ def times_of(step, steps):
     return times
 
 
-def peer(step, steps):
-    """The median milliseconds of a step, and the most memory that tensors took."""
-    return statistics.median(times_of(step, steps)), torch.cuda.max_memory_allocated()
+def trained(name, arguments, dtype, way):
+    """A step that has run, so that cuDNN's algorithms are chosen, and the most memory that another one takes of it."""
+    before = torch.cuda.memory_allocated()
+    step = step_of(name, arguments, dtype, way)
+    times_of(step, 1)
+    torch.cuda.reset_peak_memory_stats()
+    step()
+    torch.cuda.synchronize()
+    return step, torch.cuda.max_memory_allocated() - before
 
 
 def galley(arguments, name, precision, device="cuda:0"):
     """The same of galley; none where it does not train the network so."""
-    with tempfile.TemporaryDirectory() as folder:
-        size = 299 if name == "inception_v3" else arguments.size
-        command = [arguments.galley, "bench", "models", name, "--action", "train", "--precision", precision]
-        command += ["--device", device, "--batch-size", str(arguments.batch), "--num-warmup", "3"]
-        command += ["--num-steps", str(arguments.steps), "--image-size", str(size), "--seq-len", str(arguments.tokens)]
-        ended = subprocess.run([*command, "--out", folder], capture_output=True, text=True)
-        records = [json.loads(line) for line in (Path(folder) / "results.jsonl").read_text().splitlines()]
-        summary = json.loads((Path(folder) / "results-summary.jsonl").read_text().splitlines()[0])
-        steps = next((record for record in records if record.get("kind") == "steps" or "step_ms" in record), None)
-        remarks = [record["remarks"] for record in records if "remarks" in record]
-        key = f"{SHORT[precision]}_train_step_time_50"
-        median = next((value for named, value in summary.items() if named.endswith(key)), None)
-        if ended.returncode != 0 or median is None:
-            return {"galley_ms": None, "why": ended.stderr.strip()[-200:], "remarks": remarks}
-        return {"galley_ms": median, "galley_bytes": steps.get("device_peak_bytes"), "parts": steps.get("training"),
-                "remarks": remarks}
+    size = 299 if name == "inception_v3" else arguments.size
+    more = ["--action", "train", "--precision", precision, "--device", device, "--batch-size", str(arguments.batch)]
+    more += ["--num-warmup", "3", "--num-steps", str(arguments.steps), "--image-size", str(size)]
+    ended, records, summaries = sitting.bench_models(arguments, name, *more)
+    steps = next((record for record in records if record.get("kind") == "steps"), {})
+    remarks = [record["remarks"] for record in records if "remarks" in record]
+    key = f"{SHORT[precision]}_train_step_time_50"
+    median = next((value for summary in summaries[:1] for named, value in summary.items() if named.endswith(key)), None)
+    if ended.returncode != 0 or median is None:
+        return {"galley_ms": None, "why": ended.stderr.strip()[-200:], "remarks": remarks}
+    return {"galley_ms": median, "galley_bytes": steps.get("device_allocated_bytes"), "parts": steps.get("training"), "remarks": remarks}
 
 
-def round_of(arguments, name, precision):
-    figure = {"model": name, "precision": precision}
-    for way in ("eager", "fused", *(["compile"] if arguments.compile else [])):
-        try:
-            torch.cuda.reset_peak_memory_stats()
-            figure[f"{way}_ms"], figure[f"{way}_bytes"] = peer(step_of(name, arguments, DTYPES[precision], way), arguments.steps)
-        except Exception as error:
-            figure[f"{way}_error"] = f"{type(error).__name__}: {error}"[:200]
-        torch.cuda.empty_cache()
-    return figure | galley(arguments, name, precision)
+def tried(figure, way, action, *given):
+    """What becomes of `action(*given)`; none if it fails, of which the figure says why."""
+    try:
+        return action(*given)
+    except Exception as error:
+        figure[f"{way}_error"] = f"{type(error).__name__}: {error}"[:200]
+    return None
+
+
+def figures_of(arguments, name):
+    """All rounds of a network, which PyTorch makes once in each precision and way."""
+    for precision in arguments.precision.split(","):
+        common = {"model": name, "precision": precision}
+        made = {}
+        for way in ("eager", "fused", *(["compile"] if arguments.compile else [])):
+            made[way] = tried(common, way, trained, name, arguments, DTYPES[precision], way)
+            torch.cuda.empty_cache()
+        for count in range(arguments.rounds):
+            figure = {"round": count} | common
+            for way, (step, taken) in ((way, both) for way, both in made.items() if both):
+                if times := tried(figure, way, times_of, step, arguments.steps):
+                    figure |= {f"{way}_ms": statistics.median(times), f"{way}_bytes": taken}
+                # Galley, or the next way, may need what PyTorch keeps.
+                torch.cuda.empty_cache()
+            yield figure | galley(arguments, name, precision)
+        made = step = None
+        sitting.free()
 
 
 def best(figure):
@@ -135,49 +150,24 @@ def table(figures):
         ratio = "-"
         if ratios:
             medians.setdefault(precision, []).append(statistics.median(ratios))
-            ratio = f"**{statistics.median(ratios):.2f}** ({min(ratios):.2f} to {max(ratios):.2f})"
+            ratio = sitting.ratio(ratios)
         ways = ", ".join(number(median(f"{way}_ms")) for way in ("eager", "fused", "compile"))
         memory = [each["galley_bytes"] / each["fused_bytes"] for each in of if each.get("galley_bytes") and each.get("fused_bytes")]
         lines.append(f"| {name} | {precision} | {number(median('galley_ms'))} | {ways} | {ratio} | "
                      f"{number(statistics.median(memory) if memory else None)} |")
-    for precision, each in medians.items():
-        mean = math.exp(sum(math.log(value) for value in each) / len(each))
-        lines.append(f"\n{precision}: geometric mean of {len(each)} medians {mean:.2f}, the least {min(each):.2f}.")
+    lines += [sitting.mean(precision, each) for precision, each in medians.items()]
     return "\n".join(lines) + "\n"
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("networks", nargs="*")
-    parser.add_argument("--galley", default="target/release/galley", help="the program")
-    parser.add_argument("--out", type=Path, required=True)
+    parser = sitting.parser(__doc__)
     parser.add_argument("--precision", default="float16,float32")
-    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--size", type=int, default=224)
-    parser.add_argument("--tokens", type=int, default=512)
-    parser.add_argument("--compile", action="store_true")
     arguments = parser.parse_args()
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cudnn.benchmark = True
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    figures = []
-    with open(arguments.out / "results.jsonl", "w") as out:
-        said = subprocess.run([arguments.galley, "--version"], check=True, capture_output=True, text=True).stdout.strip()
-        about = {"galley": said, "torch": torch.__version__, "torchvision": torchvision.__version__, "transformers": version("transformers"),
-                 "device": torch.cuda.get_device_name(),
-                 "arguments": {key: str(value) for key, value in vars(arguments).items() if key not in ("galley", "out")}}
-        print(json.dumps(about), file=out)
-        for count in range(arguments.rounds):
-            for name in arguments.networks or [*NETWORKS, *SEQUENCES]:
-                for precision in arguments.precision.split(","):
-                    figure = {"round": count} | round_of(arguments, name, precision)
-                    figures.append(figure)
-                    print(json.dumps(figure), file=out, flush=True)
-    text = table(figures)
-    (arguments.out / "table.md").write_text(text)
-    print(text)
+    sitting.sit(arguments, figures_of, table)
 
 
 if __name__ == "__main__":

@@ -7,19 +7,16 @@ graph, and with `--compile` by torch.compile; the ratio is to the best of these.
 does. In the folder, `results.jsonl` has one figure a line, and `table.md` the medians over the rounds.
 """
 
-import argparse
 import json
-import math
 import statistics
 import subprocess
 import sys
-import tempfile
-from importlib.metadata import version
-from pathlib import Path
 
 import torch
 import torchvision
-from zoo_check import NETWORKS, SEQUENCES, Sequence
+
+import sitting
+from zoo_check import SEQUENCES, Sequence
 
 WAYS = ("eager", "graph", "compiled")
 
@@ -100,13 +97,27 @@ def galley(arguments, name):
         return {figure["batch"]: figure["resident_ms"] for figure in figures if figure.get("resident_ms")}
     made = {}
     for batch in arguments.batch:
-        with tempfile.TemporaryDirectory() as folder:
-            command = [arguments.galley, "bench", "models", name, "--action", "inference", "--precision", "float16", *common]
-            command += ["--batch-size", str(batch), "--num-warmup", "2", "--num-steps", "5", "--seq-len", str(arguments.tokens)]
-            subprocess.run([*command, "--out", folder], check=True, capture_output=True)
-            records = [json.loads(line) for line in (Path(folder) / "results.jsonl").read_text().splitlines()]
-            made |= {batch: record["resident_ms"] for record in records if record.get("resident_ms")}
+        more = ["--action", "inference", "--precision", "float16", *common, "--batch-size", str(batch)]
+        ended, records, _ = sitting.bench_models(arguments, name, *more, "--num-warmup", "2", "--num-steps", "5")
+        ended.check_returncode()
+        made |= {batch: record["resident_ms"] for record in records if record.get("resident_ms")}
     return made
+
+
+def figures_of(arguments, name):
+    """All rounds of a network, which PyTorch makes once."""
+    with torch.inference_mode():
+        made = ways(arguments, name)
+    for count in range(arguments.rounds):
+        try:
+            ours = galley(arguments, name)
+        except (subprocess.CalledProcessError, FileNotFoundError) as error:
+            print(f"{name}: {error}", file=sys.stderr)
+            ours = {}
+        for batch, runs in made.items():
+            with torch.inference_mode():
+                theirs = {way: timed(run) for way, run in runs.items()}
+            yield {"model": name, "round": count, "batch": batch} | theirs | ({"galley": ours[batch]} if batch in ours else {})
 
 
 def best(figure):
@@ -125,59 +136,21 @@ def table(figures, batches):
                 cells += ["-"] * 3
                 continue
             ratios = [best(figure) / figure["galley"] for figure in of]
-            median = statistics.median(ratios)
-            all_of[batch].append(median)
+            all_of[batch].append(statistics.median(ratios))
             theirs = (statistics.median(f[way] for f in of if way in f) if any(way in f for f in of) else None for way in WAYS)
             cells += [f"{statistics.median(figure['galley'] for figure in of):.3f}",
                       ", ".join("-" if value is None else f"{value:.3f}" for value in theirs),
-                      f"**{median:.2f}** ({min(ratios):.2f} to {max(ratios):.2f})"]
+                      sitting.ratio(ratios)]
         lines.append("| " + " | ".join(cells) + " |")
-    for batch, medians in all_of.items():
-        if medians:
-            mean = math.exp(statistics.mean(map(math.log, medians)))
-            lines.append(f"\nBatch {batch}: geometric mean of {len(medians)} medians {mean:.2f}, the least {min(medians):.2f}.")
+    lines += [sitting.mean(f"Batch {batch}", medians) for batch, medians in all_of.items() if medians]
     return "\n".join(lines) + "\n"
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("networks", nargs="*")
-    parser.add_argument("--galley", default="target/release/galley", help="the program")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser = sitting.parser(__doc__)
     parser.add_argument("--batch", default="1,32", type=lambda text: [int(batch) for batch in text.split(",")])
-    parser.add_argument("--tokens", type=int, default=512)
-    parser.add_argument("--compile", action="store_true")
     arguments = parser.parse_args()
-    torch.backends.cudnn.benchmark = True
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    figures = []
-    with open(arguments.out / "results.jsonl", "w") as out:
-        said = subprocess.run([arguments.galley, "--version"], check=True, capture_output=True, text=True).stdout.strip()
-        about = {"galley": said, "torch": torch.__version__, "torchvision": torchvision.__version__, "transformers": version("transformers"),
-                 "device": torch.cuda.get_device_name(),
-                 "arguments": {key: str(value) for key, value in vars(arguments).items() if key not in ("galley", "out")}}
-        print(json.dumps(about), file=out)
-        for name in arguments.networks or [*NETWORKS, *SEQUENCES]:
-            with torch.inference_mode():
-                made = ways(arguments, name)
-                for count in range(arguments.rounds):
-                    try:
-                        ours = galley(arguments, name)
-                    except (subprocess.CalledProcessError, FileNotFoundError) as error:
-                        print(f"{name}: {error}", file=sys.stderr)
-                        ours = {}
-                    for batch, runs in made.items():
-                        figure = {"model": name, "round": count, "batch": batch} | {way: timed(run) for way, run in runs.items()}
-                        figure |= {"galley": ours[batch]} if batch in ours else {}
-                        figures.append(figure)
-                        print(json.dumps(figure), file=out, flush=True)
-            del made
-            torch.cuda.empty_cache()
-            print(f"{name} done", file=sys.stderr, flush=True)
-    text = table(figures, arguments.batch)
-    (arguments.out / "table.md").write_text(text)
-    print(text)
+    sitting.sit(arguments, figures_of, lambda figures: table(figures, arguments.batch))
 
 
 if __name__ == "__main__":

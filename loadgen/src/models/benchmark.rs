@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use candle_core::Device;
 use galley_core::{Entry, ForwardError, LoadError, LoadOptions, ModelBenchmark};
-use galley_nn::bench::resident;
+use galley_nn::bench::{allocated, resident};
 
 use super::{distinct, stop::Stop, training};
 use crate::{
@@ -219,7 +219,9 @@ impl Benchmarks<'_> {
             }
         };
         reset_peak_rss();
-        let (timed, readings) = (self.meter).during(|| self.run_steps(steps.as_mut(), started));
+        let device = &self.options.device;
+        let run = || allocated(device, || self.run_steps(steps.as_mut(), started));
+        let ((timed, device_allocated_bytes), readings) = self.meter.during(run);
         let Timed {
             times,
             numbers,
@@ -252,7 +254,7 @@ impl Benchmarks<'_> {
             copies_excluded: self.args.exclude_copy_time,
             training,
             peak_rss_bytes: peak_rss(None),
-            device_peak_bytes: readings.device_peak_bytes,
+            device_allocated_bytes,
             // Where copies are excluded, a step is a pass with them and one without. Of several devices the first alone is measured.
             energy: (readings.energy).filter(|_| !self.args.exclude_copy_time && devices == 1),
             resident_ms: self.resident(steps.as_mut(), mean)?,

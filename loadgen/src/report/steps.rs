@@ -48,9 +48,9 @@ pub struct Steps {
     /// The process's peak memory during the steps, where the system tells.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peak_rss_bytes: Option<u64>,
-    /// The most of the first device's memory that was in use, by whomever, where the device tells.
+    /// The most that networks had allocated of the first device's memory at a time; none on the CPU.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub device_peak_bytes: Option<u64>,
+    pub device_allocated_bytes: Option<u64>,
     /// What the steps consumed, where there is a counter.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub energy: Option<Energy>,

@@ -5,8 +5,10 @@
 
 use std::{cell::Cell, time::Duration};
 
-use candle_core::Result;
+use candle_core::{Device, Result};
 
+#[cfg(feature = "cuda")]
+use crate::cuda::Held;
 use crate::{Backend, backend::Kind};
 
 /// One operator at one shape, with its inputs and weights already made.
@@ -55,6 +57,24 @@ pub fn resident<T>(times: usize, forward: impl FnOnce() -> T) -> (T, Duration) {
     let result = forward();
     let (_, time) = RESIDENT.replace((0, Duration::ZERO));
     (result, time)
+}
+
+/// Does something, and gives the most bytes of a CUDA device's memory that networks of this process had allocated at a time meanwhile,
+/// those that were loaded before included. One at a time, or the first may be told too little.
+///
+/// They are weights and what is trained with them, what passes and steps compute in, and what the vendor's libraries are given to work
+/// in, also while their algorithms are chosen. Not among them is what driver and libraries have for themselves: the context, kernels'
+/// code. None of other devices.
+pub fn allocated<T>(device: &Device, work: impl FnOnce() -> T) -> (T, Option<u64>) {
+    match device {
+        #[cfg(feature = "cuda")]
+        Device::Cuda(device) => {
+            let held = Held::of(device.cuda_stream().context().ordinal());
+            let (result, bytes) = held.during(work);
+            (result, Some(bytes as u64))
+        }
+        _ => (work(), None),
+    }
 }
 
 /// How often a pass is to be repeated.

@@ -198,6 +198,17 @@ pub struct Scored {
     pub refused: Vec<usize>,
 }
 
+impl Scored {
+    /// Of a device that decodes no pictures: so many `classes` of each image, and all `pictures` refused.
+    pub(crate) fn refusing(mut logits: Vec<f32>, pictures: usize, classes: usize) -> Self {
+        logits.resize(logits.len() + pictures * classes, 0.0);
+        Self {
+            logits,
+            refused: (0..pictures).collect(),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -221,6 +232,15 @@ mod tests {
         assert_eq!((turned.first(), turned.steps()), (3, [-3, 1]));
         let mirrored = resize([true, true, false]);
         assert_eq!((mirrored.first(), mirrored.steps()), (5, [-1, -3]));
+    }
+
+    #[test]
+    fn what_decodes_no_pictures_has_the_images_first_and_refuses_all_others() {
+        let scored = Scored::refusing(vec![1.0, 2.0, 3.0, 4.0], 3, 2);
+        assert_eq!(scored.logits[..4], [1.0, 2.0, 3.0, 4.0]);
+        assert_eq!(scored.logits.len(), (2 + 3) * 2);
+        assert_eq!(scored.refused, [0, 1, 2]);
+        assert_eq!(Scored::refusing(Vec::new(), 0, 2), Scored::default());
     }
 
     #[test]

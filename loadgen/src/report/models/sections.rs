@@ -57,7 +57,7 @@ impl Report<'_> {
             "device ms",
             "beside it ms",
             "memory",
-            "device memory",
+            "device allocated",
             "J/sample",
         ]);
         let several = |yes: bool, text: String| if yes { text } else { "-".into() };
@@ -94,7 +94,7 @@ impl Report<'_> {
                 or_none(steps.resident_ms),
                 or_none(figures.beside),
                 mebibytes(steps.peak_rss_bytes),
-                mebibytes(steps.device_peak_bytes),
+                mebibytes(steps.device_allocated_bytes),
                 or_none(figures.joules),
             ]);
         }
@@ -176,8 +176,13 @@ impl Report<'_> {
                 "`--exclude-copy-time`: steps are without copies from and to the host.".into(),
             );
         }
-        if any(|steps| steps.device_peak_bytes.is_some()) {
-            method.push("Device memory is the most that was in use of the whole card, looked at every 50 ms.".into());
+        if any(|steps| steps.device_allocated_bytes.is_some()) {
+            method.push(
+                "Device allocated: the most of the device's memory that galley had allocated at a time during the steps. That is weights, \
+                 gradients, what the optimizer keeps, the batch, what is computed in between, and what the vendor's libraries are given to \
+                 work in; it is not the driver's context, kernels' code and what libraries allocate themselves."
+                    .into(),
+            );
         }
         method
     }

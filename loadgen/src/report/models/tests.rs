@@ -21,7 +21,7 @@ fn steps(model: &str, precision: &str, times: &[f64]) -> Steps {
         seconds: 9.0,
         step_ms: Packed(times.to_vec()),
         resident_ms: Some(1.5),
-        device_peak_bytes: Some(2 << 30),
+        device_allocated_bytes: Some(2 << 30),
         energy: Some(Energy {
             joules: 64.0 * (times.len() + 2) as f64,
             seconds: 1.0,

@@ -11,7 +11,7 @@ use candle_core::{
 };
 
 use super::{
-    Element, Grid, Source, Target,
+    Element, Grid, Held, Source, Target,
     handles::{Communicator, Handles},
     kernels::{Function, Kernels},
     memory::settled,
@@ -27,6 +27,7 @@ pub(crate) struct Gpu {
     context: Arc<CudaContext>,
     kernels: Arc<Kernels>,
     handles: Arc<Handles>,
+    held: Arc<Held>,
     libraries: Libraries,
     /// Where there are others that it averages with.
     communicator: Option<Arc<Communicator>>,
@@ -59,6 +60,7 @@ impl Gpu {
                 cudnn: false,
                 bucket: None,
             },
+            held: Held::of(context.ordinal()),
             context,
             kernels: Arc::default(),
             handles: Arc::default(),
@@ -132,6 +134,10 @@ impl Gpu {
 
     pub(super) fn handles(&self) -> &Arc<Handles> {
         &self.handles
+    }
+
+    pub(super) fn held(&self) -> &Arc<Held> {
+        &self.held
     }
 
     pub(super) fn communicator(&self) -> Option<&Arc<Communicator>> {

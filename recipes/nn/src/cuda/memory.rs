@@ -10,7 +10,7 @@ use candle_core::{
     },
 };
 
-use super::{Gpu, Place, Span, Weights};
+use super::{Gpu, Held, Place, Span, Weights};
 
 /// Where the places of a program are.
 #[derive(Clone, Copy)]
@@ -93,6 +93,7 @@ pub(super) fn settled<T>(context: &CudaContext, then: impl FnOnce(Result<()>) ->
 pub(crate) struct Buffer {
     address: sys::CUdeviceptr,
     bytes: usize,
+    held: Arc<Held>,
     context: Arc<CudaContext>,
 }
 
@@ -105,9 +106,11 @@ impl Buffer {
         gpu.bind()?;
         // SAFETY: the context is bound, and the size is not zero, which the driver would refuse.
         let address = unsafe { result::malloc_sync(bytes.max(1)) }.w()?;
+        gpu.held().take(bytes);
         Ok(Self {
             address,
             bytes,
+            held: Arc::clone(gpu.held()),
             context: Arc::clone(gpu.context()),
         })
     }
@@ -154,6 +157,7 @@ impl Drop for Buffer {
             // SAFETY: `malloc_sync` gave it, and nobody has the address any more.
             let _ = unsafe { result::free_sync(self.address) };
         });
+        self.held.give(self.bytes);
     }
 }
 

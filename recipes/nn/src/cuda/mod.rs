@@ -19,6 +19,7 @@
 pub(crate) mod check;
 mod convolution;
 mod draft;
+mod held;
 mod picture;
 mod place;
 mod product;
@@ -46,6 +47,8 @@ use half::{f16, slice::HalfFloatSliceExt};
 
 pub(crate) use convolution::{Convolution, Geometry, Way};
 pub(crate) use draft::Draft;
+#[cfg(feature = "cuda")]
+pub(crate) use held::Held;
 pub(crate) use place::{Layout, Place, Span};
 pub(crate) use product::{Matrix, Product};
 #[cfg(test)]

@@ -27,7 +27,7 @@ use crate::{
     backend::{Backend, Kind},
     graph::{Graph, Mistake},
     host,
-    image::{Colours, Table},
+    image::{Colours, Table, expect_size},
     picture::{Picture, Scored, Unit},
     plan::{Form, Plan, Step},
     pool,
@@ -218,30 +218,16 @@ impl Executor {
         pictures: &[Picture<'_>],
         [height, width]: [usize; 2],
     ) -> Result<Scored> {
-        let len = height * width * COLOURS;
-        if let Some(other) = images.iter().find(|image| image.len() != len) {
-            bail!(
-                "expected images of {height} by {width} pixels, {len} bytes, got {}",
-                other.len()
-            )
-        }
-        let count = images.len() + pictures.len();
-        if count == 0 {
+        expect_size(images, [height, width])?;
+        if images.is_empty() && pictures.is_empty() {
             return Ok(Scored::default());
         }
         let plan = self.plan([height, width])?;
         match &self.device {
             OnDevice::Cpu(cpu) => {
                 let fill = |i: usize, to: &mut [f32]| cpu.table.apply(images[i], to);
-                let mut logits = match images {
-                    [] => Vec::new(),
-                    _ => cpu.run(&plan, (images.len(), self.classes), &fill)?,
-                };
-                logits.resize(count * self.classes, 0.0);
-                Ok(Scored {
-                    logits,
-                    refused: (0..pictures.len()).collect(),
-                })
+                let logits = cpu.run(&plan, (images.len(), self.classes), &fill)?;
+                Ok(Scored::refusing(logits, pictures.len(), self.classes))
             }
             #[cfg(feature = "cuda")]
             OnDevice::Cuda(network) => network.forward_pictures(&plan, images, pictures),

@@ -25,4 +25,5 @@ pub(crate) use colours::Table;
 pub use fold::BatchNorm;
 pub use layers::{Bottleneck, Convolution, Layers, Window};
 pub use network::Network;
+pub(crate) use network::expect_size;
 pub use padding::Padding;

@@ -82,19 +82,8 @@ impl Network {
         images: &[&[u8]],
         (height, width): (usize, usize),
     ) -> Result<Vec<f32>> {
-        let size = Size { height, width };
-        expect_size(images, size)?;
-        match &self.0 {
-            OnDevice::Cpu { network, table } => {
-                let fill = |i: usize, to: &mut [f32]| table.apply(images[i], to);
-                pool::run(|| network.forward(images.len(), size, &fill))
-            }
-            #[cfg(feature = "cuda")]
-            OnDevice::Cuda(network) => {
-                let scored = network.forward_pictures(images, &[], size)?;
-                Ok(scored.logits)
-            }
-        }
+        let scored = self.forward_pictures_of(images, &[], [height, width])?;
+        Ok(scored.logits)
     }
 
     /// What the device decodes pictures with; none where it does not.
@@ -120,27 +109,25 @@ impl Network {
         pictures: &[Picture<'_>],
         side: usize,
     ) -> Result<Scored> {
+        self.forward_pictures_of(images, pictures, [side; 2])
+    }
+
+    fn forward_pictures_of(
+        &self,
+        images: &[&[u8]],
+        pictures: &[Picture<'_>],
+        [height, width]: [usize; 2],
+    ) -> Result<Scored> {
+        expect_size(images, [height, width])?;
+        let size = Size { height, width };
         match &self.0 {
+            OnDevice::Cpu { network, table } => {
+                let fill = |i: usize, to: &mut [f32]| table.apply(images[i], to);
+                let logits = pool::run(|| network.forward(images.len(), size, &fill))?;
+                Ok(Scored::refusing(logits, pictures.len(), self.classes()))
+            }
             #[cfg(feature = "cuda")]
-            OnDevice::Cuda(network) => {
-                let size = Size {
-                    height: side,
-                    width: side,
-                };
-                expect_size(images, size)?;
-                network.forward_pictures(images, pictures, size)
-            }
-            OnDevice::Cpu { .. } => {
-                let mut logits = match images {
-                    [] => Vec::new(),
-                    _ => self.forward_bytes(images, (side, side))?,
-                };
-                logits.resize((images.len() + pictures.len()) * self.classes(), 0.0);
-                Ok(Scored {
-                    logits,
-                    refused: (0..pictures.len()).collect(),
-                })
-            }
+            OnDevice::Cuda(network) => network.forward_pictures(images, pictures, size),
         }
     }
 
@@ -154,9 +141,12 @@ impl Network {
     }
 }
 
-fn expect_size(images: &[&[u8]], size: Size) -> Result<()> {
-    let Size { height, width } = size;
-    let len = size.pixels() * COLOURS;
+/// Whether all images have the bytes of such a size.
+///
+/// # Errors
+/// One has not.
+pub(crate) fn expect_size(images: &[&[u8]], [height, width]: [usize; 2]) -> Result<()> {
+    let len = height * width * COLOURS;
     match images.iter().find(|image| image.len() != len) {
         Some(other) => bail!(
             "expected images of {height} by {width} pixels, {len} bytes, got {}",

@@ -21,6 +21,15 @@ pub(crate) fn device_at(ordinal: usize, element: Element) -> Option<Gpu> {
     }
 }
 
+impl Gpu {
+    /// The same, with its memory counted apart from everybody else's.
+    pub(crate) fn counted_apart(mut self) -> (Self, Arc<Held>) {
+        self.held = Arc::default();
+        let held = Arc::clone(&self.held);
+        (self, held)
+    }
+}
+
 /// What a compiled kernel takes, in order.
 #[derive(Debug, PartialEq, Eq)]
 enum Parameter {

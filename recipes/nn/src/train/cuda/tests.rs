@@ -7,6 +7,8 @@ use crate::{
         check::{name, overlap, spans},
     },
     executor::tests::network,
+    graph::Builder,
+    ops::optimizer::cuda::State,
     train::{Form, differentiate, tests::descent},
 };
 
@@ -50,6 +52,81 @@ fn steps_stay_within_their_memory() {
                 }
             }
         }
+    }
+}
+
+/// A network of which nothing is kept, and no operator but the loss wants memory to work in.
+fn plain() -> Plan {
+    let mut net = Builder::new(8, [1, 1]);
+    let x = net.linear("first", net.input(), 64);
+    let x = net.relu(x);
+    let x = net.linear("second", x, 16);
+    differentiate(&net.finish(x).unwrap(), FORM).unwrap()
+}
+
+/// In bytes, of which each array begins at a multiple of 256.
+#[test]
+fn a_step_has_the_memory_of_its_arrays_and_no_more() {
+    let plan = plain();
+    let count = 8 * 64 + 64 + 64 * 16 + 16;
+    assert_eq!(plan.parameters_len(), count);
+    for (optimizer, kept) in [(Optimizer::SGD, 1), (Optimizer::ADAM_W, 2)] {
+        for element in [Element::F16, Element::F32] {
+            let settings = Settings {
+                optimizer,
+                ..descent(0.1, None)
+            };
+            let programs = Programs::new(&plan, &settings, Target::hopper(element)).unwrap();
+            let rounded = match element {
+                Element::F16 => 2 * count,
+                Element::F32 => 0,
+            };
+            // Parameters and their gradients, what the optimizer keeps, labels, state, losses, values, each example's loss.
+            let mut arrays = vec![4 * count; 2 + kept];
+            arrays.extend([rounded, 4 * FORM.batch, State::BYTES, 4]);
+            arrays.extend([plan.len * element.size(), 4 * FORM.batch]);
+            let bytes: usize = arrays.iter().map(|bytes| bytes.next_multiple_of(256)).sum();
+            assert_eq!(programs.layout.bytes(), bytes, "{element:?} {optimizer:?}");
+        }
+    }
+}
+
+/// On a device, where there is one: the layout, and what any session has besides. Steps allocate nothing.
+#[cfg(feature = "cuda")]
+#[test]
+fn what_is_allocated_is_what_was_planned() {
+    use std::sync::Arc;
+
+    use super::device::Cuda;
+    use crate::{
+        aligned::Aligned,
+        cuda::{Session, tests::device},
+        train::cpu::Numbers,
+    };
+
+    for element in [Element::F16, Element::F32] {
+        let Some(gpu) = device(element) else { return };
+        let (gpu, held) = gpu.with_cudnn().counted_apart();
+        let (session, besides) = held.during(|| Session::new(&gpu, Layout::default()).unwrap());
+        drop(session);
+        let plan = Arc::new(differentiate(&network(5000), FORM).unwrap());
+        let settings = descent(0.1, Some(7));
+        let planned = Programs::new(&plan, &settings, gpu.target()).unwrap();
+        let numbers = Numbers {
+            parameters: Aligned::zeros(plan.parameters_len()),
+            gradients: Aligned::zeros(plan.parameters_len()),
+            buffers: Aligned::zeros(plan.buffers_len()),
+        };
+        let mut cuda = Cuda::new(&gpu, &plan, &settings, &numbers).unwrap();
+        let input = vec![0.0; plan.slots[plan.input].len];
+        let ((), most) = held.during(|| {
+            for _ in 0..3 {
+                cuda.step(&input, &[0; FORM.batch]).unwrap();
+            }
+        });
+        assert_eq!(most, planned.layout.bytes() + besides, "{element:?}");
+        drop(cuda);
+        assert_eq!(held.during(|| ()).1, 0);
     }
 }
 
