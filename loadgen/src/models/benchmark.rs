@@ -220,8 +220,8 @@ impl Benchmarks<'_> {
         };
         reset_peak_rss();
         let device = &self.options.device;
-        let run = || allocated(device, || self.run_steps(steps.as_mut(), started));
-        let ((timed, device_allocated_bytes), readings) = self.meter.during(run);
+        let all = || allocated(device, || self.run_steps(steps.as_mut(), started));
+        let ((timed, device_allocated_bytes), readings) = self.meter.during(all);
         let Timed {
             times,
             numbers,
