@@ -34,6 +34,9 @@ const TOO_LONG: f64 = 0.25;
 const FIRST_PASSES: usize = 2;
 /// Of how many batches the mood is the median.
 const MOOD: usize = 5;
+/// How far from 1 a mood can be. Beyond, it is no neighbour's doing, and times change: what is kept was divided by the mood and the mood
+/// is over what is kept, so that without an end each would drive the other away from times that hardly have a measure.
+const MOODIEST: f64 = 8.0;
 /// At most one batch of so many is of another size than the chosen one.
 const TRY_EVERY: u64 = 8;
 /// The part of the device's time that trying other sizes may cost.
@@ -259,7 +262,7 @@ impl Fit {
     fn mood(&self) -> f64 {
         match self.moods.is_full() {
             false => 1.0,
-            true => self.moods.quantile(0.5).exp(),
+            true => self.moods.quantile(0.5).exp().clamp(1.0 / MOODIEST, MOODIEST),
         }
     }
 

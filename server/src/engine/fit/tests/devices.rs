@@ -181,3 +181,21 @@ fn throughput_is_that_of_the_best_fixed_size() {
 
 /// More take minutes where nothing is optimised.
 const DEVICES: u64 = 100;
+
+/// Where a pass is a microsecond and a core is shared, times have hardly a measure: one is a thousand times another, and for long only
+/// single requests come.
+#[test]
+fn times_without_measure_are_expected_to_be_no_longer_than_they_are() {
+    let (mut fit, _) = measure(Fit::new(bounds(LARGEST), 1), |_| Some(1.0));
+    let mut random = Random::new(3);
+    let (mut most, mut least) = (0_f64, f64::MAX);
+    for _ in 0..100_000 {
+        let seconds = 1e-6 * (3.0 * random.normal()).exp();
+        fit.add(1, 1, seconds);
+        fit.try_another(1, 1, seconds);
+        let Speed { fixed, per_cost } = fit.speed().unwrap();
+        most = most.max(fixed + per_cost);
+        least = least.min(fixed + per_cost);
+    }
+    assert!(most < 2e-3 && least > 1e-9, "{least:e} to {most:e} s");
+}
