@@ -37,6 +37,7 @@ mod process;
 mod progress;
 pub mod report;
 mod run;
+mod scheduled;
 mod served;
 mod setup;
 pub mod stats;

@@ -30,8 +30,8 @@ use crate::{
     },
     served::{LoadGenerator, Setting},
     setup::{
-        Context, backend, calibration_corpus, client_threads, load, load_options, note_recipe,
-        open_corpus, seconds, set_threads,
+        Context, backend, calibration_corpus, load, load_options, note_recipe, open_corpus,
+        seconds, set_threads,
     },
     stream,
 };
@@ -156,7 +156,7 @@ fn served(args: &ServedArgs, context: &Context) -> Result<()> {
         items_in_flight(&args.batch, &args.concurrency),
     )?;
     note_server(&mut run, load.info());
-    run.client_threads = Some(client_threads(args.target.client_threads));
+    run.client_threads = Some(args.target.client_threads());
     let few = load.payloads(&Arc::new(calibration_corpus(entry, args.output.json)?))?;
     let settings = settings(&args.batch, &args.concurrency, args.rate);
     let costs = settings
@@ -204,7 +204,7 @@ fn matrix(args: &MatrixArgs, context: &Context) -> Result<()> {
     )?;
     same_model(&run, load.info(), args.target.url.as_deref())?;
     run.server = Some(load.info().clone());
-    run.client_threads = Some(client_threads(args.target.client_threads));
+    run.client_threads = Some(args.target.client_threads());
     let few = Arc::new(calibration_corpus(entry, args.output.json)?);
     let batches = sizes(&args.batch);
     let concurrencies = sizes(&args.concurrency);

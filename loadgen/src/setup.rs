@@ -11,7 +11,7 @@ use crate::{
     error::{Error, Result},
     progress::Progress,
     report::{
-        Machine, cores,
+        Machine,
         record::{Run, SCHEMA},
     },
 };
@@ -177,12 +177,6 @@ pub(crate) fn note_recipe(run: &mut Run, recipe: &AnyRecipe) {
     run.weights = info.weights.clone();
     run.dtype = info.dtype.into();
     run.device = info.device.clone();
-}
-
-/// Threads of the load generator: a client shares its machine with the server, and one thread drives thousands of
-/// requests a second.
-pub(crate) fn client_threads(wanted: Option<NonZeroUsize>) -> usize {
-    wanted.map_or_else(|| (cores() / 4).clamp(1, 8), NonZeroUsize::get)
 }
 
 /// Seconds that may be spent, checked.

@@ -1,8 +1,11 @@
 //! The server that a benchmark meets, on the command line.
 
-use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
+use std::{net::IpAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use clap::{Args, ValueEnum};
+use reqwest::Url;
+
+use crate::report::cores;
 
 /// How long a request may take, where nothing else is said.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -53,7 +56,8 @@ pub struct TargetArgs {
     /// least 2s]
     #[arg(long, value_parser = duration, env = "GALLEY_BENCH_TIMEOUT")]
     pub timeout: Option<Duration>,
-    /// Threads of the load generator [default: a quarter of the cores, at least 1 and at most 8]
+    /// Threads of the load generator [default: half of the cores, as a server beside it needs the others; all of them where --url
+    /// names another machine]
     #[arg(long, env = "GALLEY_BENCH_CLIENT_THREADS")]
     pub client_threads: Option<NonZeroUsize>,
 }
@@ -63,6 +67,30 @@ impl TargetArgs {
     pub(crate) fn timeout(&self) -> Duration {
         self.timeout.unwrap_or(TIMEOUT)
     }
+
+    /// Threads of the load generator.
+    pub(crate) fn client_threads(&self) -> usize {
+        let beside = self.url.as_deref().is_none_or(is_here);
+        self.client_threads
+            .map_or_else(|| free(cores(), beside), NonZeroUsize::get)
+    }
+}
+
+/// The cores that a client may take: a request costs a server more than who asks, so that with half of the cores the client is not what
+/// bounds a server beside it.
+fn free(cores: usize, beside: bool) -> usize {
+    if beside { (cores / 2).max(1) } else { cores }
+}
+
+/// Whether a URL is of this machine, as far as its address says.
+fn is_here(url: &str) -> bool {
+    let url = Url::parse(url).ok();
+    let host = url.as_ref().and_then(Url::host_str).unwrap_or_default();
+    let address = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost"
+        || address
+            .parse()
+            .is_ok_and(|address: IpAddr| address.is_loopback())
 }
 
 /// How a server is asked.
@@ -80,4 +108,37 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|error| {
         format!("expected a duration with its unit such as 60s or 500ms, got {text:?} ({error})")
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_takes_the_cores_that_no_server_beside_it_needs() {
+        let threads = |cores| [free(cores, true), free(cores, false)];
+        assert_eq!(
+            [1, 2, 3, 16].map(threads),
+            [[1, 1], [1, 2], [1, 3], [8, 16]]
+        );
+    }
+
+    #[test]
+    fn loopback_addresses_are_of_this_machine() {
+        for url in [
+            "http://localhost:80",
+            "http://127.0.0.2/x",
+            "http://[::1]:8080",
+        ] {
+            assert!(is_here(url), "{url}");
+        }
+        for url in [
+            "http://localhost.example:80",
+            "http://10.0.0.1",
+            "http://[::2]",
+            "127.0.0.1",
+        ] {
+            assert!(!is_here(url), "{url}");
+        }
+    }
 }

@@ -22,7 +22,7 @@ use crate::{
     progress::Progress,
     report::LOAD,
     served::{LoadGenerator, Setting},
-    setup::{Context, calibration_corpus, client_threads, open_corpus},
+    setup::{Context, calibration_corpus, open_corpus},
 };
 
 /// Requests in flight of the closed loop that says where to begin.
@@ -57,7 +57,7 @@ pub(crate) fn run(args: &LoadArgs, context: &Context) -> Result<()> {
     let items = point::most_in_flight() * args.batch.get();
     let load = LoadGenerator::new(entry, &args.recipe, &target, items)?;
     note_server(&mut run, load.info());
-    run.client_threads = Some(client_threads(target.client_threads));
+    run.client_threads = Some(target.client_threads());
     run.label = Some(args.label.clone().unwrap_or_else(|| {
         let label = if target.url.is_some() {
             "server"

@@ -1,20 +1,18 @@
 //! One point: requests sent at their times, whatever became of those before, until enough is known of them.
 //!
-//! Three threads, so that none is late because of another's work: one waits for each due time and hands the request over, one runs
-//! the clients, and the caller's collects what becomes of them and looks from time to time whether it is enough. goose, which drives
-//! closed loops here, has users who wait for their answers; here nobody waits.
+//! No thread is late because of another's work: one waits for each due time and hands the request to the load generator's threads in
+//! turn, and the caller's collects what becomes of them and looks from time to time whether it is enough. goose, which drives closed
+//! loops here, has users who wait for their answers; here nobody waits.
 
 use std::{
     sync::{
+        Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
         mpsc,
     },
     thread,
     time::{Duration, Instant},
 };
-
-use reqwest::RequestBuilder;
-use tokio::{sync::mpsc as jobs, task::JoinSet};
 
 use super::{
     course::{Course, End, Look},
@@ -24,7 +22,7 @@ use crate::{
     args::Objective,
     error::Result,
     interrupt,
-    served::{Failure, LoadGenerator, Requests},
+    served::{Failure, LoadGenerator, Place, Requests, Threads},
 };
 
 /// How soon a point ends that was interrupted, and how often progress shows.
@@ -69,18 +67,12 @@ enum Event {
     Failed(crate::Error),
 }
 
-/// A request that is due.
-struct Job {
-    number: usize,
-    due: Duration,
-    request: RequestBuilder,
-}
-
 /// Where requests go and what is told of them.
 struct Sender<'a> {
     requests: &'a Requests,
+    threads: &'a Threads,
     started: Instant,
-    in_flight: &'a AtomicUsize,
+    in_flight: Arc<AtomicUsize>,
     most: usize,
     stop: &'a AtomicBool,
     events: mpsc::Sender<Event>,
@@ -97,16 +89,16 @@ pub(super) fn run(
     progress: &dyn Fn(f64),
 ) -> Result<(Course, &'static str)> {
     let most = most_in_flight();
-    let (stop, in_flight) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let stop = AtomicBool::new(false);
     let (events, received) = mpsc::channel();
-    let (hand_over, handed) = jobs::unbounded_channel();
     let sender = Sender {
         requests,
+        threads: load.threads(),
         started: Instant::now() + READY,
-        in_flight: &in_flight,
+        in_flight: Arc::default(),
         most,
         stop: &stop,
-        events: events.clone(),
+        events,
     };
     let started = sender.started;
     let Plan {
@@ -118,11 +110,7 @@ pub(super) fn run(
         enough,
     } = plan;
     thread::scope(|scope| {
-        scope.spawn(|| sender.send(times, hand_over));
-        scope.spawn(|| {
-            let clients = clients(requests, started, handed, &in_flight, events);
-            load.runtime().block_on(clients);
-        });
+        scope.spawn(|| sender.send(times));
         let mut course = Course::new(objectives, lead, most);
         let mut next_look = least;
         let mut shown = Duration::ZERO;
@@ -184,8 +172,8 @@ impl Enough {
 }
 
 impl Sender<'_> {
-    /// Hands over each request when it is due.
-    fn send(self, times: impl Iterator<Item = Duration>, hand_over: jobs::UnboundedSender<Job>) {
+    /// Hands over each request when it is due, each on its own.
+    fn send(self, times: impl Iterator<Item = Duration>) {
         for (number, due) in times.enumerate() {
             // Made before it is due.
             let request = match self.requests.build(number) {
@@ -198,7 +186,7 @@ impl Sender<'_> {
             if !self.wait(due) {
                 return;
             }
-            // The receivers live as long as this.
+            // The receiver lives as long as any sender.
             let _ = self.events.send(Event::Due(due));
             if self.in_flight.fetch_add(1, Ordering::Relaxed) >= self.most {
                 self.in_flight.fetch_sub(1, Ordering::Relaxed);
@@ -210,10 +198,16 @@ impl Sender<'_> {
                 let _ = self.events.send(Event::Ended(number, end));
                 continue;
             }
-            let _ = hand_over.send(Job {
-                number,
-                due,
-                request,
+            let Place { handle, link } = self.threads.place(number).clone();
+            let (requests, events) = (self.requests.clone(), self.events.clone());
+            let (started, in_flight) = (self.started, self.in_flight.clone());
+            handle.spawn(async move {
+                // Its first poll: what the thread was behind by counts as the client's.
+                let sent = started.elapsed().max(due);
+                let outcome = requests.send(&link, request).await;
+                let at = started.elapsed();
+                in_flight.fetch_sub(1, Ordering::Relaxed);
+                let _ = events.send(Event::Ended(number, End { sent, at, outcome }));
             });
         }
     }
@@ -230,49 +224,6 @@ impl Sender<'_> {
             }
             thread::sleep(left.min(TICK));
         }
-    }
-}
-
-/// Sends what is handed over, each request on its own, until all have ended.
-async fn clients(
-    requests: &Requests,
-    started: Instant,
-    mut handed: jobs::UnboundedReceiver<Job>,
-    in_flight: &AtomicUsize,
-    events: mpsc::Sender<Event>,
-) {
-    let mut under_way = JoinSet::new();
-    loop {
-        tokio::select! {
-            job = handed.recv() => {
-                let Some(Job { number, due, request }) = job else {
-                    break;
-                };
-                let requests = requests.clone();
-                under_way.spawn(async move {
-                    // Its first poll: what the runtime was behind by counts as the client's.
-                    let sent = started.elapsed().max(due);
-                    let outcome = requests.send(request).await;
-                    (number, End { sent, at: started.elapsed(), outcome })
-                });
-            }
-            Some(ended) = under_way.join_next() => note(ended, in_flight, &events),
-        }
-    }
-    while let Some(ended) = under_way.join_next().await {
-        note(ended, in_flight, &events);
-    }
-}
-
-fn note(
-    ended: std::result::Result<(usize, End), tokio::task::JoinError>,
-    in_flight: &AtomicUsize,
-    events: &mpsc::Sender<Event>,
-) {
-    in_flight.fetch_sub(1, Ordering::Relaxed);
-    if let Ok((number, end)) = ended {
-        // The receiver lives as long as the clients.
-        let _ = events.send(Event::Ended(number, end));
     }
 }
 

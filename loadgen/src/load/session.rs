@@ -228,7 +228,9 @@ impl Session<'_> {
         let limits = plan.objectives.iter().map(|objective| objective.limit);
         let limit = limits.max().unwrap_or_default().as_secs_f64();
         let connections = (about.rate * limit).clamp(8.0, CONNECTIONS) as usize;
-        let requests = self.load.requests(&self.payloads, about.batch, connections);
+        let requests = self
+            .load
+            .requests(&self.payloads, about.batch, connections)?;
         self.progress
             .label(format!("{} {:.4}/s", about.purpose, about.rate));
         let whole = (plan.lead + plan.longest).as_secs_f64().max(1e-9);

@@ -2,6 +2,7 @@
 
 mod against;
 mod cells;
+mod client;
 mod compare;
 mod document;
 mod folder;

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::machine::Machine;
 pub use super::{
+    client::{Bound, ClientTime},
     packed::Packed,
     point::{Found, Judged, Percentile, Point},
     round::{BuildPass, Round},
@@ -15,7 +16,7 @@ pub use super::{
 use crate::stats::Latency;
 
 /// The version of the schema; readers refuse later ones. Version 1 lacks what is optional below, `loaded` and `missing`; version 2
-/// lacks `point` and `found`; version 3 lacks `steps` and `ended`.
+/// lacks `point` and `found`; version 3 lacks `steps` and `ended`. What is optional may be absent from any.
 pub const SCHEMA: u32 = 4;
 
 /// The schema in words, for the README of each run.
@@ -274,6 +275,9 @@ pub struct Served {
     pub errors: BTreeMap<String, u64>,
     /// The server's peak memory since it started, where this program started it.
     pub server_peak_rss_bytes: Option<u64>,
+    /// What the load generator did meanwhile, where the system tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client: Option<ClientTime>,
 }
 
 impl Served {

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{
     cells::{mebibytes, number, seconds},
+    client,
     document::{Document, Table},
     matrix,
     record::{Agreement, Model, Native, Record, Run, Served},
@@ -321,7 +322,11 @@ fn notes(run: &Run, figures: &Figures) -> Vec<String> {
              beginning and its end, so that it says little of steady serving."
         ));
     }
-    for (batch, concurrency, passes) in figures.cells() {
+    let cells = figures.cells();
+    notes.extend(client::notes(
+        cells.iter().map(|(_, _, passes)| client::bound(passes)),
+    ));
+    for (batch, concurrency, passes) in cells {
         let kinds: BTreeSet<_> = passes.iter().flat_map(|pass| pass.errors.keys()).collect();
         for kind in kinds {
             let sum: u64 = passes.iter().filter_map(|pass| pass.errors.get(kind)).sum();
@@ -344,11 +349,10 @@ fn steady(pass: &Served) -> bool {
 }
 
 fn mark(passes: &[&Served]) -> String {
-    if passes.iter().all(|pass| steady(pass)) {
-        String::new()
-    } else {
-        "short".into()
-    }
+    let short = !passes.iter().all(|pass| steady(pass));
+    let marks = short.then_some("short").into_iter();
+    let marks: Vec<_> = marks.chain(client::bound(passes).mark()).collect();
+    marks.join(", ")
 }
 
 fn errors(passes: &[&Served]) -> String {

@@ -1,5 +1,5 @@
 use super::{
-    record::{Model, Native, Record, Run, SCHEMA, Served},
+    record::{Bound, ClientTime, Model, Native, Record, Run, SCHEMA, Served},
     *,
 };
 use crate::stats::Latency;
@@ -73,6 +73,7 @@ fn served(batch: usize, concurrency: usize, repeat: usize, seconds: f64) -> Serv
         }),
         errors: Default::default(),
         server_peak_rss_bytes: None,
+        client: None,
     }
 }
 
@@ -120,6 +121,34 @@ fn a_matrix_compares_with_native_and_with_the_best_native() {
 fn a_table_without_short_runs_does_not_explain_them() {
     let table = render(&run("served"), &[Record::Served(served(1, 16, 0, 2.5))]);
     assert!(!table.contains("short"), "{table}");
+}
+
+#[test]
+fn a_row_says_where_the_client_was_the_bound() {
+    let bound = |bound, seconds| Served {
+        client: Some(ClientTime {
+            bound,
+            ..ClientTime::default()
+        }),
+        ..served(1, 64, 0, seconds)
+    };
+    let passes = [bound(Bound::Other, 2.0), bound(Bound::Client, 2.0)].map(Record::Served);
+    let table = render(&run("served"), &passes);
+    assert!(table.contains("| 0 | short, client-bound |"), "{table}");
+    assert!(
+        table.contains("- client-bound: the load generator's"),
+        "{table}"
+    );
+    assert!(!table.contains("- cores-bound"), "{table}");
+}
+
+#[test]
+fn records_without_the_clients_time_are_read() {
+    let pass = served(1, 16, 0, 2.5);
+    let text = serde_json::to_string(&Record::Served(pass.clone())).unwrap();
+    assert!(!text.contains("client"), "{text}");
+    let read: Record = serde_json::from_str(&text).unwrap();
+    assert_eq!(read, Record::Served(pass));
 }
 
 #[test]

@@ -1,8 +1,9 @@
 //! A closed loop of clients, run by goose: each user sends its next request once it has the answer to its last.
 //!
 //! goose starts the users. Each user's one transaction takes requests off a counter that all share until there are none
-//! left, so that exactly the wanted requests are sent and all users are busy until the end. Time is measured here, because
-//! goose counts a response as complete at its headers, and whole runs in seconds.
+//! left, so that exactly the wanted requests are sent and all users are busy until the end. It does so on one of the load
+//! generator's threads, so that nothing of goose's is passed by a request. Time is measured here, because goose counts a response
+//! as complete at its headers, and whole runs in seconds.
 
 use std::{
     sync::{
@@ -12,16 +13,24 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use goose::{
     GooseAttack,
     client::GooseClientBuilder,
     config::GooseConfiguration,
     goose::{GooseUser, Scenario, Transaction, TransactionFunction},
 };
-use reqwest::{Client, Url};
+use hyper::{Request, Uri};
+use reqwest::Url;
 use tokio::sync::Semaphore;
 
-use super::{answer::Failure, payload::Encoder, tally::Tally};
+use super::{
+    answer::Failure,
+    link::Link,
+    payload::Encoder,
+    tally::Tally,
+    threads::{Place, Threads},
+};
 use crate::{
     error::{Error, Result},
     interrupt, stats,
@@ -30,8 +39,7 @@ use crate::{
 /// The requests of one run, and what came of those sent so far.
 #[derive(Debug)]
 pub(crate) struct Attack {
-    pub(crate) client: Client,
-    pub(crate) infer: Url,
+    pub(crate) infer: Uri,
     pub(crate) encoder: Arc<Encoder>,
     /// Which of the corpus's examples are sent.
     pub(crate) first: usize,
@@ -102,7 +110,7 @@ impl Attack {
     }
 
     /// One client: sends requests until there are none left.
-    pub(crate) async fn client(&self, client: &Client) {
+    pub(crate) async fn client(&self, link: &Link) {
         let started = *self.progress.started.get_or_init(Instant::now);
         let mut tally = Tally::default();
         loop {
@@ -113,7 +121,7 @@ impl Attack {
             let from = index * self.batch;
             let to = self.examples.min(from + self.batch);
             let examples = self.first + from..self.first + to;
-            let request = match self.encoder.request(client, &self.infer, examples) {
+            let request = match self.encoder.request(&self.infer, examples) {
                 Ok(request) => request,
                 Err(error) => {
                     *self
@@ -125,7 +133,7 @@ impl Attack {
                 }
             };
             let due = self.due(started, index).await;
-            let outcome = send(request, &self.encoder, to - from).await;
+            let outcome = send(link, request, &self.encoder, to - from).await;
             let ended = Instant::now();
             tally.note(outcome, to - from, ended - due, ended);
         }
@@ -134,6 +142,16 @@ impl Attack {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .merge(tally);
+    }
+
+    /// The same on one of the load generator's threads.
+    pub(super) async fn client_at(self: Arc<Self>, place: Place) {
+        let Place { handle, link } = place;
+        let attack = self.clone();
+        // A client that panicked has finished too.
+        let _ = handle
+            .spawn(async move { attack.client(&link).await })
+            .await;
         self.progress.finished.add_permits(1);
     }
 
@@ -157,20 +175,12 @@ impl Attack {
 
 /// Sends a request of so many examples, reads the answer to its end and judges it.
 pub(super) async fn send(
-    request: reqwest::RequestBuilder,
+    link: &Link,
+    request: Request<Bytes>,
     encoder: &Encoder,
     items: usize,
 ) -> Result<(), Failure> {
-    let failure = |error: reqwest::Error| {
-        if error.is_timeout() {
-            Failure::Timeout
-        } else {
-            Failure::Connection
-        }
-    };
-    let answer = request.send().await.map_err(failure)?;
-    let status = answer.status().as_u16();
-    let body = answer.bytes().await.map_err(failure)?;
+    let (status, body) = link.send(request).await?;
     encoder.check(status, &body, items)
 }
 
@@ -178,14 +188,24 @@ pub(super) async fn send(
 ///
 /// # Errors
 /// goose refuses its configuration.
-pub(crate) async fn run(attack: &Arc<Attack>, concurrency: usize) -> Result<()> {
+pub(super) async fn run(
+    attack: &Arc<Attack>,
+    server: &Url,
+    threads: &Threads,
+    concurrency: usize,
+) -> Result<()> {
     let shared = attack.clone();
-    let transaction: TransactionFunction = Arc::new(move |user: &mut GooseUser| {
-        let attack = shared.clone();
+    let places: Vec<Place> = (0..concurrency)
+        .map(|client| threads.place(client).clone())
+        .collect();
+    let started = AtomicUsize::new(0);
+    let transaction: TransactionFunction = Arc::new(move |_: &mut GooseUser| {
+        let client = started.fetch_add(1, Ordering::Relaxed);
+        let client = shared
+            .clone()
+            .client_at(places[client % places.len()].clone());
         Box::pin(async move {
-            // One connection pool for all users, set up as this benchmark needs it.
-            user.client = attack.client.clone();
-            attack.client(&user.client).await;
+            client.await;
             Ok(())
         })
     });
@@ -194,7 +214,7 @@ pub(crate) async fn run(attack: &Arc<Attack>, concurrency: usize) -> Result<()> 
     let transaction = Transaction::new(transaction).set_on_start();
     let scenario = Scenario::new("closed loop").register_transaction(transaction);
     let failed = |error: goose::GooseError| Error::Client(error.to_string());
-    let goose = GooseAttack::initialize_with_config(configuration(&attack.infer, concurrency)?)
+    let goose = GooseAttack::initialize_with_config(configuration(server, concurrency)?)
         .map_err(failed)?
         .set_client_builder_without_cookies(GooseClientBuilder::new().without_cookies())
         .map_err(failed)?
@@ -206,8 +226,8 @@ pub(crate) async fn run(attack: &Arc<Attack>, concurrency: usize) -> Result<()> 
     }
 }
 
-fn configuration(infer: &Url, concurrency: usize) -> Result<GooseConfiguration> {
-    let host = infer.origin().ascii_serialization();
+fn configuration(server: &Url, concurrency: usize) -> Result<GooseConfiguration> {
+    let host = server.origin().ascii_serialization();
     let users = concurrency.to_string();
     let args = [
         "--host",

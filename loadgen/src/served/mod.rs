@@ -4,10 +4,12 @@
 
 mod answer;
 mod attack;
+mod link;
 mod payload;
 mod requests;
 mod tally;
 mod target;
+mod threads;
 
 use std::{ffi::OsString, ops::Range, sync::Arc, time::Duration};
 
@@ -16,7 +18,11 @@ use galley_core::{Entry, InputKind};
 use reqwest::{Client, redirect};
 use tokio::runtime::Runtime;
 
-pub(crate) use self::{answer::Failure, requests::Requests};
+pub(crate) use self::{
+    answer::Failure,
+    requests::Requests,
+    threads::{Place, Threads},
+};
 use self::{
     attack::{Attack, Progress},
     payload::Encoder,
@@ -28,18 +34,20 @@ use crate::{
     error::{Error, Result},
     process::{Process, Sign, model_arguments},
     report::{
-        peak_rss,
-        record::{Served, ServerInfo},
+        cores, peak_rss,
+        record::{ClientTime, Served, ServerInfo},
     },
-    setup::{WARMUP_EXAMPLES, client_threads},
+    scheduled::Scheduled,
+    setup::WARMUP_EXAMPLES,
     stats::Latency,
 };
 
 /// Clients, and the server that they meet.
 #[derive(Debug)]
 pub(crate) struct LoadGenerator {
+    /// Runs goose, and whatever else waits for the clients.
     runtime: Runtime,
-    client: Client,
+    threads: Threads,
     kind: InputKind,
     target: Target,
     /// Dropped, and so stopped, last.
@@ -88,7 +96,7 @@ impl LoadGenerator {
         args: &TargetArgs,
         items_in_flight: usize,
     ) -> Result<Self> {
-        let runtime = runtime(client_threads(args.client_threads))?;
+        let runtime = runtime()?;
         let client = client(args.timeout())?;
         let server = match &args.url {
             Some(_) => None,
@@ -103,7 +111,7 @@ impl LoadGenerator {
         Ok(Self {
             kind: entry.input_kind,
             runtime,
-            client,
+            threads: Threads::start(args.client_threads(), &target.infer, args.timeout())?,
             target,
             server,
         })
@@ -151,7 +159,8 @@ impl LoadGenerator {
     ) -> Result<Served> {
         self.runtime.block_on(async {
             self.warm_up(setting, payloads).await?;
-            let attack = Arc::new(self.attack(payloads, 0..payloads.examples, setting));
+            let attack = Arc::new(self.attack(payloads, 0..payloads.examples, setting)?);
+            let before = self.scheduled(setting);
             let watch = async {
                 loop {
                     tokio::time::sleep(Duration::from_millis(200)).await;
@@ -159,50 +168,80 @@ impl LoadGenerator {
                 }
             };
             tokio::select! {
-                result = attack::run(&attack, setting.concurrency) => result?,
+                result = attack::run(&attack, &self.target.infer, &self.threads, setting.concurrency) => result?,
                 () = watch => (),
             }
-            self.figures(setting, &attack)
+            let after = self.scheduled(setting);
+            self.figures(setting, &attack, |time| {
+                let ((clients, server), (clients_before, server_before)) = after.zip(before)?;
+                Some(ClientTime::of(
+                    self.threads.used(setting.concurrency),
+                    clients.since(clients_before),
+                    server.zip(server_before).map(|(after, before)| after.since(before)),
+                    time,
+                    cores(),
+                ))
+            })
         })
     }
 
-    fn attack(&self, payloads: &Payloads, examples: Range<usize>, setting: Setting) -> Attack {
-        Attack {
-            client: self.client.clone(),
-            infer: self.target.infer.clone(),
+    fn attack(
+        &self,
+        payloads: &Payloads,
+        examples: Range<usize>,
+        setting: Setting,
+    ) -> Result<Attack> {
+        Ok(Attack {
+            infer: payloads.encoder.uri(&self.target.infer)?,
             encoder: payloads.encoder.clone(),
             first: examples.start,
             examples: examples.len(),
             batch: setting.batch,
             rate: setting.rate,
             progress: Progress::default(),
-        }
+        })
+    }
+
+    /// What the system says of the threads of so many clients, and of the server if it is the benchmark's own.
+    fn scheduled(&self, setting: Setting) -> Option<(Scheduled, Option<Scheduled>)> {
+        let server = self.server.as_ref().map(Process::pid);
+        let clients = self.threads.scheduled(setting.concurrency)?;
+        Some((clients, server.and_then(Scheduled::of_process)))
     }
 
     /// Opens as many connections as there will be clients, sends the examples that are not measured, and says how long
     /// these took.
     async fn warm_up(&self, setting: Setting, payloads: &Payloads) -> Result<Duration> {
-        self.connect(setting.concurrency).await;
+        self.connect(setting.concurrency).await?;
         let setting = Setting {
             rate: None,
             ..setting
         };
-        let attack = self.attack(payloads, payloads.warm_up(), setting);
+        let attack = Arc::new(self.attack(payloads, payloads.warm_up(), setting)?);
         let clients = setting.concurrency.min(attack.requests());
-        join_all((0..clients).map(|_| attack.client(&self.client))).await;
+        let places = (0..clients).map(|client| self.threads.place(client).clone());
+        join_all(places.map(|place| attack.clone().client_at(place))).await;
         attack.result().map(|(_, time)| time)
     }
 
-    /// Opens so many connections.
-    async fn connect(&self, connections: usize) {
-        let asking = (0..connections).map(|_| self.client.get(self.target.meta.clone()).send());
-        for answer in join_all(asking).await.into_iter().flatten() {
-            // Read to its end, so that its connection can be used again.
-            let _ = answer.bytes().await;
-        }
+    /// Opens connections for so many clients, on the threads that these run on.
+    async fn connect(&self, clients: usize) -> Result<()> {
+        let meta = payload::uri(&self.target.meta)?;
+        let asking = (0..clients).map(|client| {
+            let Place { handle, link } = self.threads.place(client).clone();
+            let meta = meta.clone();
+            handle.spawn(async move { link.touch(&meta).await })
+        });
+        join_all(asking).await;
+        Ok(())
     }
 
-    fn figures(&self, setting: Setting, attack: &Attack) -> Result<Served> {
+    fn figures(
+        &self,
+        setting: Setting,
+        attack: &Attack,
+        client: impl FnOnce(Duration) -> Option<ClientTime>,
+    ) -> Result<Served> {
         let (tally, time) = attack.result()?;
         if tally.items_ok == 0 {
             let kinds: Vec<_> = tally
@@ -237,6 +276,7 @@ impl LoadGenerator {
                 .server
                 .as_ref()
                 .and_then(|server| peak_rss(Some(server.pid()))),
+            client: client(time),
         })
     }
 }
@@ -244,15 +284,8 @@ impl LoadGenerator {
 /// The server's own default of `--max-queue-size`, in items.
 const SERVER_QUEUE: usize = 65_536;
 
-/// One thread runs the clients where it can: handing them from thread to thread costs more than it gains.
-fn runtime(threads: usize) -> Result<Runtime> {
-    let mut builder = if threads == 1 {
-        tokio::runtime::Builder::new_current_thread()
-    } else {
-        tokio::runtime::Builder::new_multi_thread()
-    };
-    builder
-        .worker_threads(threads)
+fn runtime() -> Result<Runtime> {
+    tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| Error::Client(error.to_string()))
@@ -260,7 +293,7 @@ fn runtime(threads: usize) -> Result<Runtime> {
 
 fn client(timeout: Duration) -> Result<Client> {
     Client::builder()
-        .user_agent("galley-bench")
+        .user_agent(link::AGENT)
         .timeout(timeout)
         .tcp_nodelay(true)
         .pool_max_idle_per_host(usize::MAX)

@@ -4,19 +4,27 @@ use std::{ops::Range, sync::Arc};
 
 use bytes::Bytes;
 use galley_core::InputKind;
-use reqwest::{Client, RequestBuilder, Url, header::CONTENT_TYPE};
+use hyper::{
+    Method, Request, Uri,
+    header::{CONTENT_TYPE, HeaderValue},
+};
+use reqwest::Url;
 use serde_json::json;
 
 use super::{
     answer::{self, Failure},
     target::{Form, Tensor},
 };
-use crate::{corpus::Corpus, error::Result};
+use crate::{
+    corpus::Corpus,
+    error::{Error, Result},
+};
 
 /// Between the parts of a multipart body. No JPEG or PNG contains it but by a chance of one in 2^200.
 const BOUNDARY: &str = "galley-bench-7f3e1c9a5b2d4e6f8091a2b3c4d5e6f7";
+const FORM: &str = "multipart/form-data; boundary=galley-bench-7f3e1c9a5b2d4e6f8091a2b3c4d5e6f7";
 /// The length of the JSON before binary tensors.
-const HEADER_LENGTH: &str = "Inference-Header-Content-Length";
+const HEADER_LENGTH: &str = "inference-header-content-length";
 
 /// How a recipe's inputs are put into a request, and what a good answer to it is.
 #[derive(Debug)]
@@ -49,33 +57,39 @@ impl Encoder {
         })
     }
 
+    /// Where requests go, given where the recipe takes them.
+    ///
+    /// # Errors
+    /// The URL cannot be asked for.
+    pub(crate) fn uri(&self, infer: &Url) -> Result<Uri> {
+        let mut url = infer.clone();
+        if let Self::Msgpack(_) = self {
+            url.set_query(Some("input_type=msgpack"));
+        }
+        uri(&url)
+    }
+
     /// A request with these examples.
     ///
     /// # Errors
     /// The corpus cannot be read.
-    pub(crate) fn request(
-        &self,
-        client: &Client,
-        infer: &Url,
-        examples: Range<usize>,
-    ) -> Result<RequestBuilder> {
+    pub(crate) fn request(&self, uri: &Uri, examples: Range<usize>) -> Result<Request<Bytes>> {
         let (json, body) = self.body(examples)?;
-        let mut url = infer.clone();
         let content_type = match self {
-            Self::Multipart(_) => format!("multipart/form-data; boundary={BOUNDARY}"),
-            Self::Json(_) | Self::OipTexts(..) => "application/json".into(),
-            Self::Msgpack(_) => {
-                url.set_query(Some("input_type=msgpack"));
-                "application/msgpack".into()
-            }
-            Self::OipFiles(..) => "application/octet-stream".into(),
+            Self::Multipart(_) => FORM,
+            Self::Json(_) | Self::OipTexts(..) => "application/json",
+            Self::Msgpack(_) => "application/msgpack",
+            Self::OipFiles(..) => "application/octet-stream",
         };
-        let request = client.post(url).header(CONTENT_TYPE, content_type);
-        Ok(match self {
-            Self::OipFiles(..) => request.header(HEADER_LENGTH, json),
-            _ => request,
+        let mut request = Request::new(body);
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = uri.clone();
+        let headers = request.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+        if let Self::OipFiles(..) = self {
+            headers.insert(HEADER_LENGTH, json.into());
         }
-        .body(body))
+        Ok(request)
     }
 
     /// Whether an answer is a good one to a request of `items` examples.
@@ -115,6 +129,17 @@ impl Encoder {
         };
         Ok((body.len(), body.into()))
     }
+}
+
+/// A URL as a request has it.
+///
+/// # Errors
+/// It cannot be asked for.
+pub(super) fn uri(url: &Url) -> Result<Uri> {
+    Uri::try_from(url.as_str()).map_err(|error| Error::Target {
+        url: url.to_string(),
+        reason: error.to_string(),
+    })
 }
 
 /// Each text as JSON.
@@ -210,6 +235,7 @@ mod tests {
 
     #[test]
     fn files_become_parts_of_a_form() {
+        assert!(FORM.ends_with(BOUNDARY));
         let (_, body, _) = body(Form::Galley, InputKind::File);
         let body = String::from_utf8(body.to_vec()).unwrap();
         assert_eq!(body.matches("filename=").count(), 2);

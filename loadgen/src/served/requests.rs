@@ -2,43 +2,46 @@
 
 use std::sync::Arc;
 
-use reqwest::{Client, RequestBuilder, Url};
-use tokio::runtime::Runtime;
+use bytes::Bytes;
+use hyper::{Request, Uri};
 
-use super::{LoadGenerator, Payloads, answer::Failure, attack, payload::Encoder};
+use super::{
+    LoadGenerator, Payloads, Threads, answer::Failure, attack, link::Link, payload::Encoder,
+};
 use crate::error::Result;
 
 /// The requests that a corpus makes, in turn and without end.
 #[derive(Clone, Debug)]
 pub(crate) struct Requests {
-    client: Client,
-    infer: Url,
+    infer: Uri,
     encoder: Arc<Encoder>,
     examples: usize,
     batch: usize,
 }
 
 impl LoadGenerator {
-    /// Requests of so many examples each, and as many connections opened for them.
+    /// Requests of so many examples each, and connections opened for as many.
+    ///
+    /// # Errors
+    /// The server's URL cannot be asked for.
     pub(crate) fn requests(
         &self,
         payloads: &Payloads,
         batch: usize,
         connections: usize,
-    ) -> Requests {
-        self.runtime.block_on(self.connect(connections));
-        Requests {
-            client: self.client.clone(),
-            infer: self.target.infer.clone(),
+    ) -> Result<Requests> {
+        self.runtime.block_on(self.connect(connections))?;
+        Ok(Requests {
+            infer: payloads.encoder.uri(&self.target.infer)?,
             encoder: payloads.encoder.clone(),
             examples: payloads.examples,
             batch,
-        }
+        })
     }
 
-    /// What sends them.
-    pub(crate) fn runtime(&self) -> &Runtime {
-        &self.runtime
+    /// The threads that send them.
+    pub(crate) fn threads(&self) -> &Threads {
+        &self.threads
     }
 }
 
@@ -47,15 +50,15 @@ impl Requests {
     ///
     /// # Errors
     /// The corpus cannot be read.
-    pub(crate) fn build(&self, number: usize) -> Result<RequestBuilder> {
+    pub(crate) fn build(&self, number: usize) -> Result<Request<Bytes>> {
         let requests = (self.examples / self.batch).max(1);
         let first = number % requests * self.batch;
         let examples = first..first + self.batch;
-        self.encoder.request(&self.client, &self.infer, examples)
+        self.encoder.request(&self.infer, examples)
     }
 
     /// Sends one and waits until its answer has been read and judged.
-    pub(crate) async fn send(&self, request: RequestBuilder) -> Result<(), Failure> {
-        attack::send(request, &self.encoder, self.batch).await
+    pub(crate) async fn send(&self, link: &Link, request: Request<Bytes>) -> Result<(), Failure> {
+        attack::send(link, request, &self.encoder, self.batch).await
     }
 }

@@ -78,7 +78,7 @@ fn every_example_is_sent_once_and_every_failure_is_counted() {
     let server = StandIn::start(faults.map(|(index, fault)| (examples[index].clone(), fault)));
     let out = tempfile::tempdir().unwrap();
     let args = format!(
-        "served echo --url {} --examples 203 --batch 4 --concurrency 8 --repeats 1",
+        "served echo --url {} --examples 203 --batch 4 --concurrency 8 --repeats 1 --client-threads 3",
         server.url
     );
     let written = bench(&args, out.path()).unwrap();
@@ -116,7 +116,26 @@ fn every_example_is_sent_once_and_every_failure_is_counted() {
         "{}",
         written.table
     );
-    assert!(written.table.contains("| short |"), "{}", written.table);
+    assert!(written.table.contains("| short"), "{}", written.table);
+    assert_eq!(written.run.unwrap().client_threads, Some(3));
+    // Linux alone tells, and not every kernel.
+    if let Some(client) = &served.client {
+        assert!(
+            client.threads == 3 && client.ran_seconds > 0.0,
+            "{client:?}"
+        );
+        assert_eq!(client.server_ran_seconds, None);
+    }
+}
+
+#[test]
+fn a_url_with_a_user_is_asked_as_well() {
+    let server = StandIn::start([]);
+    let url = server.url.replace("http://", "http://me:secret@");
+    let out = tempfile::tempdir().unwrap();
+    let args = format!("served echo --url {url} --examples 60 --concurrency 8 --repeats 1");
+    let written = bench(&args, out.path()).unwrap();
+    assert_eq!(written.served[0].items_ok, 60);
 }
 
 #[test]

@@ -116,6 +116,7 @@ fn served(batch: usize, concurrency: usize, repeat: usize, seconds: f64) -> Serv
         latency_ms: Some(latency(seconds)),
         errors: Default::default(),
         server_peak_rss_bytes: None,
+        client: None,
     }
 }
 
