@@ -2,7 +2,10 @@
 
 use std::{mem::MaybeUninit, ops::Range};
 
-use super::tile::{Sink, Tile};
+use super::{
+    factors::Factors,
+    tile::{Sink, Tile},
+};
 use crate::{
     activation::Activation,
     matmul::{MOST_ROWS, PANEL},
@@ -40,9 +43,9 @@ impl<'a> Finish<'a> {
     /// # Safety
     /// As [`Tile::sum`]'s; the output, and all that is added, has these pixels and channels, and nobody else uses the output's.
     #[inline(always)]
-    pub(super) unsafe fn sum<V: Vector>(
+    pub(super) unsafe fn sum<V: Vector, F: Factors>(
         &self,
-        tile: Tile<'_>,
+        (tile, factors): (Tile<'_>, F),
         rows: usize,
         [first, step]: [usize; 2],
         channels: Range<usize>,
@@ -67,7 +70,7 @@ impl<'a> Finish<'a> {
                 sink.pitch = PANEL;
             }
             sink.bias = (self.bias).map(|bias| bias.as_ptr().wrapping_add(channels.start));
-            tile.sum::<V>(rows, sink);
+            tile.sum_by::<V, F>(factors, rows, sink);
             if sink.to != sums {
                 return;
             }
