@@ -262,7 +262,11 @@ impl Fit {
     fn mood(&self) -> f64 {
         match self.moods.is_full() {
             false => 1.0,
-            true => self.moods.quantile(0.5).exp().clamp(1.0 / MOODIEST, MOODIEST),
+            true => self
+                .moods
+                .quantile(0.5)
+                .exp()
+                .clamp(1.0 / MOODIEST, MOODIEST),
         }
     }
 
