@@ -2,10 +2,7 @@
 
 use std::{mem::MaybeUninit, ops::Range};
 
-use super::{
-    factors::Factors,
-    tile::{Sink, Tile},
-};
+use super::tile::{Sink, Tile};
 use crate::{
     activation::Activation,
     matmul::{MOST_ROWS, PANEL},
@@ -43,9 +40,9 @@ impl<'a> Finish<'a> {
     /// # Safety
     /// As [`Tile::sum`]'s; the output, and all that is added, has these pixels and channels, and nobody else uses the output's.
     #[inline(always)]
-    pub(super) unsafe fn sum<V: Vector, F: Factors>(
+    pub(super) unsafe fn sum<V: Vector>(
         &self,
-        (tile, factors): (Tile<'_>, F),
+        tile: Tile<'_>,
         rows: usize,
         [first, step]: [usize; 2],
         channels: Range<usize>,
@@ -70,7 +67,7 @@ impl<'a> Finish<'a> {
                 sink.pitch = PANEL;
             }
             sink.bias = (self.bias).map(|bias| bias.as_ptr().wrapping_add(channels.start));
-            tile.sum_by::<V, F>(factors, rows, sink);
+            tile.sum::<V>(rows, sink);
             if sink.to != sums {
                 return;
             }

@@ -11,15 +11,14 @@ use rayon::prelude::*;
 
 use super::{
     Before,
-    factors::{Factors, One, Turns},
     finish::Finish,
     strips::Strips,
     sweep::{Sweep, copy},
-    tile::{Tile, most_rows},
+    tile::Tile,
 };
 use crate::{
     host,
-    matmul::Tiles,
+    matmul::tiles,
     ops::Images,
     simd::{Level, Vector, dispatch},
     workspace::with_thread_memory,
@@ -182,7 +181,7 @@ impl Product<'_> {
     unsafe fn run_lines(&self, level: Level, copies: bool) {
         let sweep = self.sweep;
         let pitch = if copies { self.pitch() } else { self.x.pitch };
-        let together = self.strips.groups == 1 && pitch == sweep.from.channels;
+        let together = self.strips.blocks() == 1 && pitch == sweep.from.channels;
         let runs = sweep.runs(together, pitch);
         let line = sweep.line(pitch) * sweep.stride[0];
         let pixels = sweep.lines() * sweep.windows[1];
@@ -245,24 +244,6 @@ dispatch!(fn run_task(task: &Task<'_>) = task_kernel);
 
 #[inline(always)]
 unsafe fn task_kernel<V: Vector>(task: &Task<'_>) {
-    let strips = &task.product.strips;
-    // SAFETY: as the caller's.
-    unsafe {
-        if strips.are_narrow(V::LEN) {
-            let factors = Turns {
-                width: strips.lanes,
-                apart: strips.strip,
-            };
-            sum::<V, Turns>(task, factors, 1);
-        } else {
-            sum::<V, One>(task, One, strips.sums);
-        }
-    }
-}
-
-/// Sums with some factors, in so many steps for a tap.
-#[inline(always)]
-unsafe fn sum<V: Vector, F: Factors>(task: &Task<'_>, factors: F, steps: usize) {
     let Product {
         sweep,
         strips,
@@ -270,34 +251,31 @@ unsafe fn sum<V: Vector, F: Factors>(task: &Task<'_>, factors: F, steps: usize) 
         finish,
         ..
     } = task.product;
-    let pitch = strips.sums / steps * strips.strip;
-    let steps = strips.taps * steps / task.runs.len().max(1);
+    let steps = strips.taps * strips.block_sums() / task.runs.len().max(1);
     for index in task.strips.clone() {
-        let (all, width) = (strips.channels(index), strips.tile(V::LEN));
-        for column in (0..all.len()).step_by(width) {
-            let first = all.start + column;
-            let channels = first..all.end.min(first + width);
-            let vectors = channels.len().div_ceil(V::LEN);
-            let x = task.x.wrapping_add(strips.summed(index, column));
+        let channels = strips.channels(index);
+        let first = index / strips.block_strips() * strips.block_sums();
+        for column in (0..channels.len()).step_by(2 * V::LEN) {
             let weight = weight[index * strips.strip_len() + column..].as_ptr();
             for line in task.lines {
-                let mut tiles = Tiles::new(0..line.columns, most_rows::<V>(vectors));
+                let mut tiles = tiles::<V>(0..line.columns);
                 while let Some(pixels) = tiles.next() {
                     let tile = Tile {
-                        x: x.wrapping_add(line.x + pixels.start * task.stride),
+                        x: task
+                            .x
+                            .wrapping_add(line.x + pixels.start * task.stride + first),
                         runs: task.runs,
                         steps,
                         step: 1,
                         row: task.stride,
                         weight,
-                        pitch,
+                        pitch: strips.strip,
                         ahead: None,
                     };
                     let to = [line.y + pixels.start * sweep.step[1], sweep.step[1]];
+                    let channels = channels.start + column..channels.end;
                     // SAFETY: as the caller's: the tiles are the line's windows, and the columns the strip's.
-                    unsafe {
-                        finish.sum::<V, F>((tile, factors), pixels.len(), to, channels.clone())
-                    };
+                    unsafe { finish.sum::<V>(tile, pixels.len(), to, channels) };
                 }
             }
         }
