@@ -1,7 +1,7 @@
 //! The kernels of this build, loaded as they are asked for.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     ffi::CString,
     ptr::null_mut,
     sync::{Mutex, MutexGuard, PoisonError},
@@ -82,7 +82,7 @@ impl Source {
 #[derive(Default)]
 pub(super) struct Kernels {
     modules: Mutex<HashMap<Source, Module>>,
-    functions: Mutex<HashMap<Source, HashMap<String, Function>>>,
+    functions: Mutex<HashMap<Source, HashMap<String, Loaded>>>,
 }
 
 struct Module(sys::CUmodule);
@@ -90,17 +90,27 @@ struct Module(sys::CUmodule);
 // SAFETY: the driver's handles may be used from any thread.
 unsafe impl Send for Module {}
 
-/// A kernel, the dynamic shared memory that it has leave to use, and what of it runs at once.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Function {
-    pub(super) handle: sys::CUfunction,
+/// A kernel that has been loaded.
+struct Loaded {
+    handle: sys::CUfunction,
+    /// The dynamic shared memory that it has leave to use.
     shared: u32,
-    /// The blocks of the shape (threads, shared memory) that was last asked for which the card runs at once where nothing else does.
-    pub(super) room: usize,
-    shape: (u32, u32),
+    /// [`Function::room`] by threads and dynamic shared memory.
+    rooms: HashMap<(u32, u32), usize>,
 }
 
 // SAFETY: as for `Module`; a kernel has no state.
+unsafe impl Send for Loaded {}
+
+/// A kernel for grids of one shape.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Function {
+    pub(super) handle: sys::CUfunction,
+    /// The blocks that the card runs at once where nothing else does.
+    pub(super) room: usize,
+}
+
+// SAFETY: as for `Loaded`.
 unsafe impl Send for Function {}
 
 impl Kernels {
@@ -120,35 +130,36 @@ impl Kernels {
         } = grid;
         let mut functions = lock(&self.functions);
         let functions = functions.entry(source).or_default();
-        let function = match functions.get_mut(name) {
-            Some(function) => function,
+        let loaded = match functions.get_mut(name) {
+            Some(loaded) => loaded,
             None => {
-                let function = self.load(source, name)?;
-                functions.entry(name.to_owned()).or_insert(function)
+                let loaded = self.load(source, name)?;
+                functions.entry(name.to_owned()).or_insert(loaded)
             }
         };
-        if shared > function.shared {
+        if shared > loaded.shared {
             let attribute =
                 sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
             // SAFETY: the handle is that of a loaded kernel.
             unsafe {
                 result::function::set_function_attribute(
-                    function.handle,
+                    loaded.handle,
                     attribute,
                     shared.cast_signed(),
                 )
             }
             .w()?;
-            function.shared = shared;
+            loaded.shared = shared;
         }
-        if function.shape != (threads, shared) {
-            function.room = blocks_at_once(function.handle, grid, processors)?;
-            function.shape = (threads, shared);
-        }
-        Ok(*function)
+        let handle = loaded.handle;
+        let room = match loaded.rooms.entry((threads, shared)) {
+            Entry::Occupied(room) => *room.get(),
+            Entry::Vacant(room) => *room.insert(blocks_at_once(handle, grid, processors)?),
+        };
+        Ok(Function { handle, room })
     }
 
-    fn load(&self, source: Source, name: &str) -> Result<Function> {
+    fn load(&self, source: Source, name: &str) -> Result<Loaded> {
         let mut modules = lock(&self.modules);
         let module = match modules.get(&source) {
             Some(Module(module)) => *module,
@@ -165,11 +176,10 @@ impl Kernels {
         // SAFETY: the module is loaded.
         match unsafe { result::module::get_function(module, symbol) } {
             // What it may use without leave hangs on what it has besides.
-            Ok(handle) => Ok(Function {
+            Ok(handle) => Ok(Loaded {
                 handle,
                 shared: 0,
-                room: 0,
-                shape: (0, 0),
+                rooms: HashMap::new(),
             }),
             Err(error) => bail!("there is no kernel {name} in {source:?}: {error:?}"),
         }

@@ -17,6 +17,7 @@ use candle_core::{
 
 use super::{
     Argument, Boxes, Element, Gpu, Grid, Map, Patches, Program, Swizzle, Work,
+    early::spreads,
     kernels::Function,
     library::{Averaging, Convolving, Multiplication},
     memory::{Memory, Recording},
@@ -62,9 +63,9 @@ impl Launches {
     /// There is no such kernel for this card, a library cannot do what it is to, or a span is outside the memory.
     pub(super) fn new(gpu: &Gpu, program: &Program, memory: Memory<'_>) -> Result<Self> {
         // What stands before the first is not ours, and where a library's work ends is the library's to know.
-        let mut before = None;
+        let (mut before, take_turns) = (None, gpu.kernels_take_turns());
         let ready = |work: &Work| {
-            let before = std::mem::replace(&mut before, work.blocks());
+            let before = std::mem::replace(&mut before, work.blocks().filter(|_| take_turns));
             match work {
                 Work::Launch(launch) => Kernel::new(gpu, launch, before, memory).map(Ready::Kernel),
                 Work::Product(product) => {
@@ -143,7 +144,7 @@ impl Launches {
 }
 
 impl Kernel {
-    /// After a kernel of so many blocks, if it was one.
+    /// After a kernel of so many blocks, if it may begin before that one has ended.
     fn new(gpu: &Gpu, launch: &Launch, before: Option<usize>, memory: Memory<'_>) -> Result<Self> {
         let value = |argument: &Argument| match *argument {
             Argument::Null => Ok(Value::Word(0)),
@@ -167,15 +168,15 @@ impl Kernel {
             let name = &launch.kernel;
             bail!("expected room for {blocks} blocks of {name} at once, the card has it for {room}")
         }
-        let spreads =
-            before.is_some_and(|before| spreads(before, blocks, room, gpu.target().processors));
+        let processors = gpu.target().processors;
+        let early = before.is_some_and(|before| spreads(before, blocks, room, processors));
         Ok(Self {
             name: launch.kernel.clone(),
             function,
             grid: launch.grid,
             arguments: launch.arguments.iter().map(value).collect::<Result<_>>()?,
             together: launch.together,
-            early: gpu.kernels_take_turns() && spreads,
+            early,
         })
     }
 
@@ -237,13 +238,6 @@ impl Kernel {
         .w()
         .map_err(|error| error.context(self.name.clone()))
     }
-}
-
-/// Whether blocks that come early spread over the card all the same: they find room where the kernel before has ended first, and
-/// those multiprocessors take as many as they hold, while others go without once they are free too. That does no harm where there
-/// are blocks for all room there is, or where neither kernel has more blocks than there are multiprocessors.
-fn spreads(before: usize, blocks: usize, room: usize, processors: usize) -> bool {
-    blocks >= room || before.max(blocks) <= processors
 }
 
 /// A recorded program.
@@ -354,17 +348,4 @@ fn encode_patches(patches: &Patches, address: sys::CUdeviceptr) -> Result<sys::C
     .w()?;
     // SAFETY: the call succeeded, so it wrote all of it.
     Ok(unsafe { encoded.assume_init() })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::spreads;
-
-    #[test]
-    fn blocks_come_early_where_they_spread_all_the_same() {
-        // Of a card of 132 multiprocessors that each hold two.
-        let spread = |before, blocks| spreads(before, blocks, 264, 132);
-        assert!(spread(132, 132) && spread(10_000, 264) && spread(1, 10_000));
-        assert!(!spread(133, 1) && !spread(10_000, 1) && !spread(132, 263));
-    }
 }

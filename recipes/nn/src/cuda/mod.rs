@@ -19,6 +19,7 @@
 pub(crate) mod check;
 mod convolution;
 mod draft;
+mod early;
 mod held;
 mod picture;
 mod place;
