@@ -244,6 +244,14 @@ pub struct NativeArgs {
         env = "GALLEY_BENCH_BATCH"
     )]
     pub batch: Vec<NonZeroUsize>,
+    /// Batches that are prepared, run and finished at the same time, each by itself, as a server has several in hand
+    #[arg(
+        long,
+        default_value = "1",
+        conflicts_with = "no_prepare",
+        env = "GALLEY_BENCH_BATCHES_IN_FLIGHT"
+    )]
+    pub batches_in_flight: NonZeroUsize,
     /// How much is run.
     #[command(flatten)]
     pub size: SizeArgs,

@@ -1,6 +1,11 @@
 //! Runs in process: the recipe's three stages without a server, and the model alone.
 
-use std::time::{Duration, Instant};
+mod together;
+
+use std::{
+    ops::Range,
+    time::{Duration, Instant},
+};
 
 use galley_core::{AnyRecipe, ErasedRecipe, Input, Prepared};
 use galley_nn::bench::resident;
@@ -55,17 +60,35 @@ impl Pass<'_> {
     /// Stages follow each other without overlap. Only the stages are timed: reading the examples is not, as a server's
     /// clients have theirs at hand too.
     pub(crate) fn run(&self, done: &dyn Fn(usize)) -> Result<Native> {
+        self.start();
+        let mut times = Vec::with_capacity(self.examples.div_ceil(self.batch));
+        for batch in self.batches() {
+            interrupt::check()?;
+            let end = batch.end;
+            times.push(self.batch_of(batch.map(|i| i % self.distinct))?);
+            done(end);
+        }
+        let seconds = times.iter().map(BatchTime::total).sum();
+        Ok(self.figures(&times, seconds, 1))
+    }
+
+    fn start(&self) {
         reset_peak_rss();
         // What a warm-up has decoded does not count.
         self.recipe.decoded();
-        let mut times = Vec::with_capacity(self.examples.div_ceil(self.batch));
-        for start in (0..self.examples).step_by(self.batch) {
-            interrupt::check()?;
-            let end = self.examples.min(start + self.batch);
-            times.push(self.batch_of((start..end).map(|i| i % self.distinct))?);
-            done(end);
-        }
-        let sum = |of: fn(&BatchTime) -> Duration| times.iter().map(of).sum::<Duration>();
+    }
+
+    /// The numbers of each batch's examples.
+    fn batches(&self) -> impl Iterator<Item = Range<usize>> {
+        let starts = (0..self.examples).step_by(self.batch);
+        starts.map(|start| start..self.examples.min(start + self.batch))
+    }
+
+    /// What batches took, so many of them at a time, and all together.
+    fn figures(&self, times: &[BatchTime], all: Duration, in_flight: usize) -> Native {
+        let sum = |of: fn(&BatchTime) -> Duration| {
+            times.iter().map(of).sum::<Duration>() / u32::try_from(in_flight).unwrap_or(u32::MAX)
+        };
         let (prepare, rest) = (sum(|time| time.prepare), sum(BatchTime::without_prepare));
         let latency = |of: fn(&BatchTime) -> Duration| {
             Latency::of(times.iter().map(of).collect()).unwrap_or_default()
@@ -79,13 +102,14 @@ impl Pass<'_> {
             decoded.on_device as f64 / all.max(1) as f64
         });
         let cost: u64 = times.iter().map(|time| time.cost).sum();
-        Ok(Native {
+        Native {
             batch: self.batch,
+            batches_in_flight: (in_flight > 1).then_some(in_flight),
             repeat: self.repeat,
             examples: self.examples,
-            seconds: (prepare + rest).as_secs_f64(),
+            seconds: all.as_secs_f64(),
             prepare_seconds: prepare.as_secs_f64(),
-            items_per_s: rate(self.examples, prepare + rest),
+            items_per_s: rate(self.examples, all),
             items_per_s_without_prepare: rate(self.examples, rest),
             latency_ms: latency(BatchTime::total),
             latency_without_prepare_ms: latency(BatchTime::without_prepare),
@@ -99,7 +123,7 @@ impl Pass<'_> {
                 finish_ms: samples(|time| time.finish),
             }),
             ..Native::default()
-        })
+        }
     }
 
     /// Runs a few batches of examples that are not measured, and gives the seconds that an example takes.
@@ -118,10 +142,16 @@ impl Pass<'_> {
     }
 
     fn batch_of(&self, examples: impl Iterator<Item = usize> + Clone) -> Result<BatchTime> {
-        let inputs: Vec<Input> = examples
-            .clone()
-            .map(|index| self.corpus.input(index))
-            .collect::<Result<_>>()?;
+        let inputs = examples.clone().map(|index| self.corpus.input(index));
+        self.answered(inputs.collect::<Result<_>>()?, examples)
+    }
+
+    /// Times a batch whose inputs are at hand.
+    fn answered(
+        &self,
+        inputs: Vec<Input>,
+        examples: impl Iterator<Item = usize>,
+    ) -> Result<BatchTime> {
         let grain = grain(self.recipe.info().inline_bytes, &inputs);
         let started = Instant::now();
         let prepared = inputs
@@ -263,6 +293,8 @@ pub(crate) fn median_of(
 
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
+
     use galley_core::LoadOptions;
 
     use super::*;
@@ -284,7 +316,7 @@ mod tests {
             examples: 70,
             distinct: 70,
         };
-        let seen = std::cell::RefCell::new(Vec::new());
+        let seen = RefCell::new(Vec::new());
         let native = pass.run(&|done| seen.borrow_mut().push(done)).unwrap();
         assert_eq!(*seen.borrow(), [32, 64, 70]);
         assert!(native.seconds >= 0.012, "{native:?}");
@@ -297,8 +329,36 @@ mod tests {
         let samples = native.samples.unwrap();
         assert_eq!(samples.prepare_ms.0.len(), 3);
         assert!(samples.forward_ms.0.iter().all(|&ms| ms >= 4.0));
-        assert_eq!(native.cost, Some(1.0));
+        assert_eq!((native.cost, native.batches_in_flight), (Some(1.0), None));
         assert!(pass.warm_up().unwrap() >= 0.004 / 32.0);
+
+        let seen = RefCell::new(Vec::new());
+        let together = pass.run_together(2, &|done| seen.borrow_mut().push(done));
+        let together = together.unwrap();
+        assert_eq!(seen.borrow().len(), 3);
+        assert_eq!(seen.borrow().last(), Some(&70));
+        assert_eq!(together.batches_in_flight, Some(2));
+        // Three batches, two of them at a time: a batch after the other two, and parts of what both threads did.
+        assert!(together.seconds >= 0.008, "{together:?}");
+        assert!(together.prepare_seconds < together.seconds, "{together:?}");
+        assert_eq!(together.samples.unwrap().forward_ms.0.len(), 3);
+    }
+
+    #[test]
+    fn a_pass_ends_with_the_first_batch_that_fails() {
+        let options = LoadOptions::default();
+        let recipe = galley_catalog::load("efficientnet_lite0", &options).unwrap();
+        let corpus = Corpus::open(CorpusKind::Ner, 8, SEED, &|_, _| ()).unwrap();
+        let pass = Pass {
+            recipe: &recipe,
+            corpus: &corpus,
+            batch: 2,
+            repeat: 0,
+            examples: 8,
+            distinct: 8,
+        };
+        let error = pass.run_together(3, &|_| ()).unwrap_err().to_string();
+        assert!(error.contains("an image file"), "{error}");
     }
 
     #[test]

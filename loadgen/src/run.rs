@@ -92,7 +92,11 @@ fn native(args: &NativeArgs, context: &Context) -> Result<()> {
                     distinct: run.examples,
                 };
                 pass.warm_up()?;
-                let native = pass.run(&|done| progress.within(done as f64 * cost))?;
+                let done = |done: usize| progress.within(done as f64 * cost);
+                let native = match args.batches_in_flight.get() {
+                    1 => pass.run(&done)?,
+                    in_flight => pass.run_together(in_flight, &done)?,
+                };
                 output.add(&Record::Native(native))?;
                 progress.finish_cell(run.examples as f64 * cost);
             }

@@ -141,6 +141,9 @@ pub struct Native {
     pub dtype: Option<String>,
     /// Examples in a batch.
     pub batch: usize,
+    /// Batches that went through their stages at the same time, where it was more than one. Parts of `seconds` are their means then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batches_in_flight: Option<usize>,
     /// Which repeat, from 0.
     pub repeat: usize,
     /// Examples in the pass.

@@ -210,7 +210,10 @@ fn native(run: &Run, figures: &Figures) -> Table {
         let memory = passes.iter().filter_map(|pass| pass.peak_rss_bytes).max();
         table.row([
             run.recipe.clone().unwrap_or_default(),
-            batch.to_string(),
+            match passes.first().and_then(|pass| pass.batches_in_flight) {
+                Some(in_flight) => format!("{batch}, {in_flight} in flight"),
+                None => batch.to_string(),
+            },
             seconds(native_seconds(&passes)),
             seconds(Repeats::of(without)),
             number(mean(|pass| pass.items_per_s)),

@@ -61,6 +61,7 @@ impl Subject {
 pub(super) enum Mode {
     Native {
         batch: usize,
+        in_flight: usize,
     },
     Served {
         batch: usize,
@@ -85,7 +86,13 @@ pub(super) enum Mode {
 impl fmt::Display for Mode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Native { batch } => write!(f, "native, batch {batch}"),
+            Self::Native {
+                batch,
+                in_flight: 1,
+            } => write!(f, "native, batch {batch}"),
+            Self::Native { batch, in_flight } => {
+                write!(f, "native, batch {batch}, {in_flight} of them in flight")
+            }
             Self::Served {
                 batch,
                 concurrency,
@@ -223,9 +230,12 @@ fn pass(
             subject.device = native.device.clone().unwrap_or(subject.device);
             subject.dtype = native.dtype.clone().unwrap_or(subject.dtype);
             let batches = native.examples.div_ceil(native.batch.max(1));
-            let batch = native.batch;
+            let mode = Mode::Native {
+                batch: native.batch,
+                in_flight: native.batches_in_flight.unwrap_or(1),
+            };
             let pass = Pass::of(native.items_per_s, Some(native.latency_ms), batches);
-            (Mode::Native { batch }, pass)
+            (mode, pass)
         }
         Record::Served(served) => {
             let native = natives.get(&(served.batch, served.repeat));

@@ -96,7 +96,13 @@ fn only_what_is_the_same_is_a_series_and_its_runs_are_in_order() {
     let all = series(&runs);
     let native: Vec<&Series> = all
         .iter()
-        .filter(|series| series.mode == Mode::Native { batch: 1 })
+        .filter(|series| {
+            series.mode
+                == Mode::Native {
+                    batch: 1,
+                    in_flight: 1,
+                }
+        })
         .collect();
     let dates = |series: &Series| -> Vec<String> {
         let points = series.points.iter();
