@@ -17,6 +17,7 @@ use crate::{
     Bounds, View,
     jpeg::{self, Compressed},
     labels::{self, Label},
+    resizes::Resizes,
     square::{Counts, Rgb, Square, interleave},
 };
 
@@ -107,6 +108,7 @@ pub struct Classifier {
     network: Box<dyn Scorer>,
     labels: Vec<Label>,
     view: View,
+    resizes: Resizes,
     max_pixels: u64,
     decode_memory: MemoryBudget,
     /// What the device decodes pictures with, if it is to.
@@ -147,6 +149,7 @@ impl Classifier {
             network,
             labels,
             view,
+            resizes: Resizes::new(view),
             max_pixels: options.limits.max_pixels,
             decode_memory: options.decode_memory.clone(),
             decoded: Counts::default(),
@@ -216,13 +219,11 @@ impl Classifier {
     fn read(&self, file: &Bytes, bounds: &Bounds) -> Result<Rgb, InputError> {
         if self.decoder.is_some()
             && let Some(compressed) = Compressed::of(file, bounds)
-            && let Some(resize) = self
-                .view
-                .on_device(compressed.size, jpeg::orientation(file))
+            && let Some(resize) = self.resizes.of(compressed.size, jpeg::orientation(file))
         {
             return Ok(Rgb::Compressed {
                 file: file.slice(..compressed.len),
-                resize: Box::new(resize),
+                resize,
             });
         }
         let image = crate::decode(file, bounds)?;

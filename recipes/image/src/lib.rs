@@ -23,6 +23,7 @@ mod jpeg;
 mod labels;
 mod orientation;
 mod png;
+mod resizes;
 mod rgb;
 mod square;
 mod tiff;

@@ -5,7 +5,7 @@ mod xmp;
 
 /// How an image that is stored becomes the one that is shown: first turned upside down and mirrored, then its sides
 /// swapped.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Orientation {
     /// The first line becomes the last.
     pub(crate) upside_down: bool,

@@ -1,6 +1,9 @@
 //! What a classifier sees of an image, and how many were decoded where.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 use bytes::Bytes;
 use galley_core::{Decoded, InputError, Pixels};
@@ -20,7 +23,7 @@ pub(crate) enum Rgb {
     /// reads them.
     Decoded(Vec<u8>),
     /// Of a file that is whole, as it came: the request's own bytes, which are counted where these are. A device decodes it.
-    Compressed { file: Bytes, resize: Box<Resize> },
+    Compressed { file: Bytes, resize: Arc<Resize> },
     /// As the network takes them.
     Normalised(Vec<f32>),
 }

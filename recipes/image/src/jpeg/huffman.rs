@@ -1,5 +1,7 @@
 //! Huffman tables, in the form that a decoder looks codes up in.
 
+use std::sync::{Arc, LazyLock};
+
 use super::{Damage, bits::Bits};
 
 /// Codes up to so many bits are found in one step; nearly all are.
@@ -145,7 +147,26 @@ impl Pairs {
     /// Two codes are found by so many bits, or one if there are no two; values may reach beyond.
     const LOOK: u32 = 11;
 
-    pub(super) fn new(table: &Huffman) -> Self {
+    /// Those of a table. Most files have the usual ones, whose pairs are made once.
+    pub(super) fn of(table: &Huffman) -> Arc<Self> {
+        static USUAL: LazyLock<Vec<(Huffman, Arc<Pairs>)>> = LazyLock::new(|| {
+            let tables = [0, 1].into_iter().filter_map(|slot| usual(true, slot));
+            let with_pairs = |table| {
+                let pairs = Arc::new(Pairs::new(&table));
+                (table, pairs)
+            };
+            tables.map(with_pairs).collect()
+        });
+        let mut usual = USUAL.iter();
+        match usual
+            .find(|(usual, _)| (&usual.ends, &usual.symbols) == (&table.ends, &table.symbols))
+        {
+            Some((_, pairs)) => Arc::clone(pairs),
+            None => Arc::new(Self::new(table)),
+        }
+    }
+
+    fn new(table: &Huffman) -> Self {
         let mut pairs = Box::new([0; 1 << Self::LOOK]);
         for (bits, pair) in (0u32..).zip(pairs.iter_mut()) {
             let (mut all, mut coefficients, mut most) = (0, 0, 0);
@@ -260,12 +281,24 @@ mod tests {
     }
 
     #[test]
+    fn tables_of_a_files_own_have_pairs_of_their_own() {
+        let table = usual(true, 0).unwrap();
+        let mut symbols = AC_SYMBOLS[0];
+        symbols.reverse();
+        let own = Huffman::new(&AC_COUNTS[0], &symbols).unwrap();
+        assert_eq!(Pairs::of(&table).0, Pairs::new(&table).0);
+        assert_eq!(Pairs::of(&own).0, Pairs::new(&own).0);
+        assert_ne!(Pairs::of(&own).0, Pairs::of(&table).0);
+    }
+
+    #[test]
     fn pairs_say_what_codes_say_one_by_one() {
         let mut seed = 1u64;
         let (mut ones, mut twos) = (0, 0);
         for slot in 0..2 {
             let table = usual(true, slot).unwrap();
-            let pairs = Pairs::new(&table);
+            let pairs = Pairs::of(&table);
+            assert!(Arc::ptr_eq(&pairs, &Pairs::of(&table)), "made once");
             for _ in 0..50_000 {
                 seed = seed.wrapping_mul(0x5851_F42D_4C95_7F2D).wrapping_add(1);
                 let data = [seed.rotate_right(29).to_be_bytes(), [0; 8]].concat();

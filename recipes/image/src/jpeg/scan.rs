@@ -53,6 +53,11 @@ impl<'a> Data<'a> {
     /// Reads up to the next marker.
     fn next(&mut self) {
         self.bytes.clear();
+        if self.bytes.capacity() == 0 {
+            // All at once: growing it again and again takes longer than anything else here.
+            let left = self.file.len().saturating_sub(self.at);
+            self.bytes.reserve_exact(left + PADDING);
+        }
         loop {
             let rest = self.file.get(self.at..).unwrap_or_default();
             let plain = memchr::memchr(0xFF, rest).unwrap_or(rest.len());

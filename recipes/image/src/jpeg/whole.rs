@@ -3,7 +3,7 @@
 //! A device's decoder takes what is missing for zeros and says nothing. What passes here the decoder beside it reads without an error
 //! too; it may refuse a little more, for it knows a value's bits and not the value.
 
-use std::{array::from_fn, rc::Rc};
+use std::{array::from_fn, sync::Arc};
 
 use galley_nn::jpeg::Steps;
 
@@ -21,7 +21,7 @@ use super::{
 struct Reader<'a> {
     dc: &'a Huffman,
     ac: &'a Huffman,
-    pairs: Rc<Pairs>,
+    pairs: Arc<Pairs>,
     /// The bits that each coefficient's value may have, in the order in which they come.
     bits: [u8; 64],
     /// The fewest of these.
@@ -45,16 +45,16 @@ impl<'a> Whole<'a> {
         tables: &'a Tables,
         wanted: &'a dyn Fn() -> bool,
     ) -> Result<Self, Damage> {
-        let mut made: [Option<Rc<Pairs>>; 4] = Default::default();
+        let mut made: [Option<Arc<Pairs>>; 4] = Default::default();
         let reader = |part: &Part| -> Result<Reader<'a>, Damage> {
             let steps = tables.steps(&frame.components[part.component])?;
             let ac = tables.ac(part.ac_table)?;
-            let pairs = made[part.ac_table].get_or_insert_with(|| Rc::new(Pairs::new(ac)));
+            let pairs = made[part.ac_table].get_or_insert_with(|| Pairs::of(ac));
             let bits: [u8; 64] = from_fn(|k| Steps::bits(steps.step(k)));
             Ok(Reader {
                 dc: tables.dc(part.dc_table)?,
                 ac,
-                pairs: Rc::clone(pairs),
+                pairs: Arc::clone(pairs),
                 bits,
                 fewest: bits[1..].iter().copied().min().unwrap_or(0).into(),
                 step: steps.step(0),

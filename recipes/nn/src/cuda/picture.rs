@@ -3,7 +3,7 @@
 //! Plain data like a pass. They are decoded in groups, one after the other in the same memory, so that this is bounded whatever a
 //! batch's pictures are like.
 
-use std::ops::Range;
+use std::{collections::HashMap, ops::Range, ptr};
 
 use candle_core::Result;
 
@@ -24,6 +24,8 @@ pub(crate) struct Decoding<'a> {
     pub(crate) pictures: &'a [Picture<'a>],
     /// Descriptions and weights of all pictures, which the host writes.
     pub(crate) tables: Span,
+    /// Where among the weights, in words, those of each picture begin.
+    weights: Vec<usize>,
     pub(crate) groups: Vec<Group>,
 }
 
@@ -54,6 +56,7 @@ impl<'a> Decoding<'a> {
             return Ok(Self {
                 pictures,
                 tables: squares.first(0),
+                weights: Vec::new(),
                 groups: Vec::new(),
             });
         };
@@ -62,7 +65,7 @@ impl<'a> Decoding<'a> {
             pictures.iter().all(|picture| picture.resize.side() == side),
             "squares of one size"
         );
-        let words: usize = pictures.iter().map(words).sum();
+        let (weights, words) = places(pictures);
         let heads = pictures.len() * DESCRIPTION;
         // Powers of two, as memory that grows by a little each time is taken anew each time.
         let tables = layout.place((heads + 4 * words).next_power_of_two());
@@ -106,6 +109,7 @@ impl<'a> Decoding<'a> {
         Ok(Self {
             pictures,
             tables,
+            weights,
             groups,
         })
     }
@@ -118,15 +122,18 @@ impl<'a> Decoding<'a> {
         let (heads, weights) = to.split_at_mut(self.pictures.len() * DESCRIPTION);
         let mut heads = heads.as_chunks_mut::<DESCRIPTION>().0.iter_mut();
         let words = weights.as_chunks_mut::<4>().0;
-        let mut used = 0;
+        let mut written = 0;
         for group in &self.groups {
-            let members = self.pictures[group.pictures.clone()].iter();
-            for (picture, (pixels, head)) in members.zip(group.pixels.iter().zip(&mut heads)) {
-                let resize = picture.resize;
-                let columns = used;
-                for word in resize.axes().iter().flat_map(Axis::words) {
-                    words[used] = word.to_le_bytes();
-                    used += 1;
+            let members = group.pictures.clone();
+            for (member, (pixels, head)) in members.zip(group.pixels.iter().zip(&mut heads)) {
+                let resize = self.pictures[member].resize;
+                let columns = self.weights[member];
+                if columns == written {
+                    let values = resize.axes().iter().flat_map(Axis::words);
+                    for (to, value) in words[written..].iter_mut().zip(values) {
+                        *to = value.to_le_bytes();
+                        written += 1;
+                    }
                 }
                 let rows = columns + resize.axes()[0].words().len();
                 let start = group.pixels[0].distance(*pixels) + resize.first() * COLOURS;
@@ -150,10 +157,21 @@ impl<'a> Decoding<'a> {
     }
 }
 
-/// Words of a picture's weights.
-fn words(picture: &Picture<'_>) -> usize {
-    let axes = picture.resize.axes().iter();
-    axes.map(|axis| axis.words().len()).sum()
+/// Where each picture's weights begin, in words, and how many words all are. Pictures that share a way of resizing share them.
+fn places(pictures: &[Picture<'_>]) -> (Vec<usize>, usize) {
+    let (mut found, mut words) = (HashMap::new(), 0);
+    let place = |picture: &Picture<'_>| {
+        *found
+            .entry(ptr::from_ref(picture.resize))
+            .or_insert_with(|| {
+                let axes = picture.resize.axes().iter();
+                let start = words;
+                words += axes.map(|axis| axis.words().len()).sum::<usize>();
+                start
+            })
+    };
+    let places = pictures.iter().map(place).collect();
+    (places, words)
 }
 
 /// Bytes of pictures' pixels, as they are placed.
@@ -318,82 +336,4 @@ mod on_device {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{cuda::Place, picture::Resize};
-
-    fn resize(size: [usize; 2], turn: [bool; 3]) -> Resize {
-        const HALVES: &[i32] = &[1 << 21, 1 << 21];
-        let taps = vec![(0, HALVES); 40];
-        Resize::new(size, turn, [Axis::new(&taps), Axis::new(&taps)]).unwrap()
-    }
-
-    #[test]
-    fn descriptions_are_as_the_kernel_reads_them() {
-        let resizes = [
-            resize([5, 4], [false; 3]),
-            resize([7, 3], [true, false, true]),
-        ];
-        let pictures: Vec<Picture<'_>> = resizes
-            .iter()
-            .map(|resize| Picture { file: &[], resize })
-            .collect();
-        let mut layout = Layout::default();
-        let squares = layout.place(2 * 40 * 40 * 3);
-        let decoding = Decoding::new(&pictures, squares, &mut layout).unwrap();
-        let [group] = &decoding.groups[..] else {
-            panic!("expected one group, got {:?}", decoding.groups)
-        };
-        let mut bytes = vec![0; decoding.tables.bytes];
-        decoding.write(&mut bytes);
-        let long = |at: usize| i64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
-        let word = |at: usize| i32::from_le_bytes(bytes[at..at + 4].try_into().unwrap());
-        assert_eq!([0, 8, 16].map(long), [0, 3, 15]);
-        assert_eq!([24, 28, 32, 36, 40, 44].map(word), [0, 120, 2, 2, 5, 4]);
-        // The second begins 256 bytes later, at its last line, which becomes its first column.
-        assert_eq!([48, 56, 64].map(long), [256 + 2 * 21, -21, 3]);
-        assert_eq!([72, 76, 80, 84, 88, 92].map(word), [240, 360, 2, 2, 3, 7]);
-        let tables: Vec<i32> = (0..480).map(|i| word(96 + 4 * i)).collect();
-        assert_eq!(tables, [vec![0; 40], vec![1 << 21; 80]].concat().repeat(4));
-        let launch = group.program.launches().next().unwrap();
-        assert_eq!(launch.grid.blocks, [2, 2, 2]);
-        assert_eq!(launch.arguments.last(), Some(&Argument::from(40)));
-    }
-
-    #[test]
-    fn all_lies_in_the_memory_and_apart() {
-        let large = resize([8192, 1024], [false; 3]);
-        let pictures = vec![
-            Picture {
-                file: &[],
-                resize: &large
-            };
-            25
-        ];
-        let mut layout = Layout::default();
-        let squares = layout.place(25 * 40 * 40 * 3);
-        let before = layout.bytes();
-        let decoding = Decoding::new(&pictures, squares, &mut layout).unwrap();
-        let ranges: Vec<_> = decoding
-            .groups
-            .iter()
-            .map(|group| group.pictures.clone())
-            .collect();
-        assert_eq!(ranges, [0..10, 10..20, 20..25]);
-        for group in &decoding.groups {
-            for pixels in &group.pixels {
-                let Place::Pass(start) = pixels.place else {
-                    panic!("expected a place of the pass, got {pixels:?}")
-                };
-                assert!(start >= before + decoding.tables.bytes);
-                assert!(start + pixels.bytes <= layout.bytes());
-            }
-            assert!(
-                group
-                    .pixels
-                    .windows(2)
-                    .all(|pair| pair[0].distance(pair[1]) >= pair[0].bytes)
-            );
-        }
-    }
-}
+mod tests;
