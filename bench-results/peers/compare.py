@@ -66,6 +66,8 @@ def galley(args, common, case):
 def one_round(args, common, peers):
     """Case by case, each side right after the other."""
     for case, numbers in CASES:
+        if args.only and case[1] not in args.only.split(","):
+            continue
         for number in numbers:
             yield from peers.time(number)
         yield from galley(args, common, case)
@@ -113,6 +115,7 @@ def main():
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=2.0, help="time for each figure")
     parser.add_argument("--dtypes", default="f32,bf16", help="galley's dtypes")
+    parser.add_argument("--only", help="recipes to be timed [default: all, and a BiLSTM]")
     args = parser.parse_args()
     common = ["--threads", str(args.threads), "--seconds", str(args.seconds)]
     peers = Peers(common)
@@ -132,10 +135,9 @@ def main():
                 figures.append(figure)
                 print(json.dumps({"round": number, **figure}), file=file, flush=True)
             rounds.append(figures)
+            (args.out / "table.md").write_text(table(rounds, args.dtypes.split(",")))
             print(f"round {number + 1} of {args.rounds} done", file=sys.stderr)
-    text = table(rounds, args.dtypes.split(","))
-    (args.out / "table.md").write_text(text)
-    print(text)
+    print(table(rounds, args.dtypes.split(",")))
 
 
 if __name__ == "__main__":
