@@ -192,10 +192,14 @@ impl Pass<'_> {
 }
 
 /// How many inputs one task of the pool takes at least, so that handing it over costs less than it saves.
+///
+/// A request's inputs are handed over and waited for; a batch's are divided among threads that wake at the same time and one that is
+/// awake, so that a part of what is too little for that is enough.
 fn grain(inline_bytes: usize, inputs: &[Input]) -> usize {
+    const PART: usize = 8;
     let bytes: usize = inputs.iter().map(Input::size).sum();
     let mean = (bytes / inputs.len().max(1)).max(1);
-    (inline_bytes / mean).max(1)
+    (inline_bytes / PART / mean).max(1)
 }
 
 pub(crate) fn forward(
@@ -364,9 +368,9 @@ mod tests {
     #[test]
     fn tasks_are_as_large_as_the_recipe_asks() {
         let inputs: Vec<_> = (0..10).map(|_| Input::text("x".repeat(100))).collect();
-        assert_eq!(grain(1000, &inputs), 10);
+        assert_eq!(grain(8000, &inputs), 10);
         assert_eq!(grain(0, &inputs), 1);
-        assert_eq!(grain(usize::MAX, &[Input::text("")]), usize::MAX);
+        assert_eq!(grain(usize::MAX, &[Input::text("")]), usize::MAX / 8);
     }
 
     #[test]

@@ -9,8 +9,8 @@ use flate2::read::MultiGzDecoder;
 use galley_core::{InputError, LoadError, weights::read_file};
 use serde::Deserialize;
 use tokenizers::{
-    AddedToken, Decoder, ModelWrapper, decoders, models::wordpiece::WordPiece, normalizers,
-    pre_tokenizers, processors::bert::BertProcessing,
+    AddedToken, Decoder, DecoderWrapper, ModelWrapper, decoders, models::wordpiece::WordPiece,
+    normalizers, pre_tokenizers, processors::bert::BertProcessing,
 };
 
 /// A tokenizer, and the special tokens that it puts around a text.
@@ -24,6 +24,8 @@ pub struct Tokenizer {
     unknown: Option<u32>,
     /// What marks a piece that continues a word, `##`; `None` for models without such a mark.
     continuation: Option<String>,
+    /// Each id's token, which the tokenizer itself would look for in two maps and copy.
+    tokens: Vec<String>,
 }
 
 /// A text's tokens, special ones left out.
@@ -108,7 +110,11 @@ impl Tokenizer {
             _ => (None, None),
         };
         let (prefix, suffix) = frame_of(&inner)?;
+        let most = inner.get_vocab(true).into_values().max();
+        let ids = 0..most.map_or(0, |most| most.saturating_add(1));
+        let tokens = ids.map(|id| inner.id_to_token(id).unwrap_or_default());
         Ok(Self {
+            tokens: tokens.collect(),
             prefix,
             suffix,
             unknown: unknown.and_then(|token| inner.token_to_id(&token)),
@@ -150,8 +156,8 @@ impl Tokenizer {
     }
 
     /// The token of an id, `##ing`; empty if the vocabulary has no such id.
-    pub fn token(&self, id: u32) -> String {
-        self.inner.id_to_token(id).unwrap_or_default()
+    pub fn token(&self, id: u32) -> &str {
+        self.tokens.get(id as usize).map_or("", String::as_str)
     }
 
     /// The id that stands for words that the vocabulary cannot spell, `[UNK]`.
@@ -170,15 +176,39 @@ impl Tokenizer {
     }
 
     /// Tokens put together to text, as the tokenizer's decoder does it.
-    pub fn text(&self, tokens: Vec<String>) -> String {
-        match self.inner.get_decoder() {
-            // A decoder that fails leaves no better text than the tokens themselves.
-            Some(decoder) => decoder
-                .decode(tokens.clone())
-                .unwrap_or_else(|_| tokens.join(" ")),
-            None => tokens.join(" "),
+    pub fn text(&self, tokens: &[&str]) -> String {
+        let Some(decoder) = self.inner.get_decoder() else {
+            return tokens.join(" ");
+        };
+        if let DecoderWrapper::WordPiece(pieces) = decoder
+            && let Some(text) = joined(tokens, &pieces.prefix)
+        {
+            return text;
         }
+        let owned = tokens.iter().map(|&token| token.into()).collect();
+        // A decoder that fails leaves no better text than the tokens themselves.
+        decoder.decode(owned).unwrap_or_else(|_| tokens.join(" "))
     }
+}
+
+/// What the decoder of word pieces makes of tokens; none where one has a space or punctuation in it, around which the decoder puts
+/// spaces right. It looks for that in each token eleven times, which took longer than all else that is done with an entity.
+fn joined(tokens: &[&str], mark: &str) -> Option<String> {
+    let mut text = String::with_capacity(tokens.iter().map(|token| token.len() + 1).sum());
+    for (i, token) in tokens.iter().enumerate() {
+        let piece = match token.strip_prefix(mark) {
+            Some(piece) if i > 0 => piece,
+            _ => {
+                text.extend((i > 0).then_some(' '));
+                token
+            }
+        };
+        if piece.contains([' ', '.', '?', '!', ',', '\'']) {
+            return None;
+        }
+        text.push_str(piece);
+    }
+    Some(text)
 }
 
 /// The settings of a `vocab.txt`'s tokenizer, named as in `tokenizer_config.json`.

@@ -74,11 +74,43 @@ fn a_vocabulary_gives_the_same_tokens_as_the_tokenizer_file() {
         let lines: Vec<&str> = vocab.iter().map(|(_, token)| token.as_str()).collect();
         let tokenizer = Tokenizer::from_vocab(lines.join("\n").as_bytes(), &case.settings).unwrap();
         check(&tokenizer, &case.goldens);
-        let pieces = ["d", "'", "angelo", "##s", ",", "x"].map(String::from);
+        let pieces = ["d", "'", "angelo", "##s", ",", "x"];
         let whole = Tokenizer::from_bytes(&case.json).unwrap();
-        assert_eq!(tokenizer.text(pieces.to_vec()), whole.text(pieces.to_vec()));
+        assert_eq!(tokenizer.text(&pieces), whole.text(&pieces));
         assert_eq!(tokenizer.unknown(), whole.unknown());
         assert!(tokenizer.marks_continuations() && whole.marks_continuations());
+    }
+}
+
+#[test]
+fn tokens_and_their_text_are_the_librarys_own() {
+    for case in cases() {
+        let tokenizer = Tokenizer::from_bytes(&case.json).unwrap();
+        let library = tokenizers::Tokenizer::from_bytes(&case.json).unwrap();
+        let count = library.get_vocab_size(true) as u32;
+        for id in 0..count + 2 {
+            let token = library.id_to_token(id).unwrap_or_default();
+            assert_eq!(tokenizer.token(id), token, "{id}");
+        }
+        let marks = [
+            "'", "##'", "s", "##s", "do", "not", "n't", ".", "##.", "a b", "##",
+        ];
+        let mut seed = 1u64;
+        let mut any = || {
+            seed = seed.wrapping_mul(0x5851_F42D_4C95_7F2D).wrapping_add(1);
+            (seed >> 33) as usize
+        };
+        for _ in 0..3000 {
+            let tokens: Vec<&str> = (0..any() % 5)
+                .map(|_| match any() % 4 {
+                    0 => marks[any() % marks.len()],
+                    _ => tokenizer.token((any() % count as usize) as u32),
+                })
+                .collect();
+            let owned = tokens.iter().map(|&token| token.to_owned()).collect();
+            let expected = library.get_decoder().unwrap().decode(owned).unwrap();
+            assert_eq!(tokenizer.text(&tokens), expected, "{tokens:?}");
+        }
     }
 }
 

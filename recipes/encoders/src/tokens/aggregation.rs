@@ -5,7 +5,7 @@
 //! type. The others decide for whole words first: by the word's `first` token, by the `average` of its tokens'
 //! probabilities, or by the token with the `max` probability.
 
-use std::str::FromStr;
+use std::{borrow::Cow, str::FromStr};
 
 use galley_core::Entity;
 use galley_text::Tokenizer;
@@ -49,9 +49,9 @@ impl FromStr for Aggregation {
 
 /// One token with what the model thinks of it.
 #[derive(Clone, Debug)]
-pub(crate) struct ScoredToken {
+pub(crate) struct ScoredToken<'a> {
     /// The token, `##ing`; for an unknown one its slice of the text.
-    pub(crate) word: String,
+    pub(crate) word: &'a str,
     /// Each label's probability.
     pub(crate) probabilities: Vec<f32>,
     /// Its index in the window that the model read.
@@ -67,14 +67,14 @@ pub(crate) struct ScoredToken {
 struct Labelled<'a> {
     label: &'a str,
     score: f32,
-    word: String,
+    word: Cow<'a, str>,
     start: usize,
     end: usize,
 }
 
 /// The entities of a text.
 pub(crate) fn entities(
-    tokens: &[ScoredToken],
+    tokens: &[ScoredToken<'_>],
     labels: &[String],
     aggregation: Aggregation,
     tokenizer: &Tokenizer,
@@ -93,7 +93,7 @@ pub(crate) fn entities(
     }
 }
 
-fn single_tokens(tokens: &[ScoredToken], labels: &[String]) -> Vec<Entity> {
+fn single_tokens(tokens: &[ScoredToken<'_>], labels: &[String]) -> Vec<Entity> {
     tokens
         .iter()
         .map(|token| (token.index, labelled_token(token, labels)))
@@ -102,7 +102,7 @@ fn single_tokens(tokens: &[ScoredToken], labels: &[String]) -> Vec<Entity> {
             entity_group: None,
             entity: Some(token.label.into()),
             score: token.score,
-            word: token.word,
+            word: token.word.into_owned(),
             index: Some(index),
             start: token.start,
             end: token.end,
@@ -110,12 +110,12 @@ fn single_tokens(tokens: &[ScoredToken], labels: &[String]) -> Vec<Entity> {
         .collect()
 }
 
-fn labelled_token<'a>(token: &ScoredToken, labels: &'a [String]) -> Labelled<'a> {
+fn labelled_token<'a>(token: &ScoredToken<'a>, labels: &'a [String]) -> Labelled<'a> {
     let (best, score) = best(&token.probabilities);
     Labelled {
         label: &labels[best],
         score,
-        word: token.word.clone(),
+        word: token.word.into(),
         start: token.start,
         end: token.end,
     }
@@ -123,7 +123,7 @@ fn labelled_token<'a>(token: &ScoredToken, labels: &'a [String]) -> Labelled<'a>
 
 /// Labels a word of one or more tokens.
 fn labelled_word<'a>(
-    word: &[ScoredToken],
+    word: &[ScoredToken<'_>],
     labels: &'a [String],
     aggregation: Aggregation,
     tokenizer: &Tokenizer,
@@ -146,13 +146,17 @@ fn labelled_word<'a>(
     Labelled {
         label: &labels[label],
         score,
-        word: tokenizer.text(word.iter().map(|token| token.word.clone()).collect()),
+        word: text(word.iter().map(|token| token.word), tokenizer).into(),
         start: word[0].start,
         end: word[word.len() - 1].end,
     }
 }
 
-fn average(word: &[ScoredToken]) -> Vec<f32> {
+fn text<'a>(words: impl Iterator<Item = &'a str>, tokenizer: &Tokenizer) -> String {
+    tokenizer.text(&words.collect::<Vec<_>>())
+}
+
+fn average(word: &[ScoredToken<'_>]) -> Vec<f32> {
     let mut sums = word[0].probabilities.clone();
     for token in &word[1..] {
         for (sum, p) in sums.iter_mut().zip(&token.probabilities) {
@@ -188,7 +192,7 @@ fn groups(labelled: Vec<Labelled<'_>>, tokenizer: &Tokenizer) -> Vec<Entity> {
                 entity_group: Some(group_name(group[0].label).into()),
                 entity: None,
                 score: (sum / group.len() as f64) as f32,
-                word: tokenizer.text(group.iter().map(|member| member.word.clone()).collect()),
+                word: text(group.iter().map(|member| &*member.word), tokenizer),
                 index: None,
                 start: group[0].start,
                 end: group[group.len() - 1].end,
@@ -224,11 +228,11 @@ mod tests {
     }
 
     /// A token with the probabilities of O, B-A, I-A, B-B, I-B.
-    fn token(word: &str, start: usize, probabilities: [f32; 5]) -> ScoredToken {
+    fn token(word: &str, start: usize, probabilities: [f32; 5]) -> ScoredToken<'_> {
         let is_subword = word.starts_with("##");
         let letters = word.trim_start_matches("##").len();
         ScoredToken {
-            word: word.into(),
+            word,
             probabilities: probabilities.to_vec(),
             index: start + 1,
             start,
@@ -238,7 +242,7 @@ mod tests {
     }
 
     /// `new yo##rk .` on which the strategies disagree.
-    fn new_york() -> Vec<ScoredToken> {
+    fn new_york() -> Vec<ScoredToken<'static>> {
         vec![
             token("new", 0, [0.1, 0.8, 0.1, 0.0, 0.0]),
             token("yo", 4, [0.2, 0.0, 0.5, 0.0, 0.3]),
@@ -247,7 +251,10 @@ mod tests {
         ]
     }
 
-    fn run(tokens: &[ScoredToken], aggregation: &str) -> Vec<(String, String, f32, usize, usize)> {
+    fn run(
+        tokens: &[ScoredToken<'_>],
+        aggregation: &str,
+    ) -> Vec<(String, String, f32, usize, usize)> {
         let labels = LABELS.map(String::from);
         entities(tokens, &labels, aggregation.parse().unwrap(), &tokenizer())
             .into_iter()

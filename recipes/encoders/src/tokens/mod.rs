@@ -43,7 +43,7 @@ impl TokenClassification {
     }
 
     /// Each token with its probabilities, from the logits of all tokens in a row.
-    fn scored(&self, item: &Item, logits: &[f32]) -> Vec<ScoredToken> {
+    fn scored<'a>(&'a self, item: &'a Item, logits: &[f32]) -> Vec<ScoredToken<'a>> {
         let Document {
             tokens, windows, ..
         } = &item.document;
@@ -63,7 +63,7 @@ impl TokenClassification {
                     start > 0 && !around_start(&item.text, from).contains(' ')
                 };
                 if self.model.reader.tokenizer().unknown() == Some(tokens.ids[i]) {
-                    word = slice.into();
+                    word = slice;
                     is_subword = false;
                 }
                 scored.push(ScoredToken {

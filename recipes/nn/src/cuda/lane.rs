@@ -25,7 +25,7 @@ use crate::bench::{repeated, repetitions};
 /// Bytes of what a library's products work in: there is one for each pass that runs at the same time.
 const WORKSPACE: usize = 32 << 20;
 /// Recorded passes that a lane keeps; they are small, and a server meets few shapes.
-const MOST_GRAPHS: usize = 256;
+const MOST_GRAPHS: usize = 512;
 
 /// A stream and the memory of passes on it. `K` tells the shapes of passes that are worth recording.
 pub(crate) struct Lane<K> {
