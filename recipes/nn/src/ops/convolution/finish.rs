@@ -2,7 +2,10 @@
 
 use std::{mem::MaybeUninit, ops::Range};
 
-use super::tile::{Sink, Tile};
+use super::{
+    factors::Turns,
+    tile::{Sink, Tile},
+};
 use crate::{
     activation::Activation,
     matmul::{MOST_ROWS, PANEL},
@@ -42,7 +45,7 @@ impl<'a> Finish<'a> {
     #[inline(always)]
     pub(super) unsafe fn sum<V: Vector>(
         &self,
-        tile: Tile<'_>,
+        (tile, turns): (Tile<'_>, Option<Turns>),
         rows: usize,
         [first, step]: [usize; 2],
         channels: Range<usize>,
@@ -67,7 +70,7 @@ impl<'a> Finish<'a> {
                 sink.pitch = PANEL;
             }
             sink.bias = (self.bias).map(|bias| bias.as_ptr().wrapping_add(channels.start));
-            tile.sum::<V>(rows, sink);
+            tile.sum_by::<V>(turns, rows, sink);
             if sink.to != sums {
                 return;
             }
