@@ -4,7 +4,10 @@
 //! move by 0.2. Pillow resizes in two passes, columns first, each rounding to 8 bits from fixed-point weights of
 //! 22 bits (`src/libImaging/Resample.c`). Here only those rows and columns are computed that the crop keeps.
 
+use std::ops::Range;
+
 use galley_nn::picture;
+use pulp::{Arch, Simd, WithSimd};
 
 use crate::{Rgb, orientation::Orientation};
 
@@ -12,6 +15,8 @@ use crate::{Rgb, orientation::Orientation};
 const FRACTION: u32 = 32 - 8 - 2;
 /// The filter reaches so many pixels to each side, at the larger of both scales.
 const SUPPORT: f64 = 2.0;
+/// Lines that are resized along their length beside each other: a pixel of all of them is a vector or several.
+const LINES: usize = 32;
 
 /// What the network sees of an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,11 +31,11 @@ impl View {
     /// The view of an image: `crop * crop` pixels of red, green and blue.
     pub fn of(self, image: &Rgb) -> Vec<u8> {
         let [columns, rows] = self.axes([image.width, image.height]);
-        let first = rows.taps.first().map_or(0, |tap| tap.start);
-        let end = rows.taps.last().map_or(0, |tap| tap.start + tap.count);
-        let line = image.width * 3;
-        let narrow = columns.resize_lines(&image.pixels[first * line..end * line], line);
-        rows.resize_columns(&narrow, self.crop * 3, first)
+        Arch::new().dispatch(Resizing {
+            image,
+            columns: &columns,
+            rows: &rows,
+        })
     }
 
     /// How a device makes the same of an image of this size, which it decodes itself: it is turned first. None where it has no room
@@ -59,6 +64,27 @@ impl View {
         // As torchvision: the longer side is rounded down.
         let scaled = |side: usize| (self.resize as u128 * side as u128 / short as u128) as usize;
         size.map(|side| Axis::new(side, scaled(side), self.crop))
+    }
+}
+
+/// Both passes, compiled for the vectors that there are.
+struct Resizing<'a> {
+    image: &'a Rgb,
+    columns: &'a Axis,
+    rows: &'a Axis,
+}
+
+impl WithSimd for Resizing<'_> {
+    type Output = Vec<u8>;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) -> Vec<u8> {
+        let kept = self.rows.under();
+        let line = self.image.width * 3;
+        let lines = &self.image.pixels[kept.start * line..kept.end * line];
+        let narrow = self.columns.resize_lines(lines, line);
+        let line = self.columns.taps.len() * 3;
+        self.rows.resize_columns(&narrow, line, kept.start)
     }
 }
 
@@ -137,42 +163,67 @@ impl Axis {
         picture::Axis::new(&taps.collect::<Vec<_>>())
     }
 
+    /// The input pixels that any of the output's are made of.
+    fn under(&self) -> Range<usize> {
+        let first = self.taps.first().map_or(0, |tap| tap.start);
+        let end = self.taps.last().map_or(0, |tap| tap.start + tap.count);
+        first..end
+    }
+
     /// Resizes each line of `line` bytes along its length.
+    #[inline(always)]
     fn resize_lines(&self, lines: &[u8], line: usize) -> Vec<u8> {
-        let mut out = Vec::with_capacity(lines.len() / line.max(1) * self.taps.len() * 3);
-        for line in lines.chunks_exact(line) {
-            for tap in &self.taps {
-                let mut sums = [1 << (FRACTION - 1); 3];
-                let pixels = line[tap.start * 3..][..tap.count * 3].chunks_exact(3);
-                for (pixel, weight) in pixels.zip(self.weights(tap)) {
-                    for c in 0..3 {
-                        sums[c] += i32::from(pixel[c]) * weight;
-                    }
+        let (kept, width) = (self.under(), self.taps.len() * 3);
+        let mut out = vec![0; lines.len() / line.max(1) * width];
+        let mut turned = vec![0; kept.len() * LINES * 3];
+        let groups = lines.chunks(LINES * line.max(1));
+        for (group, out) in groups.zip(out.chunks_mut(LINES * width)) {
+            let column = group.len() / line * 3;
+            for (i, line) in group.chunks_exact(line).enumerate() {
+                let pixels = line[kept.start * 3..].as_chunks::<3>().0.iter();
+                for (pixel, column) in pixels.zip(turned.chunks_exact_mut(column)) {
+                    column[i * 3..i * 3 + 3].copy_from_slice(pixel);
                 }
-                out.extend(sums.map(to_byte));
+            }
+            let mut sums = vec![0; column];
+            for (x, tap) in self.taps.iter().enumerate() {
+                let under = &turned[(tap.start - kept.start) * column..];
+                self.sum(tap, under, &mut sums);
+                let pixels = sums.as_chunks::<3>().0.iter();
+                for (sums, line) in pixels.zip(out.chunks_exact_mut(width)) {
+                    line[x * 3..x * 3 + 3].copy_from_slice(&sums.map(to_byte));
+                }
             }
         }
         out
     }
 
     /// Resizes lines of `line` bytes across, the first of them being line `first` of the image.
+    #[inline(always)]
     fn resize_columns(&self, lines: &[u8], line: usize, first: usize) -> Vec<u8> {
         let mut out = Vec::with_capacity(self.taps.len() * line);
-        let mut sums = vec![0i32; line];
+        let mut sums = vec![0; line];
         for tap in &self.taps {
-            sums.fill(1 << (FRACTION - 1));
-            let rows = lines[(tap.start - first) * line..].chunks_exact(line);
-            for (row, weight) in rows.zip(self.weights(tap)) {
-                for (sum, byte) in sums.iter_mut().zip(row) {
-                    *sum += i32::from(*byte) * weight;
-                }
-            }
+            self.sum(tap, &lines[(tap.start - first) * line..], &mut sums);
             out.extend(sums.iter().map(|sum| to_byte(*sum)));
         }
         out
     }
+
+    /// The weighted sums of lines, as many as there are weights, each as long as the sums.
+    #[inline(always)]
+    fn sum(&self, tap: &Tap, lines: &[u8], sums: &mut [i32]) {
+        let lines = lines.chunks_exact(sums.len());
+        sums.fill(1 << (FRACTION - 1));
+        for (line, weight) in lines.zip(self.weights(tap)) {
+            for (sum, byte) in sums.iter_mut().zip(line) {
+                *sum += i32::from(*byte) * weight;
+            }
+        }
+    }
 }
 
+#[inline(always)]
 fn to_byte(sum: i32) -> u8 {
     (sum >> FRACTION).clamp(0, 255) as u8
 }
