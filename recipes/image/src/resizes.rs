@@ -12,11 +12,14 @@ use crate::{View, orientation::Orientation};
 /// Of so many sizes, of some 20 kB each. Most callers send pictures of few.
 const MOST: usize = 256;
 
-/// What a view makes of pictures, by their size and the way they are turned.
+/// Pictures that are resized in one way: their pixels across and down as they are stored, and how they are turned.
+type Alike = ([usize; 2], Orientation);
+
+/// What a view makes of pictures.
 #[derive(Debug)]
 pub(crate) struct Resizes {
     view: View,
-    made: Mutex<HashMap<([usize; 2], Orientation), Arc<Resize>>>,
+    made: Mutex<HashMap<Alike, Arc<Resize>>>,
 }
 
 impl Resizes {
