@@ -46,11 +46,8 @@ fn worst(got: impl Iterator<Item = f64>, expected: &[f64]) -> f64 {
     off.fold(0.0, f64::max)
 }
 
-/// By how much losses may be off, a step each. BatchNorm over the few pixels that small images leave makes much of what f32 rounds, and
-/// each step more: of `resnext50_32x4d` PyTorch's own f32 is off these f64 losses by 2e-6, up to 1.1e-3 and up to 1.4e-2, another way
-/// with oneDNN than without.
-const LIMITS: [f64; 3] = [1e-5, 5e-3, 5e-2];
-
+/// BatchNorm over the few pixels that small images leave makes much of what f32 rounds, and large steps more; the first loss shows
+/// none of that.
 #[test]
 fn every_family_is_trained_as_by_pytorch() {
     let traces = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/traces.safetensors");
@@ -89,15 +86,17 @@ fn every_family_is_trained_as_by_pytorch() {
         let expected = read("losses");
         assert_eq!(losses.len(), expected.len());
         assert_eq!(gradients.len(), read("gradients").len());
+        // What is no number would be within any bound.
+        let mut numbers = losses.iter().chain(&gradients).chain(&values);
+        assert!(numbers.all(|number| number.is_finite()), "{name}");
         let pairs = losses.iter().zip(&expected);
         let off = pairs.map(|(got, expected)| (got - expected).abs() / expected);
-        let off: Vec<f64> = off.collect();
+        let off = off.fold(0.0, f64::max);
         let gradients = worst(gradients.into_iter(), &read("gradients"));
         let values = worst(values.into_iter(), &read("values"));
-        println!("{name}: off by {off:?}, {gradients:.1e} {values:.1e}");
-        // What is no number is not within anything.
-        let near = off.iter().zip(LIMITS).all(|(off, limit)| *off <= limit);
-        if !near || gradients > 2e-2 || values > 5e-4 {
+        let begins = (losses[0] - expected[0]).abs() / expected[0];
+        println!("{name}: off by {begins:.1e} {off:.1e} {gradients:.1e} {values:.1e}");
+        if begins > 1e-5 || off > 2e-2 || gradients > 2e-2 || values > 5e-4 {
             wrong.push(format!(
                 "{name}: {losses:?}, expected {expected:?}; {gradients}, {values}"
             ));

@@ -243,25 +243,22 @@ unsafe fn unfinished<V: Vector>(
     }
 }
 
-/// Rows in tiles as high as registers have room for two vectors of sums.
+/// Cuts rows into tiles of even heights: a last one of a row or two would leave the processor waiting for its sums.
 #[inline(always)]
 pub(crate) fn tiles<V: Vector>(rows: Range<usize>) -> Tiles {
-    Tiles::new(rows, V::ROWS)
+    Tiles {
+        rows,
+        most: V::ROWS,
+    }
 }
 
-/// Cuts rows into tiles of even heights: a last one of a row or two would leave the processor waiting for its sums.
+/// See [`tiles`].
 pub(crate) struct Tiles {
     rows: Range<usize>,
     most: usize,
 }
 
 impl Tiles {
-    /// Of at most so many rows.
-    #[inline(always)]
-    pub(crate) fn new(rows: Range<usize>, most: usize) -> Self {
-        Self { rows, most }
-    }
-
     /// How many are left.
     #[inline(always)]
     pub(crate) fn count(&self) -> usize {

@@ -38,7 +38,7 @@ use crate::{
     workspace::with_thread_memory,
 };
 
-pub(crate) use kernel::{Ahead, MOST_ROWS, Tile, Tiles, tiles};
+pub(crate) use kernel::{Ahead, MOST_ROWS, Tile, tiles};
 pub(crate) use matrix::{Matrix, PANEL};
 
 /// The most rows in a task: its input stays in the second-level cache.

@@ -27,15 +27,10 @@ pub(crate) use precision::{Dot, Kind, Single, dispatch_product};
 /// Every method is unsafe for the same two reasons: the instruction set must be there, which [`dispatch!`] sees to, and
 /// pointers must be valid for [`Vector::LEN`] values (or `count`), which is up to the kernel.
 pub(crate) trait Vector: Copy {
-    /// For each lane, another one.
-    type Lanes: Copy;
-
     /// How many values it holds.
     const LEN: usize;
     /// How many rows of two vectors a matrix kernel can keep in registers.
     const ROWS: usize;
-    /// How many rows of one vector keep the processor busy, where `ROWS` would leave it waiting for its sums.
-    const ROWS_OF_ONE: usize = Self::ROWS;
 
     unsafe fn splat(value: f32) -> Self;
     unsafe fn load(from: *const f32) -> Self;
@@ -104,11 +99,6 @@ pub(crate) trait Vector: Copy {
             }
         }
     }
-
-    /// For each lane, the `nth` of its group, groups of `width` lanes lying side by side; the width is a power of two below `LEN`.
-    unsafe fn of_groups(width: usize, nth: usize) -> Self::Lanes;
-    /// In each lane the value of the one that is given for it.
-    unsafe fn permute(self, lanes: Self::Lanes) -> Self;
 
     /// Its lanes where `low < other < high`, zeros elsewhere.
     unsafe fn where_between(self, other: Self, low: Self, high: Self) -> Self;

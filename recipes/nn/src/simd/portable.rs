@@ -14,8 +14,6 @@ impl Portable {
 }
 
 impl Vector for Portable {
-    type Lanes = [usize; 8];
-
     const LEN: usize = 8;
     const ROWS: usize = 2;
 
@@ -73,14 +71,6 @@ impl Vector for Portable {
         self.zip(power, |value, power| {
             value * f32::from_bits((((power as i32) + 127) << 23) as u32)
         })
-    }
-    #[inline(always)]
-    unsafe fn of_groups(width: usize, nth: usize) -> [usize; 8] {
-        std::array::from_fn(|lane| (lane & !(width - 1)) + nth)
-    }
-    #[inline(always)]
-    unsafe fn permute(self, lanes: [usize; 8]) -> Self {
-        Self(lanes.map(|lane| self.0[lane % Self::LEN]))
     }
     #[inline(always)]
     unsafe fn where_between(self, other: Self, low: Self, high: Self) -> Self {

@@ -5,11 +5,8 @@ use std::arch::x86_64::*;
 use super::Vector;
 
 impl Vector for __m256 {
-    type Lanes = __m256i;
-
     const LEN: usize = 8;
     const ROWS: usize = 6;
-    const ROWS_OF_ONE: usize = 8;
 
     #[inline(always)]
     fn prefetch(from: *const f32) {
@@ -81,20 +78,6 @@ impl Vector for __m256 {
         }
     }
     #[inline(always)]
-    unsafe fn of_groups(width: usize, nth: usize) -> __m256i {
-        // SAFETY: see `splat`.
-        unsafe {
-            let lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-            let first = _mm256_and_si256(lanes, _mm256_set1_epi32(-(width as i32)));
-            _mm256_add_epi32(first, _mm256_set1_epi32(nth as i32))
-        }
-    }
-    #[inline(always)]
-    unsafe fn permute(self, lanes: __m256i) -> Self {
-        // SAFETY: see `splat`. Narrow groups lie within halves, whose lanes the lower bits tell.
-        unsafe { _mm256_permutevar_ps(self, lanes) }
-    }
-    #[inline(always)]
     unsafe fn where_between(self, other: Self, low: Self, high: Self) -> Self {
         // SAFETY: see `splat`.
         unsafe {
@@ -106,8 +89,6 @@ impl Vector for __m256 {
 }
 
 impl Vector for __m512 {
-    type Lanes = __m512i;
-
     const LEN: usize = 16;
     const ROWS: usize = 12;
 
@@ -186,20 +167,6 @@ impl Vector for __m512 {
     unsafe fn scale(self, power: Self) -> Self {
         // SAFETY: see `splat`.
         unsafe { _mm512_scalef_ps(self, power) }
-    }
-    #[inline(always)]
-    unsafe fn of_groups(width: usize, nth: usize) -> __m512i {
-        // SAFETY: see `splat`.
-        unsafe {
-            let lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-            let first = _mm512_and_si512(lanes, _mm512_set1_epi32(-(width as i32)));
-            _mm512_add_epi32(first, _mm512_set1_epi32(nth as i32))
-        }
-    }
-    #[inline(always)]
-    unsafe fn permute(self, lanes: __m512i) -> Self {
-        // SAFETY: see `splat`.
-        unsafe { _mm512_permutexvar_ps(lanes, self) }
     }
     #[inline(always)]
     unsafe fn where_between(self, other: Self, low: Self, high: Self) -> Self {

@@ -2,10 +2,7 @@
 
 use std::{mem::MaybeUninit, ops::Range};
 
-use super::{
-    factors::Turns,
-    tile::{Sink, Tile},
-};
+use super::tile::{Sink, Tile};
 use crate::{
     activation::Activation,
     matmul::{MOST_ROWS, PANEL},
@@ -45,7 +42,7 @@ impl<'a> Finish<'a> {
     #[inline(always)]
     pub(super) unsafe fn sum<V: Vector>(
         &self,
-        (tile, turns): (Tile<'_>, Option<Turns>),
+        tile: Tile<'_>,
         rows: usize,
         [first, step]: [usize; 2],
         channels: Range<usize>,
@@ -70,7 +67,7 @@ impl<'a> Finish<'a> {
                 sink.pitch = PANEL;
             }
             sink.bias = (self.bias).map(|bias| bias.as_ptr().wrapping_add(channels.start));
-            tile.sum_by::<V>(turns, rows, sink);
+            tile.sum::<V>(rows, sink);
             if sink.to != sums {
                 return;
             }

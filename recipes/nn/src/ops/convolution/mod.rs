@@ -10,7 +10,6 @@
     allow(dead_code, reason = "tests use what they test")
 )]
 pub(crate) mod cuda;
-mod factors;
 mod finish;
 mod product;
 mod strips;

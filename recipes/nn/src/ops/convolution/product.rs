@@ -11,15 +11,14 @@ use rayon::prelude::*;
 
 use super::{
     Before,
-    factors::Turns,
     finish::Finish,
     strips::Strips,
     sweep::{Sweep, copy},
-    tile::{Tile, rows_of_groups},
+    tile::Tile,
 };
 use crate::{
     host,
-    matmul::Tiles,
+    matmul::tiles,
     ops::Images,
     simd::{Level, Vector, dispatch},
     workspace::with_thread_memory,
@@ -70,8 +69,6 @@ struct Task<'a> {
     lines: &'a [Line],
     /// Where the runs of a window begin, from its first value on.
     runs: &'a [usize],
-    /// Values from one step of a run to the next.
-    step: usize,
     /// Values from one window to the next.
     stride: usize,
     /// Counted through all blocks.
@@ -162,7 +159,6 @@ impl Product<'_> {
                     x,
                     lines: &lines,
                     runs: &[0],
-                    step: 1,
                     stride: pitch,
                     strips: strips.clone(),
                 };
@@ -185,9 +181,7 @@ impl Product<'_> {
     unsafe fn run_lines(&self, level: Level, copies: bool) {
         let sweep = self.sweep;
         let pitch = if copies { self.pitch() } else { self.x.pitch };
-        // Neighbouring pixels' channels are one run, or each pixel is a step.
-        let narrow = self.strips.are_narrow(level.lanes());
-        let together = narrow || self.strips.groups == 1 && pitch == sweep.from.channels;
+        let together = self.strips.blocks() == 1 && pitch == sweep.from.channels;
         let runs = sweep.runs(together, pitch);
         let line = sweep.line(pitch) * sweep.stride[0];
         let pixels = sweep.lines() * sweep.windows[1];
@@ -206,7 +200,6 @@ impl Product<'_> {
                     x,
                     lines: &lines,
                     runs: &runs,
-                    step: if narrow { pitch } else { 1 },
                     stride: sweep.stride[1] * pitch,
                     strips: strips.clone(),
                 };
@@ -258,44 +251,31 @@ unsafe fn task_kernel<V: Vector>(task: &Task<'_>) {
         finish,
         ..
     } = task.product;
-    let turns = strips.are_narrow(V::LEN).then_some(Turns {
-        width: strips.lanes,
-        apart: strips.strip,
-    });
-    // Rows of a strip that each tap is one step of: all, or the turn's.
-    let (each, pitch) = match turns {
-        Some(_) => (1, strips.sums * strips.strip),
-        None => (strips.sums, strips.strip),
-    };
-    let steps = strips.taps * each / task.runs.len().max(1);
+    let steps = strips.taps * strips.block_sums() / task.runs.len().max(1);
     for index in task.strips.clone() {
-        let (all, width) = (strips.channels(index), strips.tile(V::LEN));
-        for column in (0..all.len()).step_by(width) {
-            let first = all.start + column;
-            let channels = first..all.end.min(first + width);
-            let rows = match turns {
-                Some(_) => rows_of_groups::<V>(),
-                None if channels.len() > V::LEN => V::ROWS,
-                None => V::ROWS_OF_ONE,
-            };
-            let x = task.x.wrapping_add(strips.summed(index, column));
+        let channels = strips.channels(index);
+        let first = index / strips.block_strips() * strips.block_sums();
+        for column in (0..channels.len()).step_by(2 * V::LEN) {
             let weight = weight[index * strips.strip_len() + column..].as_ptr();
             for line in task.lines {
-                let mut tiles = Tiles::new(0..line.columns, rows);
+                let mut tiles = tiles::<V>(0..line.columns);
                 while let Some(pixels) = tiles.next() {
                     let tile = Tile {
-                        x: x.wrapping_add(line.x + pixels.start * task.stride),
+                        x: task
+                            .x
+                            .wrapping_add(line.x + pixels.start * task.stride + first),
                         runs: task.runs,
                         steps,
-                        step: task.step,
+                        step: 1,
                         row: task.stride,
                         weight,
-                        pitch,
+                        pitch: strips.strip,
                         ahead: None,
                     };
                     let to = [line.y + pixels.start * sweep.step[1], sweep.step[1]];
+                    let channels = channels.start + column..channels.end;
                     // SAFETY: as the caller's: the tiles are the line's windows, and the columns the strip's.
-                    unsafe { finish.sum::<V>((tile, turns), pixels.len(), to, channels.clone()) };
+                    unsafe { finish.sum::<V>(tile, pixels.len(), to, channels) };
                 }
             }
         }

@@ -11,9 +11,9 @@ use crate::{
     simd::{Level, MAX_LEN, Vector, dispatch, load_up_to, store_up_to},
 };
 
-/// Weights in strips: `[blocks, strips, taps, sums, strip]`.
+/// Weights in strips: `[blocks, strips, taps, block sums, strip]`.
 ///
-/// Groups that fill a strip lie in a block together, each in lanes of its own: a row is a channel of each.
+/// Groups that are narrower than a strip lie in a block together, with zeros between them.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Strips {
     /// Taps of the filter.
@@ -36,17 +36,19 @@ pub(super) struct Strips {
 impl Strips {
     /// Of all taps of a layer with so many channels in all groups; strips are of its outputs, or else of its inputs.
     pub(super) fn new(filter: usize, groups: usize, channels: [usize; 2], outputs: bool) -> Self {
-        let mut channels = channels.map(|channels| channels / groups);
-        if !outputs {
-            channels.reverse();
-        }
-        let [sums, lanes] = channels;
-        let vector = Level::detect().lanes();
-        let strip = 2 * vector;
-        // Several of a vector find their inputs in lanes of their own.
-        let fill = vector.is_multiple_of(lanes) && (sums == lanes || lanes == vector);
-        let fill = fill && groups.is_multiple_of(strip / lanes);
-        let together = if fill { strip / lanes } else { 1 };
+        let [inputs, given] = channels.map(|channels| channels / groups);
+        let (sums, lanes) = if outputs {
+            (inputs, given)
+        } else {
+            (given, inputs)
+        };
+        let strip = 2 * Level::detect().lanes();
+        // As many groups as fill a strip.
+        let together = (1..=groups)
+            .filter(|count| groups.is_multiple_of(*count))
+            .take_while(|count| *count == 1 || count * lanes <= strip)
+            .last()
+            .unwrap_or(1);
         Self {
             filter,
             taps: filter,
@@ -69,9 +71,18 @@ impl Strips {
         self.groups * self.sums * self.lanes * self.filter
     }
 
+    /// Channels of a block that are summed over.
+    pub(super) fn block_sums(&self) -> usize {
+        self.sums * self.together
+    }
+
     /// Channels of a block that lie in strips.
     pub(super) fn block_lanes(&self) -> usize {
         self.lanes * self.together
+    }
+
+    pub(super) fn blocks(&self) -> usize {
+        self.groups / self.together
     }
 
     /// Strips of a block.
@@ -81,12 +92,12 @@ impl Strips {
 
     /// Strips of all blocks.
     pub(super) fn count(&self) -> usize {
-        self.groups / self.together * self.block_strips()
+        self.blocks() * self.block_strips()
     }
 
     /// Values of a strip.
     pub(super) fn strip_len(&self) -> usize {
-        self.taps * self.sums * self.strip
+        self.taps * self.block_sums() * self.strip
     }
 
     /// Values of all strips.
@@ -101,25 +112,6 @@ impl Strips {
         let count = self.strip.min(self.block_lanes() - first);
         let first = block * self.block_lanes() + first;
         first..first + count
-    }
-
-    /// Whether vectors of so many values are of several groups.
-    #[inline(always)]
-    pub(super) fn are_narrow(&self, vector: usize) -> bool {
-        self.together > 1 && self.lanes < vector
-    }
-
-    /// Lanes of a tile in such vectors: two of them, or those of a group.
-    #[inline(always)]
-    pub(super) fn tile(&self, vector: usize) -> usize {
-        let of_group = self.together > 1 && self.lanes >= vector;
-        if of_group { self.lanes } else { 2 * vector }
-    }
-
-    /// The first channel that is summed over for a strip's lanes from one on, counted through all blocks.
-    #[inline(always)]
-    pub(super) fn summed(&self, index: usize, lane: usize) -> usize {
-        (index / self.block_strips() * self.together + lane / self.lanes) * self.sums
     }
 
     /// Where in a state dict's weight a pair of a group's channels is, at the first tap.
@@ -166,25 +158,34 @@ impl Strips {
         to: &mut [f32],
     ) {
         assert_eq!(to.len(), self.strip_len(), "strip's length");
-        if self.together == 1 {
+        if self.together > 1 {
+            self.pack_groups(weight, places, index, to);
+        } else {
             // SAFETY: the level is the processor's; the lengths were checked.
-            return unsafe { pack_strip(level, self, weight, places, index, to) };
+            unsafe { pack_strip(level, self, weight, places, index, to) };
         }
+    }
+
+    /// A strip of several groups.
+    fn pack_groups(&self, weight: &[f32], places: &[Option<usize>], index: usize, to: &mut [f32]) {
+        to.fill(0.0);
         self.each(index, |from, tap, within| {
             if let Some(place) = places[tap] {
-                to[place * self.sums * self.strip + within] = weight[from + tap];
+                to[place * self.block_sums() * self.strip + within] = weight[from + tap];
             }
         });
     }
 
     /// All of a strip of several groups: the place of a filter's first tap, the tap, and where among the tap's values.
     fn each(&self, index: usize, mut of: impl FnMut(usize, usize, usize)) {
-        for sum in 0..self.sums {
-            for lane in 0..self.block_lanes() {
-                let group = index * self.together + lane / self.lanes;
-                let place = self.place(group, sum, lane % self.lanes);
-                let within = sum * self.strip + lane;
-                (0..self.filter).for_each(|tap| of(place, tap, within));
+        for group in 0..self.together {
+            for sum in 0..self.sums {
+                for lane in 0..self.lanes {
+                    let place = self.place(index * self.together + group, sum, lane);
+                    let row = group * self.sums + sum;
+                    let within = row * self.strip + group * self.lanes + lane;
+                    (0..self.filter).for_each(|tap| of(place, tap, within));
+                }
             }
         }
     }
@@ -228,7 +229,7 @@ impl Strips {
             return unsafe { unpack_strip(level, self, parts, index, to) };
         }
         self.each(index, |place, tap, within| {
-            let at = tap * self.sums * self.strip + within;
+            let at = tap * self.block_sums() * self.strip + within;
             let sum: f32 = parts.iter().map(|part| part[at]).sum();
             // SAFETY: as the caller's.
             unsafe { *to.at(place + tap) = sum };

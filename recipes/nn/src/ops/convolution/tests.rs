@@ -38,18 +38,6 @@ fn cases() -> Vec<Case> {
         (64, Of::new(64, 3).padding(1).groups(16)),
         (96, Of::new(64, 3).stride(2).padding(1).groups(2)),
         (15, Of::new(10, 3).groups(5)),
-        // Groups that fill both vectors of a strip, or one, or none; each in lanes of its own.
-        (64, Of::new(64, 3).padding(1).groups(32)),
-        (96, Of::new(96, 3).padding(1).groups(32)),
-        (128, Of::new(128, 3).stride(2).padding(1).groups(32)),
-        (256, Of::new(256, 3).padding(1).groups(32)),
-        (256, Of::new(256, 3).stride([1, 2]).groups(32)),
-        (512, Of::new(512, 3).stride(2).padding(1).groups(32)),
-        (24, Of::new(24, 3).padding([0, 1]).groups(6)),
-        (12, Of::new(12, [2, 5]).groups(3)),
-        (48, Of::new(48, 1).groups(12)),
-        (16, Of::new(16, 1).stride(2).groups(2)),
-        (64, Of::new(128, 3).padding(1).groups(16)),
         // Rows that would push each other out of the nearest cache.
         (1024, Of::new(20, 1)),
         (512, Of::new(9, 1).stride(2)),

@@ -3,7 +3,6 @@
 //! Forward and back, rows are pixels, steps go through a window, and vectors are weights. For the gradient of weights, rows are
 //! channels of the input, steps go through pixels, and vectors are the output's gradient.
 
-use super::factors::{Factors, One, Rows, Turns};
 use crate::{
     matmul::MOST_ROWS,
     simd::{Vector, load_up_to, store_up_to},
@@ -64,20 +63,15 @@ impl Sink {
     }
 }
 
-/// Rows of a tile of several groups, at most: more are hardly faster, and each height is code of its own.
-pub(super) const fn rows_of_groups<V: Vector>() -> usize {
-    if V::ROWS < 4 { V::ROWS } else { 4 }
-}
-
-/// Sums a tile whose height is a constant within, of those that are listed and no more than the most.
+/// Sums a tile whose height is a constant within.
 macro_rules! sum_tile {
-    (<$vector:ty, $width:literal, $whole:literal>, $height:expr, $most:expr, $arguments:tt; $($constant:literal)*) => {
+    (<$vector:ty, $width:literal, $whole:literal>, $height:expr, $arguments:tt; $($constant:literal)*) => {
         match $height {
             // The others are not compiled, as no vector needs all.
-            $($constant if const { $constant <= $most } => {
-                sum::<$vector, _, $constant, $width, $whole> $arguments
+            $($constant if const { $constant <= <$vector>::ROWS } => {
+                sum::<$vector, $constant, $width, $whole> $arguments
             })*
-            _ => unreachable!("a tile is one of these heights"),
+            _ => unreachable!("a tile has at most V::ROWS rows"),
         }
     };
 }
@@ -93,9 +87,9 @@ impl Tile<'_> {
         // SAFETY: as the caller's.
         unsafe {
             if sink.columns > V::LEN {
-                sum_tile!(<V, 2, true>, rows, V::ROWS, (self, One, sink); 1 2 3 4 5 6 7 8 9 10 11 12);
+                sum_tile!(<V, 2, true>, rows, (self, sink); 1 2 3 4 5 6 7 8 9 10 11 12);
             } else {
-                sum_tile!(<V, 1, true>, rows, V::ROWS, (self, One, sink); 1 2 3 4 5 6 7 8 9 10 11 12);
+                sum_tile!(<V, 1, true>, rows, (self, sink); 1 2 3 4 5 6 7 8 9 10 11 12);
             }
         }
     }
@@ -109,51 +103,20 @@ impl Tile<'_> {
         // SAFETY: as the caller's.
         unsafe {
             if sink.columns >= 2 * V::LEN {
-                sum_tile!(<V, 2, true>, rows, V::ROWS, (self, One, sink); 1 2 3 4 5 6 7 8 9 10 11 12);
+                sum_tile!(<V, 2, true>, rows, (self, sink); 1 2 3 4 5 6 7 8 9 10 11 12);
             } else if sink.columns > V::LEN {
-                sum_tile!(<V, 2, false>, rows, V::ROWS, (self, One, sink); 1 2 3 4 5 6 7 8 9 10 11 12);
+                sum_tile!(<V, 2, false>, rows, (self, sink); 1 2 3 4 5 6 7 8 9 10 11 12);
             } else {
-                sum_tile!(<V, 1, false>, rows, V::ROWS, (self, One, sink); 1 2 3 4 5 6 7 8 9 10 11 12);
+                sum_tile!(<V, 1, false>, rows, (self, sink); 1 2 3 4 5 6 7 8 9 10 11 12);
             }
-        }
-    }
-
-    /// As [`Self::sum`], of at most [`Vector::ROWS_OF_ONE`] of one vector, or [`rows_of_groups`] of several groups.
-    ///
-    /// # Safety
-    /// As [`Self::sum`]'s; and what the factors read is there.
-    #[inline(always)]
-    pub(super) unsafe fn sum_by<V: Vector>(self, turns: Option<Turns>, rows: usize, sink: Sink) {
-        // SAFETY: as the caller's.
-        unsafe {
-            if let Some(turns) = turns {
-                sum_tile!(<V, 2, true>, rows, rows_of_groups::<V>(), (self, turns, sink); 1 2 3 4);
-            } else if sink.columns > V::LEN {
-                sum_tile!(<V, 2, true>, rows, V::ROWS, (self, One, sink); 1 2 3 4 5 6 7 8 9 10 11 12);
-            } else {
-                sum_tile!(<V, 1, true>, rows, V::ROWS_OF_ONE, (self, One, sink); 1 2 3 4 5 6 7 8 9 10 11 12);
-            }
-        }
-    }
-
-    /// As [`Self::sum`] for two vectors of groups that are narrower than one, of rows that are a group's channels or a part of them.
-    ///
-    /// # Safety
-    /// As [`Self::sum_by`]'s.
-    #[inline(always)]
-    pub(super) unsafe fn sum_group<V: Vector>(self, factors: Rows, rows: usize, sink: Sink) {
-        // SAFETY: as the caller's.
-        unsafe {
-            sum_tile!(<V, 2, true>, rows, V::ROWS, (self, factors, sink); 1 2 4 8);
         }
     }
 }
 
 /// The sums of `R` rows for `N` vectors, which are there whole or as far as the sink has columns.
 #[inline(always)]
-unsafe fn sum<V: Vector, F: Factors, const R: usize, const N: usize, const WHOLE: bool>(
+unsafe fn sum<V: Vector, const R: usize, const N: usize, const WHOLE: bool>(
     tile: Tile<'_>,
-    factors: F,
     sink: Sink,
 ) {
     // SAFETY: as `Tile::sum`'s.
@@ -165,43 +128,40 @@ unsafe fn sum<V: Vector, F: Factors, const R: usize, const N: usize, const WHOLE
                 sums.iter_mut().for_each(|sums| sums[n] = bias);
             }
         }
+        let mut weight = tile.weight;
         let [mut first, mut second] = tile.ahead.unwrap_or([(tile.x, 0); 2]);
-        for turn in 0..factors.turns() {
-            let mut weight = tile.weight.wrapping_add(factors.start(turn));
-            for run in tile.runs {
-                // An address for each four rows, from which the processor reaches all of them by itself.
-                let mut fours = [tile.x.add(*run); MOST_ROWS.div_ceil(4)];
-                for (i, four) in fours.iter_mut().enumerate() {
-                    *four = four.wrapping_add(4 * i * tile.row);
+        for run in tile.runs {
+            // An address for each four rows, from which the processor reaches all of them by itself.
+            let mut fours = [tile.x.add(*run); MOST_ROWS.div_ceil(4)];
+            for (i, four) in fours.iter_mut().enumerate() {
+                *four = four.wrapping_add(4 * i * tile.row);
+            }
+            for _ in 0..tile.steps {
+                let mut weights = [V::splat(0.0); N];
+                for (n, vector) in weights.iter_mut().enumerate() {
+                    let weight = weight.add(n * V::LEN);
+                    *vector = if WHOLE {
+                        V::load(weight)
+                    } else {
+                        load_up_to(weight, sink.count::<V>(n))
+                    };
                 }
-                for _ in 0..tile.steps {
-                    let mut weights = [V::splat(0.0); N];
-                    for (n, vector) in weights.iter_mut().enumerate() {
-                        let weight = weight.add(n * V::LEN);
-                        *vector = if WHOLE {
-                            V::load(weight)
-                        } else {
-                            load_up_to(weight, sink.count::<V>(n))
-                        };
+                // Beyond the last ones there may be nothing.
+                weight = weight.wrapping_add(tile.pitch);
+                for (r, sums) in sums.iter_mut().enumerate() {
+                    let factor = V::splat(*fours[r / 4].add(r % 4 * tile.row));
+                    for (sum, weight) in sums.iter_mut().zip(weights) {
+                        *sum = weight.mul_add(factor, *sum);
                     }
-                    // Beyond the last ones there may be nothing.
-                    weight = weight.wrapping_add(tile.pitch);
-                    for (r, sums) in sums.iter_mut().enumerate() {
-                        let factors: [V; N] =
-                            factors.of(fours[r / 4].add(r % 4 * tile.row), r, turn);
-                        for ((sum, weight), factor) in sums.iter_mut().zip(weights).zip(factors) {
-                            *sum = weight.mul_add(factor, *sum);
-                        }
-                    }
-                    for four in &mut fours {
-                        *four = four.wrapping_add(tile.step);
-                    }
-                    if tile.ahead.is_some() {
-                        V::prefetch(first.0);
-                        V::prefetch(second.0);
-                        first.0 = first.0.wrapping_add(first.1);
-                        second.0 = second.0.wrapping_add(second.1);
-                    }
+                }
+                for four in &mut fours {
+                    *four = four.wrapping_add(tile.step);
+                }
+                if tile.ahead.is_some() {
+                    V::prefetch(first.0);
+                    V::prefetch(second.0);
+                    first.0 = first.0.wrapping_add(first.1);
+                    second.0 = second.0.wrapping_add(second.1);
                 }
             }
         }

@@ -10,7 +10,6 @@ use rayon::prelude::*;
 
 use super::{
     super::{
-        factors::Rows,
         product::TASKS_PER_THREAD,
         strips::Strips,
         sweep::Sweep,
@@ -21,7 +20,7 @@ use super::{
 };
 use crate::{
     host::{self, Shared},
-    matmul::Tiles,
+    matmul::tiles,
     simd::{Level, Vector, dispatch},
     workspace::with_thread_memory,
 };
@@ -142,7 +141,7 @@ impl Sums<'_> {
         let inputs = sweep.from.channels;
         let wanted = TASKS_PER_THREAD * rayon::current_num_threads();
         let mut groups = self.strips.count().div_ceil(STRIPS);
-        let channels = if sweep.is_direct() && self.strips.groups == 1 {
+        let channels = if sweep.is_direct() && self.strips.blocks() == 1 {
             let least = inputs.div_ceil(CHANNELS);
             // Each task lays out its part of both: what there is more of is shared out further.
             let further = inputs > sweep.to.channels;
@@ -241,7 +240,7 @@ impl Sums<'_> {
             let rows = if direct {
                 vec![0]
             } else {
-                sweep.runs(self.strips.groups == 1, from)
+                sweep.runs(self.strips.blocks() == 1, from)
             };
             let task = Task {
                 strips: &self.strips,
@@ -251,9 +250,9 @@ impl Sums<'_> {
                 columns: if direct { pixels } else { read.columns },
                 step: if direct { pitch } else { read.apart },
                 rows: &rows,
-                row: match (direct, self.strips.groups) {
+                row: match (direct, self.strips.blocks()) {
                     (true, 1) => share.channels.len(),
-                    _ => self.strips.taps * self.strips.sums / rows.len(),
+                    _ => self.strips.taps * self.strips.block_sums() / rows.len(),
                 },
                 dy: dy.as_ptr(),
                 add,
@@ -292,57 +291,36 @@ dispatch!(fn run_task(task: &Task<'_>) = task_kernel);
 unsafe fn task_kernel<V: Vector>(task: &Task<'_>) {
     let (strips, share) = (task.strips, task.share);
     let pixels = task.lines.len() * task.columns;
-    let width = strips.tile(V::LEN);
-    let most = if width > V::LEN {
-        V::ROWS
-    } else {
-        V::ROWS_OF_ONE
-    };
-    let all = share.strips.len() * task.rows.len() * task.row.div_ceil(most);
+    let all = share.strips.len() * task.rows.len() * task.row.div_ceil(V::ROWS);
     let mut done = 0;
     for (nth, index) in share.strips.clone().enumerate() {
+        let first = index / strips.block_strips() * strips.block_sums();
         let lanes = strips.channels(index).len();
         for (run, start) in task.rows.iter().enumerate() {
-            let mut tiles = Tiles::new(0..task.row, most);
+            let mut tiles = tiles::<V>(0..task.row);
             while let Some(tile) = tiles.next() {
                 let row = share.channels.start + run * task.row + tile.start;
                 let ahead = task
                     .ahead
                     .map(|both| both.map(|ahead| ahead.of(done, all, pixels)));
                 done += 1;
-                for lane in (0..lanes).step_by(width) {
-                    let x = task.x.wrapping_add(start + strips.summed(index, lane));
-                    let columns = width.min(lanes - lane);
+                for lane in (0..lanes).step_by(2 * V::LEN) {
                     // SAFETY: as the caller's: the rows are those under the windows, and the sums the task's.
                     unsafe {
                         let sink = index * strips.strip_len() + row * strips.strip + lane;
                         let to = share.to.at(sink);
-                        let sink = Sink::plain(to, strips.strip, columns, task.add);
+                        let sink = Sink::plain(to, strips.strip, lanes - lane, task.add);
                         let product = Tile {
-                            x,
+                            x: task.x.add(start + first + tile.start),
                             runs: task.lines,
                             steps: task.columns,
                             step: task.step,
-                            row: 0,
+                            row: 1,
                             weight: task.dy.add(nth * pixels * strips.strip + lane),
                             pitch: strips.strip,
                             ahead,
                         };
-                        if strips.are_narrow(V::LEN) {
-                            let factors = Rows {
-                                width: strips.lanes,
-                                first: tile.start,
-                            };
-                            product.sum_group::<V>(factors, tile.len(), sink);
-                        } else {
-                            let x = x.add(tile.start);
-                            Tile {
-                                x,
-                                row: 1,
-                                ..product
-                            }
-                            .sum_by::<V>(None, tile.len(), sink);
-                        }
+                        product.sum::<V>(tile.len(), sink);
                     }
                 }
             }
