@@ -3,7 +3,7 @@
 //! Truncation and padding that a file asks for are switched off: the recipes cut long texts into windows, and pack
 //! batches without padding.
 
-use std::{io::Read, path::Path};
+use std::{collections::HashMap, io::Read, path::Path};
 
 use flate2::read::MultiGzDecoder;
 use galley_core::{InputError, LoadError, weights::read_file};
@@ -24,8 +24,8 @@ pub struct Tokenizer {
     unknown: Option<u32>,
     /// What marks a piece that continues a word, `##`; `None` for models without such a mark.
     continuation: Option<String>,
-    /// Each id's token, which the tokenizer itself would look for in two maps and copy.
-    tokens: Vec<String>,
+    /// Each id's token, which the tokenizer itself would look for in two maps and copy. A file may have ids of any size.
+    tokens: HashMap<u32, String>,
 }
 
 /// A text's tokens, special ones left out.
@@ -110,9 +110,8 @@ impl Tokenizer {
             _ => (None, None),
         };
         let (prefix, suffix) = frame_of(&inner)?;
-        let most = inner.get_vocab(true).into_values().max();
-        let ids = 0..most.map_or(0, |most| most.saturating_add(1));
-        let tokens = ids.map(|id| inner.id_to_token(id).unwrap_or_default());
+        let ids = inner.get_vocab(true).into_values();
+        let tokens = ids.filter_map(|id| Some((id, inner.id_to_token(id)?)));
         Ok(Self {
             tokens: tokens.collect(),
             prefix,
@@ -157,7 +156,7 @@ impl Tokenizer {
 
     /// The token of an id, `##ing`; empty if the vocabulary has no such id.
     pub fn token(&self, id: u32) -> &str {
-        self.tokens.get(id as usize).map_or("", String::as_str)
+        self.tokens.get(&id).map_or("", String::as_str)
     }
 
     /// The id that stands for words that the vocabulary cannot spell, `[UNK]`.

@@ -117,6 +117,15 @@ fn tokens_and_their_text_are_the_librarys_own() {
 }
 
 #[test]
+fn an_id_of_any_size_takes_no_more_room_than_another() {
+    let mut json: Value = serde_json::from_slice(&cases()[0].json).unwrap();
+    json["model"]["vocab"]["faraway"] = u32::MAX.into();
+    let tokenizer = Tokenizer::from_bytes(&serde_json::to_vec(&json).unwrap()).unwrap();
+    assert_eq!(tokenizer.token(u32::MAX), "faraway");
+    assert_eq!(tokenizer.token(u32::MAX - 1), "");
+}
+
+#[test]
 fn truncation_and_padding_of_the_file_are_switched_off() {
     let case = &cases()[0];
     let mut json: Value = serde_json::from_slice(&case.json).unwrap();
