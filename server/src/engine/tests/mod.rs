@@ -208,9 +208,10 @@ fn doubled(range: std::ops::Range<i32>) -> Answers {
         .collect()
 }
 
-/// Waits until `count` items wait in the queue.
+/// Waits until `count` items wait, and all of them in a queue: those that were let in may still be on their way to one.
 async fn until_waiting(served: &Served, count: usize) {
-    while served.admission.waiting() != count {
+    let queued = || served.raw.len(served.queue) + served.ready.len(served.queue);
+    while served.admission.waiting() != count || queued() != count {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
