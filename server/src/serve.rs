@@ -97,6 +97,7 @@ fn load_onto(
         name,
         recipes,
         batches_in_flight,
+        beside: device.is_cpu(),
     })
 }
 

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Limits, Lost, Policy, QueueId, Queued, RequestId, Run, Speed, Step, Wanted};
+use super::{Limits, Lost, Policy, QueueId, Queued, RequestId, Run, Seat, Speed, Step, Wanted};
 
 /// The queues of all recipes.
 #[derive(Debug)]
@@ -17,6 +17,8 @@ pub struct Dispatcher<T> {
     state: Mutex<State<T>>,
     /// Notified on a push while somebody waits, and on closing.
     ready: Condvar,
+    /// Those that wait for what can go beside others' batches. They are woken only if nobody else can take what was pushed.
+    beside: Condvar,
 }
 
 #[derive(Debug)]
@@ -24,6 +26,7 @@ struct State<T> {
     policy: Policy<T>,
     /// How many threads wait, so that pushing to busy devices costs no wake-up.
     waiting: usize,
+    waiting_beside: usize,
     closed: bool,
 }
 
@@ -54,9 +57,11 @@ impl<T> Dispatcher<T> {
             state: Mutex::new(State {
                 policy,
                 waiting: 0,
+                waiting_beside: 0,
                 closed: false,
             }),
             ready: Condvar::new(),
+            beside: Condvar::new(),
         }
     }
 
@@ -76,10 +81,12 @@ impl<T> Dispatcher<T> {
             return Err(items);
         }
         state.policy.push(id, wanted, items);
-        let wake = state.waiting > 0;
+        let (wake, beside) = (state.waiting > 0, state.waiting_beside > 0);
         drop(state);
         if wake {
             self.ready.notify_one();
+        } else if beside {
+            self.beside.notify_all();
         }
         Ok(())
     }
@@ -120,6 +127,35 @@ impl<T> Dispatcher<T> {
         }
     }
 
+    /// A batch has begun that others may go beside.
+    pub fn began(&self) {
+        let state = self.lock();
+        let wake = state.waiting_beside > 0 && !state.policy.is_empty();
+        drop(state);
+        if wake {
+            self.beside.notify_all();
+        }
+    }
+
+    /// Blocks until a batch can go beside others' and takes it; `None` once the dispatcher is closed. `limits` are the caller's, see
+    /// [`Policy::poll`].
+    pub fn next_beside(&self, mut limits: impl FnMut(QueueId) -> Option<Limits>) -> Option<Run<T>> {
+        let mut state = self.lock();
+        while !state.closed {
+            // Who may wait for a batch to fill waits for one of its own.
+            if let Step::Run(run) = state.policy.poll(Seat::Beside, Instant::now(), &mut limits) {
+                return Some(run);
+            }
+            state.waiting_beside += 1;
+            state = self
+                .beside
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
+            state.waiting_beside -= 1;
+        }
+        None
+    }
+
     /// Blocks until a batch is due and takes it, or until nothing has been due for `patience`. `limits` are the caller's,
     /// see [`Policy::poll`].
     pub fn next(
@@ -132,7 +168,7 @@ impl<T> Dispatcher<T> {
         loop {
             let now = Instant::now();
             let lost = state.policy.take_hopeless(now);
-            let until = match state.policy.poll(now, &mut limits) {
+            let until = match state.policy.poll(Seat::Own, now, &mut limits) {
                 Step::Run(run) => {
                     let run = Some(run);
                     return Next::Due(Due { run, lost });
@@ -159,6 +195,7 @@ impl<T> Dispatcher<T> {
     pub fn close(&self) {
         self.lock().closed = true;
         self.ready.notify_all();
+        self.beside.notify_all();
     }
 
     fn wait<'a>(
@@ -202,11 +239,13 @@ mod tests {
         Dispatcher::new(Policy::new(queues, delay))
     }
 
-    fn limits(_: QueueId) -> Option<Limits> {
+    /// The first recipe's items take a second, the others' a millisecond.
+    fn limits(id: QueueId) -> Option<Limits> {
+        let seconds = if id == QueueId(0) { 1.0 } else { 1e-3 };
         Some(Limits {
             max_batch_size: 4,
             max_batch_cost: 100,
-            curve: Curve::default(),
+            curve: Curve::line(0.0, seconds),
             in_flight: 1,
             longest: Duration::MAX,
         })
@@ -285,5 +324,31 @@ mod tests {
         }
         dispatcher.close();
         assert_eq!(device.join().unwrap(), 100);
+    }
+
+    #[test]
+    fn who_waits_beside_others_is_woken_by_a_push_by_a_batch_that_begins_and_by_closing() {
+        let dispatcher = Arc::new(dispatcher(2, Duration::ZERO));
+        let (taken, seen) = std::sync::mpsc::channel();
+        let beside = thread::spawn({
+            let dispatcher = Arc::clone(&dispatcher);
+            move || {
+                let second = |id: QueueId| limits(id).filter(|_| id == QueueId(1));
+                while let Some(run) = dispatcher.next_beside(second) {
+                    taken.send(run.batch[0].item).unwrap();
+                }
+            }
+        });
+        // With nothing at work there is nothing to go beside.
+        assert!(push(&dispatcher, 1, 1, LONG));
+        thread::sleep(Duration::from_millis(5));
+        assert!(seen.try_recv().is_err());
+        let _own = batch(&dispatcher).unwrap();
+        assert!(push(&dispatcher, 0, 2, LONG));
+        let _long = batch(&dispatcher).unwrap();
+        assert!(push(&dispatcher, 1, 3, LONG));
+        assert_eq!(seen.recv_timeout(LONG), Ok(3));
+        dispatcher.close();
+        beside.join().unwrap();
     }
 }

@@ -17,6 +17,6 @@ mod tests;
 pub use curve::Curve;
 pub use driver::{Dispatcher, Due, Next};
 pub use pace::{Ahead, Pace, longest_batch};
-pub use policy::{Lost, Policy, QueueId, Run, Step};
+pub use policy::{Lost, Policy, QueueId, Run, Seat, Step};
 pub use queue::{Limits, Queue, Queued, RequestId, Wanted};
 pub use speed::Speed;

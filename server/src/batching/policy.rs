@@ -13,6 +13,15 @@ use super::{Limits, Queue, Queued, RequestId, Speed, Wanted};
 /// How much less a prediction counts each time that all of a recipe's requests were given up for its sake.
 const DOUBT: f64 = 0.5;
 
+/// Which batches a thread of a device takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seat {
+    /// Any that is due.
+    Own,
+    /// Short ones beside a long one of another recipe, which they would otherwise wait for.
+    Beside,
+}
+
 /// Which of the queues; one for each recipe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct QueueId(pub usize);
@@ -63,6 +72,8 @@ pub struct Policy<T> {
     max_queue_delay: Duration,
     /// The virtual time of the recipe that was served last, in seconds.
     present: f64,
+    /// The same at the end of its batch.
+    end: f64,
 }
 
 impl<T> Policy<T> {
@@ -78,6 +89,7 @@ impl<T> Policy<T> {
             shares: (0..recipes).map(|_| share()).collect(),
             max_queue_delay,
             present: 0.0,
+            end: 0.0,
         }
     }
 
@@ -126,9 +138,11 @@ impl<T> Policy<T> {
     }
 
     /// Says what a device that is free at `now` should do. `limits` are its own, for each recipe; without them it does not
-    /// take that one now.
+    /// take that one now. Beside another batch goes only what takes no longer than they allow, of a recipe that has been given
+    /// less than the other one.
     pub fn poll(
         &mut self,
+        seat: Seat,
         now: Instant,
         mut limits: impl FnMut(QueueId) -> Option<Limits>,
     ) -> Step<T> {
@@ -143,14 +157,20 @@ impl<T> Policy<T> {
         // Each of them waits for the others' batches too.
         let sharing = waiting.len().max(1) as u32;
         let mut until: Option<Instant> = None;
-        for (_, (since, due), id) in waiting {
+        for (given, (since, due), id) in waiting {
             let Some(mut limits) = limits(id) else {
                 continue;
             };
             limits.longest /= sharing;
             let share = &mut self.shares[id.0];
+            let (items, cost) = (share.queue.len(), share.queue.cost());
+            if seat == Seat::Beside
+                && (given >= self.end || !limits.is_in_time(1, limits.longest, items, cost))
+            {
+                continue;
+            }
             // Whoever is waited for may not make the first late.
-            let finish = limits.finish(share.queue.len(), share.queue.cost());
+            let finish = limits.finish(items, cost);
             let latest = due.checked_sub(finish).unwrap_or(now);
             let ripe = latest.min(since + self.max_queue_delay);
             if now < ripe && !share.queue.fills(&limits) {
@@ -160,8 +180,11 @@ impl<T> Policy<T> {
             let batch = share.queue.take_batch(&limits, now);
             let cost = batch.iter().map(|queued| u64::from(queued.cost)).sum();
             let predicted = limits.curve.predict(batch.len(), cost);
-            self.present = self.present.max(share.given);
             share.given += predicted.as_secs_f64();
+            if seat == Seat::Own {
+                self.present = self.present.max(given);
+                self.end = share.given;
+            }
             return Step::Run(Run {
                 queue: id,
                 batch,

@@ -42,12 +42,22 @@ impl Limits {
         self.curve.predict(items, cost) * self.in_flight
     }
 
+    /// Whether so many items, of so many that wait and what they cost, take no longer than `time`.
+    pub(super) fn is_in_time(
+        &self,
+        items: usize,
+        time: Duration,
+        waiting: usize,
+        cost: u64,
+    ) -> bool {
+        let mean = cost as f64 / waiting.max(1) as f64;
+        self.curve.predict(items, (mean * items as f64) as u64) <= time
+    }
+
     /// The same with so few items, of so many that wait and what they cost, that a batch takes no longer than `time`. Where not
     /// even one would, nothing is gained by a small batch.
     fn within(mut self, time: Duration, waiting: usize, cost: u64) -> Self {
-        let mean = cost as f64 / waiting.max(1) as f64;
-        let in_time =
-            |items: usize| self.curve.predict(items, (mean * items as f64) as u64) <= time;
+        let in_time = |items: usize| self.is_in_time(items, time, waiting, cost);
         let most = self.max_batch_size.min(waiting);
         if in_time(most) || !in_time(1) {
             return self;

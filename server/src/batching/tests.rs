@@ -120,7 +120,7 @@ fn run(rates: &[f64], time: Duration) -> Vec<Fate> {
             }
         }
         if busy.is_none()
-            && let Step::Run(run) = policy.poll(now, |_| Some(limits()))
+            && let Step::Run(run) = policy.poll(Seat::Own, now, |_| Some(limits()))
         {
             let fate = &mut fates[run.queue.0];
             fate.waiting -= run.batch.len();

@@ -2,14 +2,14 @@
 //!
 //! One is enough for a CPU. On a device of its own that computes while its thread waits, a second one collects, copies and
 //! starts the next batch in that time.
+//!
+//! A CPU has one more for what is short beside what is long: a text need not wait for a batch of images to end. It is a pool
+//! of its own, so that its passes line up behind no others' steps, and the operating system shares the cores out.
 
 use std::{
     num::NonZeroUsize,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{
-        Arc, Barrier, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Barrier, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -23,10 +23,15 @@ use super::{
     served::Served,
     statistics::Ride,
 };
-use crate::batching::{Next, QueueId, Run};
+use crate::batching::{Limits, Next, QueueId, Run, Seat};
 
 /// How long nothing must have been asked before a device measures instead: whoever comes then waits for its batch.
 const IDLE: Duration = Duration::from_secs(1);
+/// What goes beside a batch takes at most one in so many parts of its time.
+const BESIDE: u32 = 8;
+
+/// The batches that a device runs, and what they are expected to take.
+pub(super) type AtWork = Arc<Mutex<Vec<(QueueId, Duration)>>>;
 
 /// One thread of a device, which has its own copy of every recipe.
 pub(super) struct DeviceThread {
@@ -40,8 +45,8 @@ pub(super) struct DeviceThread {
     pub(super) is_first: bool,
     /// Where the device's threads wait for each other while they warm up.
     pub(super) meet: Arc<Barrier>,
-    /// How many batches the device is running.
-    pub(super) running: Arc<AtomicUsize>,
+    pub(super) seat: Seat,
+    pub(super) at_work: AtWork,
     /// When the device last ended a batch.
     pub(super) last_end: Arc<Mutex<Instant>>,
     pub(super) config: EngineConfig,
@@ -51,6 +56,9 @@ pub(super) struct DeviceThread {
 impl DeviceThread {
     /// Warms up and serves until the queues are closed and empty.
     pub(super) fn run(self) {
+        if self.seat == Seat::Beside {
+            return self.pull_beside();
+        }
         let mut measuring = match self.is_first {
             true => self.measuring(),
             false => Vec::new(),
@@ -133,7 +141,7 @@ impl DeviceThread {
             return;
         };
         let ready = &first.ready;
-        let limits = |id: QueueId| self.recipes[id.0].1.learnt.limits(self.device);
+        let limits = |id: QueueId| self.limits(id);
         measuring.retain(Measuring::is_unfinished);
         loop {
             let patience = (!measuring.is_empty()).then_some(IDLE);
@@ -156,19 +164,63 @@ impl DeviceThread {
                 served.gave_up();
             }
             if let Some(run) = due.run {
-                let (recipe, served) = &self.recipes[run.queue.0];
-                served.made_room();
-                self.running.fetch_add(1, Ordering::SeqCst);
-                self.run_batch(recipe.as_ref(), served, run);
-                self.running.fetch_sub(1, Ordering::SeqCst);
+                self.work(run);
             }
+        }
+    }
+
+    /// Runs what can go beside the other threads' batches until the queues are closed.
+    fn pull_beside(&self) {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(1);
+        let _pool = match pool.use_current_thread().build() {
+            Ok(pool) => pool,
+            Err(error) => {
+                tracing::warn!(device = self.name, %error, "short batches wait for long ones");
+                return;
+            }
+        };
+        let Some((_, first)) = self.recipes.first() else {
+            return;
+        };
+        let limits = |id: QueueId| {
+            let limits = self.limits(id)?;
+            let at_work = self.at_work();
+            let shortest = at_work.iter().map(|&(_, time)| time).min()?;
+            let longest = limits.longest.min(shortest / BESIDE);
+            let is_at_work = at_work.iter().any(|&(queue, _)| queue == id);
+            (!is_at_work).then_some(Limits { longest, ..limits })
+        };
+        while let Some(run) = first.ready.next_beside(limits) {
+            self.work(run);
+        }
+    }
+
+    fn limits(&self, id: QueueId) -> Option<Limits> {
+        self.recipes[id.0].1.learnt.limits(self.device)
+    }
+
+    fn at_work(&self) -> MutexGuard<'_, Vec<(QueueId, Duration)>> {
+        // Nothing that may panic runs under the lock.
+        self.at_work.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn work(&self, run: Run<Job>) {
+        let (recipe, served) = &self.recipes[run.queue.0];
+        let work = (run.queue, run.predicted);
+        served.made_room();
+        self.at_work().push(work);
+        served.ready.began();
+        self.run_batch(recipe.as_ref(), served, run);
+        let mut at_work = self.at_work();
+        if let Some(place) = at_work.iter().position(|&other| other == work) {
+            at_work.swap_remove(place);
         }
     }
 
     /// Goes on with a search that had no time to end.
     fn measure_on(&self, measuring: &mut Vec<Measuring>) {
         // Beside another batch it would measure that one too.
-        if self.running.load(Ordering::SeqCst) > 0 {
+        if !self.at_work().is_empty() {
             return;
         }
         // What is refused under overload, or still prepared, reaches no device and is no idleness.
@@ -226,7 +278,10 @@ impl DeviceThread {
         let result = self.forward(recipe, served, &items);
         let end = Instant::now();
         let batch_size = jobs.len();
-        let busy = self.busy(start, end);
+        let busy = match self.seat {
+            Seat::Own => self.busy(start, end),
+            Seat::Beside => end - start,
+        };
         served.ready.ran(run.queue, run.predicted, busy);
         served.metrics.forward_duration.record(end - start);
         served.metrics.batch_size.record(batch_size as f64);
@@ -235,15 +290,10 @@ impl DeviceThread {
         served.metrics.images_on_cpu.increment(decoded.on_cpu);
         match result {
             Ok(raw) => {
-                let busy = busy.as_secs_f64();
-                let predicted = served.learnt.ran(self.device, batch_size, cost, busy);
-                if predicted > 0.0 {
-                    served
-                        .metrics
-                        .forward_prediction_ratio
-                        .record(busy / predicted);
+                // What shares the cores tells nothing of what a batch takes.
+                if self.seat == Seat::Own {
+                    self.learn(served, batch_size, cost, busy.as_secs_f64());
                 }
-                served.learnt_more();
                 // Neither this batch nor the next one is small for want of items.
                 let is_behind = run.left > 0 && !served.ready.is_empty(run.queue);
                 served.answered(batch_size, is_behind);
@@ -272,6 +322,15 @@ impl DeviceThread {
                 self.check_device(recipe);
             }
         }
+    }
+
+    fn learn(&self, served: &Served, batch_size: usize, cost: u64, busy: f64) {
+        let predicted = served.learnt.ran(self.device, batch_size, cost, busy);
+        if predicted > 0.0 {
+            let ratio = &served.metrics.forward_prediction_ratio;
+            ratio.record(busy / predicted);
+        }
+        served.learnt_more();
     }
 
     /// How long the device worked for a batch: until it ended the one before, it worked for that.

@@ -24,10 +24,7 @@ mod tests;
 use std::{
     collections::BTreeMap,
     num::NonZeroUsize,
-    sync::{
-        Arc, Barrier, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicUsize},
-    },
+    sync::{Arc, Barrier, Mutex, MutexGuard, PoisonError, atomic::AtomicBool},
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
@@ -43,7 +40,7 @@ pub use statistics::{BatchTimes, Statistics, Total};
 
 use self::{
     admission::Admission,
-    device::DeviceThread,
+    device::{AtWork, DeviceThread},
     fit::Bounds,
     lately::Lately,
     learnt::Learnt,
@@ -53,7 +50,7 @@ use self::{
     statistics::Recorder,
 };
 use crate::{
-    batching::{Dispatcher, Policy, QueueId, longest_batch},
+    batching::{Dispatcher, Policy, QueueId, Seat, longest_batch},
     metrics::Registry,
 };
 
@@ -95,6 +92,8 @@ pub struct Device {
     pub recipes: Vec<AnyRecipe>,
     /// How many batches it has in hand at once, each on a thread of its own.
     pub batches_in_flight: NonZeroUsize,
+    /// Whether a short batch may go beside a long one of another recipe, on a thread more.
+    pub beside: bool,
 }
 
 /// The recipes that are served and the devices that run them.
@@ -191,9 +190,11 @@ impl Engine {
                 .zip(self.recipes.iter().cloned())
                 .collect();
             let meet = Arc::new(Barrier::new(device.batches_in_flight.get()));
-            let running = Arc::new(AtomicUsize::new(0));
+            let at_work = AtWork::default();
             let last_end = Arc::new(Mutex::new(Instant::now()));
-            for number in 0..device.batches_in_flight.get() {
+            let own = std::iter::repeat_n(Seat::Own, device.batches_in_flight.get());
+            let beside = (device.beside && recipes.len() > 1).then_some(Seat::Beside);
+            for (number, seat) in own.chain(beside).enumerate() {
                 let thread = DeviceThread {
                     name: device.name.clone(),
                     device: place,
@@ -201,7 +202,8 @@ impl Engine {
                     batches_in_flight: device.batches_in_flight,
                     is_first: number == 0,
                     meet: Arc::clone(&meet),
-                    running: Arc::clone(&running),
+                    seat,
+                    at_work: Arc::clone(&at_work),
                     last_end: Arc::clone(&last_end),
                     config: config.clone(),
                     state: self.state.clone(),

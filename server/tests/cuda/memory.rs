@@ -51,6 +51,7 @@ async fn start(
         name: options.device_name(),
         recipes: vec![galley_catalog::load(recipe, &options).unwrap()],
         batches_in_flight: NonZeroUsize::new(2).unwrap(),
+        beside: false,
     }];
     let config = EngineConfig {
         max_batch_size,

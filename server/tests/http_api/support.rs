@@ -176,6 +176,7 @@ pub(crate) async fn state_of(
         name: "cpu".into(),
         recipes,
         batches_in_flight: NonZeroUsize::MIN,
+        beside: false,
     }];
     let engine = Engine::start(devices, &engine_config, &registry).unwrap();
     engine.ready().await.unwrap();

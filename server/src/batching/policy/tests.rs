@@ -51,7 +51,8 @@ impl Rig {
 
     fn step(&mut self) -> Step<u64> {
         let limits = self.limits.clone();
-        self.policy.poll(self.now, |id| Some(limits[id.0].clone()))
+        self.policy
+            .poll(Seat::Own, self.now, |id| Some(limits[id.0].clone()))
     }
 
     /// Runs a batch and lets its time pass.
@@ -104,9 +105,9 @@ fn a_recipe_that_may_not_be_taken_keeps_nobody_waiting() {
     let limits = rig.limits[1].clone();
     let step = rig
         .policy
-        .poll(rig.now, |id| (id.0 == 1).then(|| limits.clone()));
+        .poll(Seat::Own, rig.now, |id| (id.0 == 1).then(|| limits.clone()));
     assert!(matches!(step, Step::Run(run) if run.queue == QueueId(1)));
-    let step = rig.policy.poll(rig.now, |_| None);
+    let step = rig.policy.poll(Seat::Own, rig.now, |_| None);
     assert!(matches!(step, Step::Idle));
 }
 
@@ -119,6 +120,32 @@ fn a_light_recipe_waits_for_one_batch_of_a_flooded_one() {
         let lone = rig.push(1, 1, LONG);
         assert_eq!(rig.run(), Some((1, vec![lone])));
     }
+}
+
+#[test]
+fn what_is_short_goes_beside_what_is_long_until_it_has_been_given_as_much() {
+    let mut rig = Rig::new(&[(100, 1), (1, 8), (20, 1)], Duration::ZERO);
+    rig.push(0, 10, LONG);
+    assert!(matches!(rig.step(), Step::Run(run) if run.queue == QueueId(0)));
+    rig.push(1, 1000, LONG);
+    rig.push(2, 1, LONG);
+    let limits = rig.limits.clone();
+    let mut beside = || {
+        let short = |id: QueueId| Limits {
+            longest: 12 * MS,
+            ..limits[id.0].clone()
+        };
+        let limits = |id: QueueId| (id.0 > 0).then(|| short(id));
+        rig.policy.poll(Seat::Beside, rig.now, limits)
+    };
+    let mut given = Duration::ZERO;
+    while let Step::Run(run) = beside() {
+        assert_eq!(run.queue, QueueId(1));
+        // Three wait, and share the longest time.
+        assert!(run.predicted <= 4 * MS, "{:?}", run.predicted);
+        given += run.predicted;
+    }
+    assert!((100 * MS..=104 * MS).contains(&given), "{given:?}");
 }
 
 #[test]

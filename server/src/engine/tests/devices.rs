@@ -52,6 +52,7 @@ async fn several_devices_pull_from_one_queue() {
         name: "cpu".into(),
         recipes: vec![Arc::clone(recipe) as AnyRecipe],
         batches_in_flight: NonZeroUsize::MIN,
+        beside: false,
     });
     let engine = Engine::start(devices.collect(), &fixed(1), &Registry::new().unwrap()).unwrap();
     engine.ready().await.unwrap();
@@ -81,6 +82,7 @@ async fn a_device_has_as_many_batches_in_flight_as_it_was_told() {
         name: "cpu".into(),
         recipes: vec![Arc::clone(&recipe) as AnyRecipe],
         batches_in_flight: NonZeroUsize::new(2).unwrap(),
+        beside: false,
     };
     let engine = Engine::start(vec![device], &fixed(1), &Registry::new().unwrap()).unwrap();
     engine.ready().await.unwrap();

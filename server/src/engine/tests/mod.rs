@@ -178,6 +178,7 @@ async fn start(recipe: &Arc<Doubler>, config: EngineConfig) -> (Arc<Engine>, Arc
         name: "cpu".into(),
         recipes: vec![Arc::clone(recipe) as AnyRecipe],
         batches_in_flight: NonZeroUsize::MIN,
+        beside: false,
     };
     let engine = Engine::start(vec![device], &config, &Registry::new().unwrap()).unwrap();
     engine.ready().await.unwrap();

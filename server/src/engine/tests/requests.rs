@@ -238,6 +238,7 @@ async fn a_server_that_is_to_end_measures_no_more() {
         name: "cpu".into(),
         recipes: vec![Arc::clone(&recipe) as AnyRecipe],
         batches_in_flight: NonZeroUsize::MIN,
+        beside: false,
     };
     let config = EngineConfig {
         warmup_budget: Duration::from_secs(3600),

@@ -3,7 +3,10 @@
 use super::*;
 
 /// Two recipes on one device.
-async fn start_two(first: &Arc<Doubler>, second: &Arc<Doubler>) -> (Arc<Engine>, [Arc<Served>; 2]) {
+async fn start_two(
+    [first, second]: [&Arc<Doubler>; 2],
+    beside: bool,
+) -> (Arc<Engine>, [Arc<Served>; 2]) {
     let device = Device {
         name: "cpu".into(),
         recipes: vec![
@@ -11,6 +14,7 @@ async fn start_two(first: &Arc<Doubler>, second: &Arc<Doubler>) -> (Arc<Engine>,
             Arc::clone(second) as AnyRecipe,
         ],
         batches_in_flight: NonZeroUsize::MIN,
+        beside,
     };
     let engine = Engine::start(vec![device], &fixed(4), &Registry::new().unwrap()).unwrap();
     engine.ready().await.unwrap();
@@ -57,7 +61,7 @@ async fn a_lone_item_goes_before_the_rest_of_a_bulk_request() {
 #[tokio::test(flavor = "multi_thread")]
 async fn another_recipes_bulk_request_keeps_nobody_waiting() {
     let (heavy, light) = (Doubler::new(usize::MAX), Doubler::new(usize::MAX));
-    let (_engine, [bulk, lone]) = start_two(&heavy, &light).await;
+    let (_engine, [bulk, lone]) = start_two([&heavy, &light], false).await;
     heavy.gate.close();
     let bulk = ask(&bulk, numbers(100..200), soon());
     heavy.gate.until_busy().await;
@@ -66,6 +70,27 @@ async fn another_recipes_bulk_request_keeps_nobody_waiting() {
     assert_eq!(lone.await.unwrap(), Ok(doubled(20..21)));
     assert_eq!(bulk.await.unwrap(), Ok(doubled(100..200)));
     assert_eq!(*light.batches.lock().unwrap(), [1]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_short_does_not_wait_for_what_is_long() {
+    let (heavy, light) = (Doubler::new(usize::MAX), Doubler::new(usize::MAX));
+    let (engine, [long, short]) = start_two([&heavy, &light], true).await;
+    // As a few batches say.
+    for _ in 0..10 {
+        long.learnt.ran(0, 4, 4, 100.0);
+    }
+    heavy.gate.close();
+    let waiting = ask(&long, numbers(100..108), soon());
+    heavy.gate.until_busy().await;
+    for n in 20..30 {
+        let answered = short.infer(numbers(n..n + 1), soon()).await;
+        assert_eq!(answered, Ok(doubled(n..n + 1)));
+    }
+    assert_eq!(heavy.batches.lock().unwrap().len(), 0);
+    heavy.gate.open();
+    assert_eq!(waiting.await.unwrap(), Ok(doubled(100..108)));
+    engine.shut_down().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -245,6 +245,7 @@ mod tests {
             name: "cpu".into(),
             recipes: vec![recipe],
             batches_in_flight: std::num::NonZeroUsize::MIN,
+            beside: false,
         };
         let registry = Arc::new(Registry::new().unwrap());
         let engine = Engine::start(vec![device], &EngineConfig::default(), &registry).unwrap();
