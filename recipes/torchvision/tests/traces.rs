@@ -46,8 +46,8 @@ fn worst(got: impl Iterator<Item = f64>, expected: &[f64]) -> f64 {
     off.fold(0.0, f64::max)
 }
 
-/// BatchNorm over the few pixels that small images leave makes much of what f32 rounds, and large steps more; the first loss shows
-/// none of that.
+/// BatchNorm over the few pixels that small images leave makes much of what f32 rounds, with each step more: PyTorch's own f32 is up to
+/// 3e-4 off in the third. The first loss shows none of that.
 #[test]
 fn every_family_is_trained_as_by_pytorch() {
     let traces = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/traces.safetensors");
@@ -63,7 +63,7 @@ fn every_family_is_trained_as_by_pytorch() {
         let size = size.parse().unwrap();
         let batch = batch(name, size);
         let settings = Settings {
-            optimizer: Optimizer::SGD.with_rate(1e-4),
+            optimizer: Optimizer::SGD.with_rate(read("rate")[0]),
             dropout: None,
             pure_half: false,
         };
@@ -96,7 +96,7 @@ fn every_family_is_trained_as_by_pytorch() {
         let values = worst(values.into_iter(), &read("values"));
         let begins = (losses[0] - expected[0]).abs() / expected[0];
         println!("{name}: off by {begins:.1e} {off:.1e} {gradients:.1e} {values:.1e}");
-        if begins > 1e-5 || off > 2e-2 || gradients > 2e-2 || values > 5e-4 {
+        if begins > 1e-5 || off > 2e-3 || gradients > 2e-2 || values > 5e-5 {
             wrong.push(format!(
                 "{name}: {losses:?}, expected {expected:?}; {gradients}, {values}"
             ));
