@@ -44,9 +44,9 @@ def throughput(arguments, recipe, url, seconds):
     command += ["--seconds", str(seconds), "--json"]
     said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     figures = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
-    served = [figure for figure in figures if "examples_per_second" in figure]
+    served = [figure for figure in figures if figure.get("kind") == "served" and not figure["errors"]]
     assert served, said
-    return served[-1]["examples_per_second"]
+    return served[-1]["items_per_s"]
 
 
 def start(arguments, kind):
