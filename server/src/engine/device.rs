@@ -45,7 +45,9 @@ pub(super) struct DeviceThread {
     pub(super) is_first: bool,
     /// Where the device's threads wait for each other while they warm up.
     pub(super) meet: Arc<Barrier>,
+    /// Which batches it takes.
     pub(super) seat: Seat,
+    /// Of all its device's threads.
     pub(super) at_work: AtWork,
     /// When the device last ended a batch.
     pub(super) last_end: Arc<Mutex<Instant>>,
